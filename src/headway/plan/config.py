@@ -1,0 +1,30 @@
+"""A stage's configuration in a plan, and where it stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from headway.profile import Profile
+from headway.spec.model import Spec, Stage
+
+
+@runtime_checkable
+class Config(Protocol):
+    """A stage's configuration in a plan: an immutable, hashable value."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values; keys are stable names with units."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StageContext:
+    """Where a configuration stands: the stage's name and declaration, in its spec, with its profile."""
+
+    name: str
+    stage: Stage
+    spec: Spec
+    profile: Profile

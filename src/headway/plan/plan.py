@@ -1,0 +1,186 @@
+"""The plan: the central noun. An immutable value that every verb reads or returns, and a plain file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from headway.errors import PlanError
+from headway.files import canonical_json, content_hash, write_atomic
+from headway.plan.config import Config
+from headway.profile import Profile
+from headway.spec.kinds import load_domain
+from headway.spec.model import Spec
+
+SCHEMA = "headway.plan/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why the plan is as it is: a stable `code`, the stage it concerns (or None), a sentence, and its figures."""
+
+    code: str
+    text: str
+    stage: str | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the reason as JSON values."""
+        return {"code": self.code, "stage": self.stage, "text": self.text, "values": dict(self.values)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A deployment: one configuration per stage, what it is predicted to do, what it costs, and why.
+
+    It embeds the spec and the profile rows it uses, so that it can be simulated, served, compared and read alone.
+    `feasible` is False for a plan that is only a current state or the least bad answer to an infeasible promise.
+    """
+
+    spec: Spec
+    profile: Profile
+    stages: Mapping[str, Config]
+    predicted: Mapping[str, Any] = field(default_factory=dict)
+    lower_bound_usd_per_hour: float | None = None
+    headroom_ratio: float | None = None
+    reasons: tuple[Reason, ...] = ()
+    envelope: tuple[Mapping[str, float], ...] = ()
+    frontier: tuple[Mapping[str, Any], ...] = ()
+    stage_predictions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    feasible: bool = True
+
+    def __post_init__(self) -> None:
+        if set(self.stages) != set(self.spec.stages):
+            raise PlanError(
+                f"plan: stages {sorted(self.stages)} do not match the spec's stages {sorted(self.spec.stages)}"
+            )
+
+    @cached_property
+    def cost_usd_per_hour(self) -> float:
+        """Dollars per hour of the capacity held: replicas times price, over all stages."""
+        return sum(self.stage_cost_usd_per_hour(name) for name in self.spec.stages)
+
+    def stage_cost_usd_per_hour(self, name: str) -> float:
+        """Dollars per hour of one stage's capacity."""
+        domain = load_domain(self.spec.stages[name].kind)
+        return float(domain.cost_usd_per_hour(self.stages[name], self.spec))
+
+    @property
+    def gap_ratio(self) -> float | None:
+        """How far above the lower bound the cost is, relative to the cost; 0 means proven optimal."""
+        if self.lower_bound_usd_per_hour is None or not self.cost_usd_per_hour:
+            return None
+        gap = (self.cost_usd_per_hour - self.lower_bound_usd_per_hour) / self.cost_usd_per_hour
+        return 0.0 if abs(gap) < 1e-12 else gap
+
+    @property
+    def variants(self) -> dict[str, str]:
+        """The chosen variant of every stage that has one."""
+        return {n: str(c.to_dict()["variant"]) for n, c in self.stages.items() if "variant" in c.to_dict()}
+
+    @property
+    def accuracy(self) -> float | None:
+        """The plan's accuracy: measured for this choice of variants, else the product over stages, else None."""
+        from headway.plan.accuracy import plan_accuracy
+
+        return plan_accuracy(self.spec, self.profile, self.variants)
+
+    @property
+    def hash(self) -> str:
+        """A short stable hash of what would be deployed: spec, profile rows and stage configurations."""
+        return content_hash(
+            {
+                "spec": self.spec.to_dict(),
+                "profile": self.profile.hash,
+                "stages": {n: c.to_dict() for n, c in self.stages.items()},
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON values (schema `headway.plan/1`)."""
+        return {
+            "schema": SCHEMA,
+            "name": self.spec.name,
+            "feasible": self.feasible,
+            "cost_usd_per_hour": self.cost_usd_per_hour,
+            "lower_bound_usd_per_hour": self.lower_bound_usd_per_hour,
+            "gap_ratio": self.gap_ratio,
+            "headroom_ratio": self.headroom_ratio,
+            "accuracy": self.accuracy,
+            "predicted": dict(self.predicted),
+            "stages": {
+                name: {**config.to_dict(), **self.stage_predictions.get(name, {})}
+                for name, config in self.stages.items()
+            },
+            "envelope": [dict(point) for point in self.envelope],
+            "reasons": [reason.to_dict() for reason in self.reasons],
+            "frontier": [dict(point) for point in self.frontier],
+            "spec": self.spec.to_dict(),
+            "profile": self.profile.to_dict(),
+            "provenance": {**self.provenance, "plan_hash": self.hash},
+        }
+
+    def to_json(self) -> str:
+        """Return the plan's file text; equal plans give equal bytes."""
+        return canonical_json(self.to_dict())
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan's JSON, whole or not at all."""
+        write_atomic(path, self.to_json())
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Plan:
+        """Read a plan's JSON. Raises PlanError naming the file and what is wrong."""
+        target = Path(path)
+        try:
+            value = json.loads(target.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise PlanError(f"{target}: cannot read the plan: {error.strerror}") from None
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise PlanError(f"{target}: not a plan's JSON: {error}") from None
+        try:
+            return cls.from_dict(value)
+        except PlanError as error:
+            raise PlanError(f"{target}: {error}") from None
+
+    @classmethod
+    def from_dict(cls, value: Any) -> Plan:
+        """Return the plan that JSON values describe. Raises PlanError; a plan of another schema version is refused."""
+        if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+            found = value.get("schema") if isinstance(value, dict) else type(value).__name__
+            raise PlanError(f"schema is {found!r}; this version reads {SCHEMA!r}: plan again with this version")
+        try:
+            spec = Spec.from_dict(value["spec"])
+            profile = Profile.from_dict(value["profile"])
+            stages, predictions = {}, {}
+            for name, fields in value["stages"].items():
+                if name not in spec.stages:
+                    raise PlanError(f"stages: {name!r} is not a stage of the embedded spec")
+                domain = load_domain(spec.stages[name].kind)
+                stages[name] = domain.parse_config(fields, f"stages.{name}")
+                known = stages[name].to_dict()
+                predictions[name] = {k: v for k, v in fields.items() if k not in known}
+            return cls(
+                spec=spec,
+                profile=profile,
+                stages=stages,
+                predicted=value.get("predicted", {}),
+                lower_bound_usd_per_hour=value.get("lower_bound_usd_per_hour"),
+                headroom_ratio=value.get("headroom_ratio"),
+                reasons=tuple(
+                    Reason(r["code"], r["text"], r.get("stage"), r.get("values", {})) for r in value.get("reasons", [])
+                ),
+                envelope=tuple(value.get("envelope", [])),
+                frontier=tuple(value.get("frontier", [])),
+                stage_predictions=predictions,
+                provenance={k: v for k, v in value.get("provenance", {}).items() if k != "plan_hash"},
+                feasible=bool(value.get("feasible", True)),
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise PlanError(f"not a complete plan: {error}") from None

@@ -1,0 +1,268 @@
+"""The profile: rows of measured work, recorded visits, and where both come from."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headway.errors import ProfileError, nearest
+from headway.files import content_hash, write_atomic
+from headway.profile.service import ServiceTime
+
+EVIDENCE = ("measured", "observed", "imported", "prior")
+_REQUIRED = ("stage", "hardware", "batch_size", "mean_s")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measured cell: how long a batch of `batch_size` takes at a stage's variant on some hardware."""
+
+    stage: str
+    hardware: str
+    batch_size: int
+    mean_s: float
+    variant: str = "default"
+    p50_s: float | None = None
+    p95_s: float | None = None
+    p99_s: float | None = None
+    samples: int | None = None
+    accuracy: float | None = None
+    startup_s: float | None = None
+    memory_mb: float | None = None
+    evidence: str = "imported"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row without what is unknown."""
+        return {k: v for k, v in ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self)) if v is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedVisits:
+    """How many items of each sample request entered each stage, recorded under one choice of variants.
+
+    `counts[stage][sample]`; all stages have the same number of samples, so correlation between stages is kept.
+    """
+
+    counts: Mapping[str, tuple[int, ...]]
+    variants: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON values."""
+        return {"variants": dict(self.variants), "counts": {stage: list(c) for stage, c in self.counts.items()}}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> RecordedVisits:
+        """Return the record that JSON values describe; raises ProfileError when they are not one."""
+        try:
+            counts = {str(stage): tuple(int(n) for n in c) for stage, c in value["counts"].items()}
+            variants = {str(k): str(v) for k, v in value.get("variants", {}).items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ProfileError(
+                f"recorded visits: {error!r}; valid: {{variants: {{}}, counts: {{stage: [..]}}}}"
+            ) from None
+        if len({len(c) for c in counts.values()}) > 1 or any(n < 0 for c in counts.values() for n in c):
+            raise ProfileError(
+                "recorded visits: every stage needs one non-negative count per sample, as many as the others"
+            )
+        return cls(counts, variants)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What work costs, as rows that a person can read, diff and commit.
+
+    >>> Profile.from_rows([Row("detect", "cpu", 1, 0.05)]).service("detect", "default", "cpu").mean_at(1)
+    0.05
+    """
+
+    rows: tuple[Row, ...]
+    visits: tuple[RecordedVisits, ...] = ()
+    stamp: Mapping[str, Any] = field(default_factory=dict)
+    _services: dict[tuple[str, str, str], ServiceTime] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def from_rows(
+        cls, rows: Iterable[Row], visits: Sequence[RecordedVisits] = (), stamp: Mapping[str, Any] | None = None
+    ) -> Profile:
+        """Return a profile after checking every row. Raises ProfileError that names the row."""
+        checked: dict[tuple[str, str, str, int], Row] = {}
+        for row in rows:
+            _check_row(row)
+            key = (row.stage, row.variant, row.hardware, row.batch_size)
+            if key in checked:
+                raise ProfileError(
+                    f"profile: {row.stage}, variant {row.variant}, {row.hardware}, batch size {row.batch_size} "
+                    "stands there twice; keep one row"
+                )
+            checked[key] = row
+        return cls(tuple(checked.values()), tuple(visits), dict(stamp or {}))
+
+    def hardware(self, stage: str, variant: str) -> tuple[str, ...]:
+        """Return the hardware that a stage's variant has been profiled on, in the order of the rows."""
+        return tuple(dict.fromkeys(r.hardware for r in self.rows if r.stage == stage and r.variant == variant))
+
+    def service(self, stage: str, variant: str, hardware: str) -> ServiceTime:
+        """Return the service time of a stage's variant on some hardware. Raises ProfileError when it was not profiled."""
+        key = (stage, variant, hardware)
+        if key not in self._services:
+            rows = [r for r in self.rows if (r.stage, r.variant, r.hardware) == key]
+            if not rows:
+                raise ProfileError(self._missing(stage, variant, hardware))
+            self._services[key] = ServiceTime.from_rows(rows)
+        return self._services[key]
+
+    def visits_for(self, variants: Mapping[str, str]) -> RecordedVisits | None:
+        """Return the visits recorded under this choice of variants, or those recorded under no choice, or None."""
+        best = None
+        for record in self.visits:
+            if all(variants.get(stage) == name for stage, name in record.variants.items()) and (
+                best is None or len(record.variants) > len(best.variants)
+            ):
+                best = record
+        return best
+
+    def subset(self, keep: Iterable[tuple[str, str, str]]) -> Profile:
+        """Return only the rows of the named (stage, variant, hardware), for a plan that embeds what it uses."""
+        wanted = set(keep)
+        return Profile(
+            tuple(r for r in self.rows if (r.stage, r.variant, r.hardware) in wanted), self.visits, self.stamp
+        )
+
+    @property
+    def hash(self) -> str:
+        """A short stable hash of everything in the profile but its stamp."""
+        return content_hash({key: value for key, value in self.to_dict().items() if key != "stamp"})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the profile as JSON values."""
+        out: dict[str, Any] = {"rows": [row.to_dict() for row in self.rows]}
+        if self.visits:
+            out["visits"] = [record.to_dict() for record in self.visits]
+        if self.stamp:
+            out["stamp"] = dict(self.stamp)
+        return out
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Profile:
+        """Return the profile that JSON values describe. Raises ProfileError."""
+        try:
+            rows = [Row(**row) for row in value["rows"]]
+        except (KeyError, TypeError) as error:
+            raise ProfileError(f"profile: {error}; valid: a list `rows` of objects as in the CSV") from None
+        visits = [RecordedVisits.from_dict(record) for record in value.get("visits", [])]
+        return cls.from_rows(rows, visits, value.get("stamp"))
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Profile:
+        """Read a profile CSV, and the visits and stamp beside it (`NAME.json` beside `NAME.csv`) when there are any.
+
+        Raises ProfileError naming file, line and field.
+        """
+        target = Path(path)
+        try:
+            with target.open(newline="", encoding="utf-8-sig") as handle:
+                rows = list(_parse(target, handle))
+            beside = target.with_suffix(".json")
+            extra = json.loads(beside.read_text()) if beside.exists() and beside != target else {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise ProfileError(f"{target}: cannot read the profile: {error}") from None
+        except json.JSONDecodeError as error:
+            raise ProfileError(f"{target.with_suffix('.json')}:{error.lineno}: {error.msg}") from None
+        # The file beside a profile may be something else; only one that says it belongs is used.
+        if not isinstance(extra, dict) or extra.get("schema") != "headway.profile/1":
+            extra = {}
+        visits = [RecordedVisits.from_dict(record) for record in extra.get("visits", [])]
+        try:
+            return cls.from_rows(rows, visits, extra.get("stamp"))
+        except ProfileError as error:
+            raise ProfileError(f"{target}: {error}") from None
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the rows as CSV, and visits and stamp as JSON beside it; each file is replaced whole."""
+        target = Path(path)
+        names = [f.name for f in dataclasses.fields(Row)]
+        names = [n for n in names if n in _REQUIRED or any(getattr(row, n) is not None for row in self.rows)]
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(names)
+        for row in self.rows:
+            writer.writerow(["" if (value := getattr(row, n)) is None else value for n in names])
+        write_atomic(target, buffer.getvalue())
+        if self.visits or self.stamp:
+            extra = {"schema": "headway.profile/1", **self.to_dict()}
+            del extra["rows"]
+            write_atomic(target.with_suffix(".json"), json.dumps(extra, ensure_ascii=False, sort_keys=True) + "\n")
+
+    def _missing(self, stage: str, variant: str, hardware: str) -> str:
+        stages = tuple(dict.fromkeys(r.stage for r in self.rows))
+        if stage not in stages:
+            return (
+                f"profile: no rows for stage {stage!r}{nearest(stage, stages)}; profiled: {', '.join(stages) or 'none'}"
+            )
+        variants = tuple(dict.fromkeys(r.variant for r in self.rows if r.stage == stage))
+        if variant not in variants:
+            return f"profile: stage {stage!r} has no rows for variant {variant!r}; profiled: {', '.join(variants)}"
+        known = ", ".join(self.hardware(stage, variant))
+        return f"profile: stage {stage!r} (variant {variant!r}) was not profiled on {hardware!r}; profiled on: {known}"
+
+
+def _check_row(row: Row) -> None:
+    where = f"profile: stage {row.stage!r} on {row.hardware!r}, batch size {row.batch_size}"
+    if not isinstance(row.batch_size, int) or row.batch_size < 1:
+        raise ProfileError(f"{where}: batch_size must be a whole number of at least 1")
+    if not (math.isfinite(row.mean_s) and row.mean_s > 0):
+        raise ProfileError(f"{where}: mean_s is {row.mean_s}; it must be a positive number of seconds")
+    known = [q for q in (row.p50_s, row.p95_s, row.p99_s) if q is not None]
+    if any(not math.isfinite(q) or q <= 0 for q in known) or known != sorted(known):
+        raise ProfileError(f"{where}: p50_s, p95_s, p99_s must be positive and in this order")
+    if row.accuracy is not None and not 0 < row.accuracy <= 1:
+        raise ProfileError(f"{where}: accuracy is {row.accuracy}; it must lie in (0, 1]")
+    if row.evidence not in EVIDENCE:
+        raise ProfileError(f"{where}: evidence is {row.evidence!r}; valid: {', '.join(EVIDENCE)}")
+
+
+def _parse(path: Path, lines: Iterable[str]) -> Iterable[Row]:
+    reader = csv.DictReader(line for line in lines if not line.startswith("#"))
+    header = [name.strip() for name in reader.fieldnames or []]
+    valid = [f.name for f in dataclasses.fields(Row)]
+    for name in header:
+        if name not in valid:
+            raise ProfileError(f"{path}:1: unknown column {name!r}{nearest(name, valid)}; valid: {', '.join(valid)}")
+    for name in _REQUIRED:
+        if name not in header:
+            raise ProfileError(f"{path}:1: column {name!r} is missing; needed: {', '.join(_REQUIRED)}")
+    for record in reader:
+        values: dict[str, Any] = {}
+        for name, text in record.items():
+            if name is None or text is None:
+                raise ProfileError(f"{path}:{reader.line_num}: {len(header)} values are needed, as many as columns")
+            if text.strip():
+                values[name.strip()] = _convert(path, reader.line_num, name.strip(), text.strip())
+        for name in _REQUIRED:
+            if name not in values:
+                raise ProfileError(f"{path}:{reader.line_num}: {name} is empty; every row needs it")
+        row = Row(**values)
+        try:
+            _check_row(row)
+        except ProfileError as error:
+            raise ProfileError(f"{path}:{reader.line_num}: {error}") from None
+        yield row
+
+
+def _convert(path: Path, line: int, name: str, text: str) -> Any:
+    if name in ("stage", "hardware", "variant", "evidence"):
+        return text
+    kind: type[int] | type[float] = int if name in ("batch_size", "samples") else float
+    try:
+        return kind(text)
+    except ValueError:
+        word = "a whole number" if kind is int else "a number"
+        raise ProfileError(f"{path}:{line}: {name} is {text!r}; it must be {word}") from None

@@ -1,0 +1,94 @@
+"""Service time of one (stage, variant, hardware) as a function of batch size: means, and a quantile table to draw from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headway.errors import ProfileError
+
+if TYPE_CHECKING:
+    from headway.profile.profile import Row
+
+QUANTILES = 256
+"""Equally likely points that a drawn service time is taken from."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceTime:
+    """Batch latency measured at some batch sizes, interpolated between them, never extrapolated.
+
+    `mean_s[i]` belongs to `batch_sizes[i]`; `quantile_s[i]` holds its equally likely values (one column when only means
+    are known). Both are made non-decreasing in the batch size (InferLine section 4.1 profiles powers of two; what lies
+    between is interpolated linearly).
+    """
+
+    batch_sizes: tuple[int, ...]
+    mean_s: NDArray[np.float64]
+    quantile_s: NDArray[np.float64]
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Row]) -> ServiceTime:
+        """Return the service time that the rows of one (stage, variant, hardware) describe; batch size 1 is needed."""
+        rows = sorted(rows, key=lambda row: row.batch_size)
+        if not rows or rows[0].batch_size != 1:
+            first = rows[0] if rows else None
+            where = f"stage {first.stage!r} on {first.hardware!r}" if first else "a stage"
+            raise ProfileError(f"profile: {where} has no row with batch_size 1; measure or add one")
+        mean_s = np.maximum.accumulate(np.array([row.mean_s for row in rows]))
+        drawn = all(row.p50_s is not None for row in rows)
+        columns = [quantiles(row) if drawn else np.array([row.mean_s]) for row in rows]
+        quantile_s = np.maximum.accumulate(np.stack(columns), axis=0)
+        return cls(tuple(row.batch_size for row in rows), mean_s, quantile_s)
+
+    def mean_at(self, batch_size: int) -> float:
+        """Return the mean latency of a batch of this size, in seconds. Raises ProfileError outside the profiled range."""
+        self._check(batch_size)
+        return float(np.interp(batch_size, self.batch_sizes, self.mean_s))
+
+    def table(self, max_batch_size: int, sampled: bool) -> NDArray[np.float64]:
+        """Return latencies `[batch size, quantile]` for sizes 0 (unused) to `max_batch_size`; one column of means unless
+        `sampled`. The number of columns is a power of two."""
+        self._check(max_batch_size)
+        sizes = np.arange(max_batch_size + 1)
+        source = self.quantile_s if sampled else self.mean_s[:, None]
+        out = np.empty((max_batch_size + 1, source.shape[1]))
+        for column in range(source.shape[1]):
+            out[:, column] = np.interp(sizes, self.batch_sizes, source[:, column])
+        return out
+
+    def throughput_per_s(self, max_batch_size: int) -> float:
+        """Return requests per second that one replica completes when every batch is full (mu of InferLine section 4)."""
+        return max_batch_size / self.mean_at(max_batch_size)
+
+    def _check(self, batch_size: int) -> None:
+        if not 1 <= batch_size <= self.batch_sizes[-1]:
+            raise ProfileError(
+                f"profile: batch size {batch_size} lies outside what was measured (1 to {self.batch_sizes[-1]}); "
+                "measure it, or choose a smaller one"
+            )
+
+
+def quantiles(row: Row) -> NDArray[np.float64]:
+    """Return `QUANTILES` equally likely latencies whose mean is the row's mean and whose p50, p95, p99 are the row's.
+
+    Between the known quantiles the law is linear. What the mean holds beyond that goes above p99, where the outliers
+    are that a mean sees and a p99 does not; a mean below it scales the whole.
+    """
+    p50 = row.mean_s if row.p50_s is None else row.p50_s
+    p95 = p50 if row.p95_s is None else max(p50, row.p95_s)
+    p99 = p95 if row.p99_s is None else max(p95, row.p99_s)
+    lowest = max(0.5 * p50, p50 - (p95 - p50))
+    position = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    value = np.interp(position, [0.0, 0.5, 0.95, 0.99, 1.0], [lowest, p50, p95, p99, p99 + (p99 - p95) / 2])
+    excess = row.mean_s - float(value.mean())
+    tail = position > 0.99
+    if excess > 0:
+        value[tail] += excess * QUANTILES / int(tail.sum())
+    else:
+        value *= row.mean_s / float(value.mean())
+    return value

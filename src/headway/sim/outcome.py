@@ -1,0 +1,183 @@
+"""What happened to every request, simulated or live, and the figures computed from it. Percentiles live here, once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headway.errors import HeadwayError
+
+SCHEMA = "headway.outcome/1"
+ANSWERED, DROPPED, REJECTED, FAILED, IN_FLIGHT = range(5)
+STATUS_NAMES = ("answered", "dropped", "rejected", "failed", "in_flight")
+FIVE_MINUTES_S = 300.0
+
+
+def percentile(values: NDArray[np.float64], percent: float) -> float:
+    """Return the nearest-rank percentile: the smallest value that at least `percent` % of all values do not exceed.
+
+    Infinite values (unanswered requests) take part. NaN for no values.
+
+    >>> percentile(np.array([1.0, 2.0, 3.0, 4.0]), 50)
+    2.0
+    """
+    if values.size == 0:
+        return math.nan
+    rank = max(1, math.ceil(values.size * percent / 100 - 1e-9))
+    return float(np.partition(values, rank - 1)[rank - 1])
+
+
+def allowed_misses(requests: int, percent: float) -> int:
+    """Return how many of `requests` may miss while the `percent` percentile still keeps its promise.
+
+    >>> allowed_misses(1000, 99)
+    10
+    """
+    return math.floor(requests * (100 - percent) / 100 + 1e-9)
+
+
+@dataclass(frozen=True, slots=True)
+class StageOutcome:
+    """One stage's share of an outcome. `queue_wait_s` has one value per item that was started."""
+
+    items: int
+    batches: int
+    queue_wait_s: NDArray[np.float64]
+    utilization: float
+    capacity_s: float
+    cost_usd: float
+    service_s: float = 0.0
+    peak_utilization_10s: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the stage's summary as JSON values."""
+        wait = self.queue_wait_s
+        return {
+            "items": self.items,
+            "batches": self.batches,
+            "mean_batch_size": self.items / self.batches if self.batches else 0.0,
+            "utilization": self.utilization,
+            "peak_utilization_10s": self.peak_utilization_10s,
+            "queue_wait_p50_s": number(percentile(wait, 50)),
+            "queue_wait_p99_s": number(percentile(wait, 99)),
+            "replica_seconds": self.capacity_s,
+            "cost_usd": self.cost_usd,
+        }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Every request's latency from its scheduled arrival (infinite when unanswered), and what it cost.
+
+    `arrival_s`, `latency_s`, `status` have one entry per request offered, in order of arrival; `slo_s` and
+    `slo_percentile` are the promise it is held against.
+
+    >>> import numpy as np
+    >>> Outcome(np.array([0.0, 1.0]), np.array([0.1, 0.5]), np.zeros(2, np.int8), 0.3, 99.0).miss_rate
+    0.5
+    """
+
+    arrival_s: NDArray[np.float64]
+    latency_s: NDArray[np.float64]
+    status: NDArray[np.int8]
+    slo_s: float
+    slo_percentile: float
+    stages: Mapping[str, StageOutcome] = field(default_factory=dict)
+    cost_usd: float = 0.0
+    startup_cost_usd: float = 0.0
+    accuracy: float | None = None
+    kind: str = "simulated"
+    low_confidence: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    window_s: float | None = None
+    objective: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.arrival_s.shape == self.latency_s.shape == self.status.shape:
+            raise HeadwayError("outcome: arrival_s, latency_s and status must have one entry per request each")
+
+    @property
+    def requests(self) -> int:
+        """Requests offered."""
+        return int(self.arrival_s.size)
+
+    def p(self, percent: float) -> float:
+        """Return a nearest-rank latency percentile in seconds over all requests offered."""
+        return percentile(self.latency_s, percent)
+
+    @property
+    def missed(self) -> NDArray[np.bool_]:
+        """Which requests are late, dropped, rejected, failed or unanswered."""
+        return ~(self.latency_s <= self.slo_s)
+
+    @property
+    def misses(self) -> int:
+        """Number of requests that missed."""
+        return int(np.count_nonzero(self.missed))
+
+    @property
+    def miss_rate(self) -> float:
+        """Share of all requests offered that missed; nothing is removed as warm-up."""
+        return self.misses / self.requests if self.requests else 0.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether the promise was kept: over all requests, or in the declared share of windows."""
+        if self.window_s is None or self.objective is None:
+            return self.misses <= allowed_misses(self.requests, self.slo_percentile)
+        kept = [
+            int(np.count_nonzero(missed)) <= allowed_misses(missed.size, self.slo_percentile)
+            for missed in self._by_window(self.missed, self.window_s)
+        ]
+        return sum(kept) >= self.objective * len(kept) - 1e-9
+
+    @property
+    def worst_5m_p99_s(self) -> float:
+        """The 99th percentile of the worst five minutes (tumbling windows from the first scheduled arrival)."""
+        return max((percentile(w, 99) for w in self._by_window(self.latency_s, FIVE_MINUTES_S)), default=math.nan)
+
+    def counts(self) -> dict[str, int]:
+        """Return requests by what became of them; `late` ones are among the answered."""
+        by_status = np.bincount(self.status, minlength=len(STATUS_NAMES))
+        late = int(np.count_nonzero((self.status == ANSWERED) & self.missed))
+        named = {name: int(by_status[index]) for index, name in enumerate(STATUS_NAMES)}
+        return {"offered": self.requests, "answered": named.pop("answered"), "late": late, **named}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary as JSON values (schema `headway.outcome/1`); infinite figures become null."""
+        return {
+            "schema": SCHEMA,
+            "kind": self.kind,
+            "requests": self.counts(),
+            "slo_s": self.slo_s,
+            "slo_percentile": self.slo_percentile,
+            "slo_holds": self.holds,
+            "p50_s": number(self.p(50)),
+            "p95_s": number(self.p(95)),
+            "p99_s": number(self.p(99)),
+            "mean_s": number(float(self.latency_s.mean()) if self.requests else math.nan),
+            "miss_rate": self.miss_rate,
+            "worst_5m_p99_s": number(self.worst_5m_p99_s),
+            "cost_usd": self.cost_usd,
+            "startup_cost_usd": self.startup_cost_usd,
+            "accuracy": self.accuracy,
+            "low_confidence": list(self.low_confidence),
+            "stages": {name: stage.to_dict() for name, stage in self.stages.items()},
+            "provenance": dict(self.provenance),
+        }
+
+    def _by_window(self, values: NDArray[Any], window_s: float) -> list[NDArray[Any]]:
+        if not self.requests:
+            return []
+        index = ((self.arrival_s - self.arrival_s[0]) // window_s).astype(np.int64)
+        return np.split(values, np.flatnonzero(np.diff(index)) + 1)
+
+
+def number(value: float) -> float | None:
+    """Return `value`, or None for infinity and not-a-number, which JSON cannot say."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,60 @@
+"""What the simulator needs of whatever does a stage's work: it takes timed items and gives them back later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """Items that reach a station, in order of time.
+
+    `arrival_s` is sorted; `item` is each one's number within the stage (dense, from 0), `request` the request it belongs
+    to; `deadline_s` (per item, or empty) is when it is given up. `attributes` are the trace's columns by request.
+    """
+
+    arrival_s: Floats
+    item: Ints
+    request: Ints
+    deadline_s: Floats = field(default_factory=lambda: np.empty(0))
+    attributes: Mapping[str, Floats] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Departures:
+    """What a station gives back: items in the order in which they leave, and figures for the outcome.
+
+    `done_s` and `item` are in order of departure (ties in order of service). `start_s` is per arrival, in the order of
+    `Arrivals`, NaN-free; it may be empty when the caller did not ask to record. `dropped` lists items given up.
+    """
+
+    done_s: Floats
+    item: Ints
+    start_s: Floats
+    dropped: Ints
+    batches: int
+    busy_s: float
+    held_s: float = 0.0
+
+
+class Station(Protocol):
+    """A configured stage on the simulator's side."""
+
+    def run(self, arrivals: Arrivals, *, seed: int, record: bool) -> Departures:
+        """Serve all arrivals and return the departures. Same arrivals and seed, same result, to the last bit.
+
+        Law: every item leaves exactly once (or is dropped), never before it arrived.
+        """
+        ...
+
+    def fastest_s(self) -> float:
+        """Return a lower bound on any item's time in the station, whatever the load."""
+        ...

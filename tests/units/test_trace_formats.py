@@ -125,9 +125,11 @@ def test_compression_is_seen_by_content(tmp_path: Path, ending: str, compress: t
 
 
 def test_rows_out_of_order_are_sorted_and_ties_keep_their_order(tmp_path: Path) -> None:
-    trace = load(tmp_path, "arrival_s,id\n5,0\n1,1\n5,2\n1,3\n")
-    assert trace.arrival_s.tolist() == [1, 1, 5, 5]
-    assert trace.columns["id"].tolist() == [1, 3, 0, 2]
+    seconds = [(7 * number) % 5 for number in range(200)]
+    trace = load(tmp_path, "arrival_s,id\n" + "".join(f"{at},{number}\n" for number, at in enumerate(seconds)))
+    expected = sorted(range(200), key=seconds.__getitem__)
+    assert trace.arrival_s.tolist() == [seconds[number] for number in expected]
+    assert trace.columns["id"].tolist() == expected
 
 
 BAD = {
@@ -258,6 +260,9 @@ def test_whole_numbers_are_written_short_and_equal_traces_give_equal_files(tmp_p
     trace = Trace.from_arrivals([0.1, 0.3], {"tokens": [3, 4], "share": [0.5, -0.0]}, 1.0)
     trace.write(tmp_path / "a.csv")
     assert (tmp_path / "a.csv").read_text() == "# duration_s: 1.0\narrival_s,tokens,share\n0.1,3,0.5\n0.3,4,-0.0\n"
+    zero = Trace.from_arrivals([0.5, 1.0], {"sign": [-0.0, 1.0]})
+    zero.write(tmp_path / "zero.csv")
+    assert Trace.read(tmp_path / "zero.csv").hash == zero.hash
     trace.write(tmp_path / "a.csv.gz")
     trace.write(tmp_path / "b.csv.gz")
     assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()

@@ -39,6 +39,11 @@ def test_two_rates_are_burstier_than_one_and_stay_between_them() -> None:
     assert Trace.mmpp2((0.0, 0.0), (1.0, 1.0), 10.0).requests == 0
 
 
+def test_two_rates_begin_in_either_state_as_often_as_they_are_held() -> None:
+    busy = [Trace.mmpp2((0.0, 100.0), (30.0, 10.0), 0.2, seed).requests > 0 for seed in range(800)]
+    assert np.mean(busy) == pytest.approx(0.25, abs=0.06)
+
+
 def test_diurnal_peaks_half_a_period_in() -> None:
     trace = Trace.diurnal(100.0, 1.8, 1000.0, 500.0, seed=4)
     assert rate_between(trace, 225.0, 275.0) == pytest.approx(180.0, rel=0.05)
@@ -137,6 +142,12 @@ def test_a_trace_cannot_be_changed_from_outside() -> None:
     trace = Trace.from_arrivals(mine, {"x": mine})
     mine[0] = 9.0
     assert trace.arrival_s.tolist() == trace.columns["x"].tolist() == [1.0, 2.0]
+    view = np.array([1.0, 2.0])
+    locked = view[:]
+    locked.flags.writeable = False
+    aliased = Trace.from_arrivals(locked)
+    view[0] = 9.0
+    assert aliased.arrival_s.tolist() == [1.0, 2.0]
     with pytest.raises(ValueError, match="read-only"):
         trace.arrival_s[0] = 5.0
     with pytest.raises(TypeError):
@@ -167,3 +178,7 @@ def test_windows_of_the_paper() -> None:
     assert windows(0.15).tolist() == [0.15 * 2**step for step in range(9)] + [60.0]
     assert windows(90.0).tolist() == [60.0]
     assert envelope([], [1.0]).tolist() == [0]
+
+
+def test_windows_are_half_open() -> None:
+    assert envelope([0.0, 1.0, 2.0], [1.0, np.nextafter(1.0, 2.0), 2.0]).tolist() == [1, 2, 2]

@@ -30,6 +30,14 @@ class ServeError(HeadwayError):
     """A plan cannot be served, or a server cannot be reached."""
 
 
+class WorkerDied(ServeError):
+    """A worker process ended, or was stopped, before it answered."""
+
+
+class WorkerTimeout(ServeError):
+    """A worker process did not answer in time and was killed."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the closest valid name, or an empty string when none is close.
 

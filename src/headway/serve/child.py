@@ -1,0 +1,273 @@
+"""A worker process: one replica of one stage. Loads the model, then answers batches until its socket closes.
+
+Started by `headway.serve.worker` as `python -m headway.serve.child FD`, with thread limits already in the environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from headway.errors import HeadwayError, ServeError, nearest
+from headway.serve import values
+from headway.serve.model_ref import HardwareView, ModelRef
+from headway.serve.wire import (
+    CODECS,
+    Batch,
+    Body,
+    Broken,
+    Done,
+    Failure,
+    FrameReader,
+    FromWorker,
+    Measure,
+    Measured,
+    Ready,
+    Render,
+    ResultSlots,
+    Slots,
+    Start,
+    Stop,
+    ToWorker,
+    pack,
+    slot,
+    to_worker_decoder,
+)
+
+_MAX_ERROR_CHARS = 4000
+
+
+def load(ref: ModelRef, hardware: HardwareView, options: Mapping[str, Any]) -> Any:
+    """Return the model, created with `options` and set up. Whatever the model's own code raises passes through."""
+    from headway.serve.builtin import OnnxModel, SleepModel
+
+    if ref.folder and ref.folder not in sys.path:
+        sys.path.insert(0, ref.folder)
+    if ref.kind == "sleep":
+        model: Any = SleepModel(ref.table_s, ref.seed)
+    elif ref.kind == "onnx":
+        model = OnnxModel(ref.path, **options)
+    else:
+        module = _module_of_file(ref.path) if ref.path else importlib.import_module(ref.module)
+        found = getattr(module, ref.class_name, None)
+        if not isinstance(found, type):
+            classes = [name for name, value in vars(module).items() if isinstance(value, type)]
+            raise ServeError(f"{ref.text}: there is no class {ref.class_name!r}{nearest(ref.class_name, classes)}")
+        model = found(**options)
+    if not callable(getattr(model, "predict", None)):
+        raise ServeError(f"{ref.text}: the class has no method predict(batch)")
+    if hasattr(model, "setup"):
+        model.setup(hardware)
+    return model
+
+
+def _module_of_file(path: str) -> Any:
+    # The plain stem, so that what the model pickles can be unpickled by a sibling that imports it by name.
+    name = os.path.splitext(os.path.basename(path))[0]
+    found = importlib.util.spec_from_file_location(name, path)
+    if found is None or found.loader is None:
+        raise ServeError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
+    found.loader.exec_module(module)
+    return module
+
+
+class Replica:
+    """A loaded model that turns batches into results; whatever fails, every input gets an answer of its own."""
+
+    def __init__(self, model: Any, children: list[str]) -> None:
+        self._model = model
+        self._children = frozenset(children)
+
+    def run(self, items: list[Any]) -> tuple[list[Any], float]:
+        """Return an output or an exception per item, and the seconds spent in `predict`.
+
+        Items that are exceptions (a payload that could not be decoded) stay as they are.
+        """
+        good = [item for item in items if not isinstance(item, Exception)]
+        started_s = time.perf_counter()
+        outputs = self._predict(good) if good else []
+        service_s = time.perf_counter() - started_s
+        rest = iter(outputs)
+        return [item if isinstance(item, Exception) else next(rest) for item in items], service_s
+
+    def _predict(self, batch: list[Any]) -> list[Any]:
+        try:
+            outputs = self._model.predict(batch)
+        except Exception as error:
+            if len(batch) == 1:
+                traceback.print_exc()
+                return [error]
+            # Only the input that causes the failure shall fail.
+            return [output for item in batch for output in self._predict([item])]
+        if not isinstance(outputs, list | tuple) or len(outputs) != len(batch):
+            got = f"{len(outputs)} results" if isinstance(outputs, list | tuple) else type(outputs).__name__
+            problem = ServeError(
+                f"predict got {len(batch)} inputs and returned {got}; a list with one result per input"
+            )
+            return [problem] * len(batch)
+        return list(outputs)
+
+    def encode(self, output: Any, render: bool, buffers: list[bytes]) -> ResultSlots:
+        """Return what stands for an output in a header and add its bytes to `buffers`."""
+        kept = len(buffers)
+        try:
+            if isinstance(output, BaseException):
+                return ResultSlots(None, None, failure(output))
+            if isinstance(output, Mapping) and self._is_branches(output):
+                parts = {
+                    name: [slot(values.encode(value), buffers) for value in branch] for name, branch in output.items()
+                }
+                return ResultSlots(None, parts, None)
+            payload = values.render(output) if render else values.encode(output)
+            return ResultSlots(slot(payload, buffers), None, None)
+        except Exception as error:  # pickling runs the user's code, which may raise anything
+            del buffers[kept:]
+            return ResultSlots(None, None, failure(error))
+
+    def _is_branches(self, output: Mapping[Any, Any]) -> bool:
+        """A mapping whose keys are stages that follow is the choice of branches; any other is a value."""
+        if not self._children or not (set(output) & self._children or not output):
+            return False
+        for name, branch in output.items():
+            if name not in self._children:
+                known = ", ".join(sorted(self._children))
+                hint = nearest(str(name), self._children)
+                raise ServeError(f"predict chose the branch {name!r}{hint}; stages that follow: {known}")
+            if not isinstance(branch, list | tuple):
+                raise ServeError(f"predict gave {type(branch).__name__} for the branch {name!r}; a list is needed")
+        return True
+
+
+def failure(error: BaseException) -> Failure:
+    """Return an exception's type name and text, cut to a sane length."""
+    text = str(error)
+    return Failure(type(error).__name__, text if len(text) <= _MAX_ERROR_CHARS else text[:_MAX_ERROR_CHARS] + " ...")
+
+
+def _decoded(item: Slots, body: Body) -> Any:
+    """The Python value of one input, or the exception that its bytes caused; the body is advanced either way."""
+    if isinstance(item, tuple):
+        index, size = item
+        data = body.take(size)
+        try:
+            return values.decode(CODECS[index], data)
+        except Exception as error:
+            return error
+    joined = {name: [_decoded(part, body) for part in parts] for name, parts in item.items()}
+    bad = [value for parts in joined.values() for value in parts if isinstance(value, Exception)]
+    return bad[0] if bad else joined
+
+
+class _Server:
+    """The conversation with the parent over one blocking socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._reader: FrameReader[ToWorker] = FrameReader(to_worker_decoder, self._receive)
+        self._replica: Replica | None = None
+        self._stopped = False
+
+    def serve(self) -> None:
+        while not self._stopped:
+            count = self._connection.recv_into(self._reader.space())
+            if not count:
+                return
+            self._reader.filled(count)
+
+    def _send(self, message: FromWorker, buffers: list[bytes] | None = None) -> None:
+        self._connection.sendall(pack(message, buffers or ()))
+
+    def _receive(self, message: ToWorker, body: Body) -> None:
+        if isinstance(message, Batch):
+            self._answer(message, body)
+        elif isinstance(message, Start):
+            self._start(message)
+        elif isinstance(message, Render):
+            outputs = [_decoded(item, body) for item in message.items]
+            self._reply(message.number, outputs, 0.0, render=True)
+        elif isinstance(message, Measure):
+            self._send(Measured(message.number, _peak_memory_mb()))
+        elif isinstance(message, Stop):
+            self._stopped = True
+
+    def _start(self, message: Start) -> None:
+        try:
+            if message.cores is not None and hasattr(os, "sched_setaffinity"):
+                os.sched_setaffinity(0, message.cores)
+            model = load(message.ref, message.hardware, message.options)
+        except BaseException as error:  # a model's module may raise anything, SystemExit included
+            self._send(Broken(_setup_problem(error)))
+            self._stopped = True
+            return
+        self._replica = Replica(model, message.children)
+        self._send(Ready())
+
+    def _answer(self, message: Batch, body: Body) -> None:
+        items = [_decoded(item, body) for item in message.items]
+        assert self._replica is not None
+        outputs, service_s = self._replica.run(items)
+        self._reply(message.number, outputs, service_s, message.render)
+
+    def _reply(self, number: int, outputs: list[Any], service_s: float, render: bool) -> None:
+        assert self._replica is not None
+        buffers: list[bytes] = []
+        results = [self._replica.encode(output, render, buffers) for output in outputs]
+        try:
+            self._send(Done(number, service_s, results), buffers)
+        except ServeError as error:
+            self._send(Done(number, service_s, [ResultSlots(None, None, failure(error))] * len(outputs)))
+
+
+def _setup_problem(error: BaseException) -> str:
+    if isinstance(error, HeadwayError):
+        return str(error)
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    place = f" ({os.path.basename(last[0].filename)}:{last[0].lineno}, in {last[0].name})" if last else ""
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {error}{place}"[:_MAX_ERROR_CHARS]
+
+
+def _peak_memory_mb() -> float:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _exit_with_parent(connection: socket.socket) -> None:
+    """End this process when the other end of the socket is gone, even while `predict` runs and never returns."""
+    poller = select.poll()
+    poller.register(connection, 0)
+    poller.poll()
+    os._exit(0)
+
+
+def main() -> None:
+    """Serve the socket whose file descriptor is the first argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    connection.setblocking(True)
+    threading.Thread(target=_exit_with_parent, args=(connection,), daemon=True).start()
+    with contextlib.suppress(ConnectionError):
+        _Server(connection).serve()
+    # Threads and finalizers of the model's libraries must not keep a stopped replica alive.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,365 @@
+"""One replica as one operating-system process, driven from an event loop over a socket pair.
+
+Processes are started with `subprocess`, never forked from a parent with threads, and share nothing with it but the
+socket and a pipe for what they print.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from headway.errors import ServeError, WorkerDied, WorkerTimeout
+from headway.serve.model_ref import HardwareView, ModelRef
+from headway.serve.wire import (
+    Batch,
+    Body,
+    Broken,
+    Done,
+    FrameReader,
+    FromWorker,
+    Input,
+    Measure,
+    Measured,
+    Payload,
+    Ready,
+    Render,
+    Result,
+    ResultSlots,
+    Start,
+    Stop,
+    ToWorker,
+    from_worker_decoder,
+    pack,
+    slot,
+    slots,
+)
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+)
+_EXIT_GRACE_S = 1.0
+_TAIL_LINES = 8
+_MAX_LINE_BYTES = 4096
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Return the environment of a worker process: this one's, with every numeric library limited to `threads`.
+
+    >>> environment(2)["OMP_NUM_THREADS"]
+    '2'
+    """
+    # Threads that spin while they wait take the cores of other replicas.
+    quiet = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+    return {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads)), **quiet}
+
+
+class Worker:
+    """A started replica. Create it with `Worker.start`, end it with `stop`; all methods belong to one event loop.
+
+    `startup_s` is the time from the start of the process to the end of `setup`; `service_s` the time that `predict`
+    took for the last batch, measured in the process.
+    """
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Callable[[str], None]) -> None:
+        self.name = name
+        self.pid = process.pid
+        self.startup_s = 0.0
+        self.service_s = 0.0
+        self._process = process
+        self._loop = asyncio.get_running_loop()
+        self._output = _Output(f"[{name}] ", log)
+        self._link: _Link = _Link(self)
+        self._number = 0
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._problem: str | None = None
+        self._gone: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(
+        cls,
+        ref: ModelRef,
+        hardware: HardwareView,
+        *,
+        options: Mapping[str, Any] | None = None,
+        children: Sequence[str] = (),
+        cores: tuple[int, ...] | None = None,
+        timeout_s: float = 60.0,
+        name: str = "",
+        log: Callable[[str], None] | None = None,
+    ) -> Worker:
+        """Start a process, load the model in it and return when it is ready for batches.
+
+        `options` go to the class, `hardware` to its `setup`; `children` are the stages that `predict` may choose among;
+        `cores` pins the process where the system can; `log` takes the lines that it prints (default: standard error).
+        Raises ServeError when the model cannot be set up, WorkerDied or WorkerTimeout when the process ends or hangs.
+        """
+        started_s = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        name = name or f"{ref.text} on {hardware.name}"
+        ours, theirs = socket.socketpair()
+        try:
+            process = _spawn(theirs.fileno(), hardware.threads)
+        except OSError as error:
+            ours.close()
+            raise ServeError(f"worker of {name}: the process cannot be started: {error.strerror or error}") from None
+        finally:
+            theirs.close()
+        worker = cls(name, process, log or _to_stderr)
+        try:
+            ours.setblocking(False)
+            await loop.create_unix_connection(lambda: worker._link, sock=ours)
+            await loop.connect_read_pipe(lambda: worker._output, process.stdout)
+            message = Start(ref, hardware, dict(options or {}), list(children), None if cores is None else list(cores))
+            await worker._ask(message, (), timeout_s, "to set up its model")
+        except BaseException:
+            await worker._end(0.0)
+            raise
+        worker.startup_s = time.perf_counter() - started_s
+        return worker
+
+    @property
+    def alive(self) -> bool:
+        """Whether the worker can take batches: it has neither died nor timed out nor been stopped."""
+        return self._problem is None
+
+    async def predict(
+        self, inputs: Sequence[Input], render: bool = False, timeout_s: float | None = None
+    ) -> list[Result]:
+        """Work on one batch and return one result per input; one batch at a time.
+
+        With `render` values come back as `raw`, `text` or `json`, for readers outside. Raises WorkerDied when the
+        process ends first; after `timeout_s` it is killed and WorkerTimeout raised; a batch too large to send raises
+        ServeError.
+        """
+        buffers: list[bytes] = []
+        items = [slots(item, buffers) for item in inputs]
+        self._number += 1
+        results: list[Result] = await self._ask(Batch(self._number, items, render), buffers, timeout_s, "for a batch")
+        return results
+
+    async def render(self, payloads: Sequence[Payload], timeout_s: float | None = None) -> list[Result]:
+        """Return payloads, pickled ones included, as values that readers outside can read."""
+        buffers: list[bytes] = []
+        items = [slot(payload, buffers) for payload in payloads]
+        self._number += 1
+        results: list[Result] = await self._ask(Render(self._number, items), buffers, timeout_s, "to render results")
+        return results
+
+    async def memory_mb(self, timeout_s: float = 10.0) -> float:
+        """Return the process's peak resident memory so far, in MiB."""
+        self._number += 1
+        memory: float = await self._ask(Measure(self._number), (), timeout_s, "to measure its memory")
+        return memory
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """Ask the process to exit after the batch in hand; terminate it after `grace_s`, kill it a second later."""
+        if self.alive:
+            self._problem = "was stopped"
+            self._link.send(pack(Stop()))
+        await self._end(grace_s)
+
+    def _ask(
+        self, message: ToWorker, buffers: Sequence[bytes], timeout_s: float | None, why: str
+    ) -> asyncio.Future[Any]:
+        """Send a message; the future gives its answer. A plain future costs less per batch than a coroutine."""
+        if self._problem is not None:
+            raise WorkerDied(f"worker of {self.name} (pid {self.pid}) {self._problem}")
+        number = getattr(message, "number", 0)
+        frame = pack(message, buffers)
+        answer = self._loop.create_future()
+        self._waiting[number] = answer
+        if timeout_s is not None:
+            timer = self._loop.call_later(timeout_s, self._time_out, timeout_s, why)
+            answer.add_done_callback(lambda _: timer.cancel())
+        self._link.send(frame)
+        return answer
+
+    def _receive(self, message: FromWorker, body: Body) -> None:
+        answer = self._waiting.pop(getattr(message, "number", 0), None)
+        if answer is None or answer.done():
+            return  # whoever asked was cancelled
+        if isinstance(message, Done):
+            self.service_s = message.service_s
+            answer.set_result([_result(slots_, body) for slots_ in message.results])
+        elif isinstance(message, Measured):
+            answer.set_result(message.memory_mb)
+        elif isinstance(message, Ready):
+            answer.set_result(None)
+        elif isinstance(message, Broken):
+            answer.set_exception(ServeError(f"worker of {self.name}: the model cannot be set up: {message.message}"))
+
+    def _time_out(self, timeout_s: float, why: str) -> None:
+        problem = f"took longer than {timeout_s:g} s {why} and was killed"
+        self._fail(WorkerTimeout(f"worker of {self.name} (pid {self.pid}) {problem}"), problem)
+        self._process.kill()
+
+    def _fail(self, error: ServeError, problem: str) -> None:
+        self._problem = self._problem or problem
+        waiting, self._waiting = self._waiting, {}
+        for answer in waiting.values():
+            if not answer.done():
+                answer.set_exception(error)
+
+    def _disconnected(self) -> None:
+        self._gone = self._loop.create_task(self._reap())
+
+    async def _reap(self) -> None:
+        """After the socket closed: wait for the process, learn why it ended, tell whoever waits for an answer."""
+        if not await self._exited(_EXIT_GRACE_S):
+            self._process.kill()
+            await self._exited(None)
+        await self._output.ended(0.2)
+        last = "; last output: " + " | ".join(self._output.tail) if self._output.tail else ""
+        problem = f"{_how(self._process.returncode)} before it answered{last}"
+        self._fail(WorkerDied(f"worker of {self.name} (pid {self.pid}) {problem}"), problem)
+
+    async def _end(self, grace_s: float) -> None:
+        self._problem = self._problem or "was stopped"
+        for act, wait_s in ((None, grace_s), (self._process.terminate, _EXIT_GRACE_S), (self._process.kill, None)):
+            if act is not None:
+                act()
+            if await self._exited(wait_s):
+                break
+        self._link.close()
+        if self._gone is not None:
+            await self._gone
+        await self._output.ended(0.2)
+        self._output.close()
+        self._fail(WorkerDied(f"worker of {self.name} (pid {self.pid}) was stopped"), "was stopped")
+
+    async def _exited(self, timeout_s: float | None) -> bool:
+        """Whether the process has ended (and been reaped) within the time."""
+        end_s = None if timeout_s is None else self._loop.time() + timeout_s
+        pause_s = 0.001
+        while self._process.poll() is None:
+            if end_s is not None and self._loop.time() >= end_s:
+                return False
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, 0.05)
+        return True
+
+
+class _Link(asyncio.BufferedProtocol):
+    """The socket to the process: bytes are received where the frame reader wants them."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._reader: FrameReader[FromWorker] = FrameReader(from_worker_decoder, worker._receive)
+        self._transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._reader.space()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        try:
+            self._reader.filled(nbytes)
+        except ServeError:
+            self._transport.abort()  # the stream cannot be read on; what follows is the same as a death
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._worker._disconnected()
+
+    def send(self, frame: bytes) -> None:
+        self._transport.write(frame)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+class _Output(asyncio.Protocol):
+    """What the process prints: passed on line by line, the last lines kept for the message when it dies."""
+
+    def __init__(self, prefix: str, log: Callable[[str], None]) -> None:
+        self.tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
+        self._prefix = prefix
+        self._log = log
+        self._rest = b""
+        self._closed = asyncio.Event()
+        self._transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _MAX_LINE_BYTES:
+            lines.append(self._rest)
+            self._rest = b""
+        for line in lines:
+            self._pass_on(line)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._rest:
+            self._pass_on(self._rest)
+        self._closed.set()
+
+    async def ended(self, timeout_s: float) -> None:
+        """Wait for the end of the output, but not for a grandchild that holds the pipe open."""
+        if self._transport is not None and not self._closed.is_set():
+            try:
+                await asyncio.wait_for(self._closed.wait(), timeout_s)
+            except TimeoutError:
+                self.close()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def _pass_on(self, line: bytes) -> None:
+        text = line[:_MAX_LINE_BYTES].decode(errors="replace").rstrip()
+        if text:
+            self.tail.append(text)
+            self._log(self._prefix + text)
+
+
+def _spawn(descriptor: int, threads: int) -> subprocess.Popen[bytes]:
+    # -P: the working directory is not a place to import from. A process group of its own: Ctrl-C reaches only us.
+    return subprocess.Popen(
+        [sys.executable, "-P", "-u", "-X", "faulthandler", "-m", "headway.serve.child", str(descriptor)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=[descriptor],
+        env=environment(threads),
+        process_group=0,
+    )
+
+
+def _result(at: ResultSlots, body: Body) -> Result:
+    if at.error is not None:
+        return Result(error=at.error)
+    if at.branches is not None:
+        return Result(branches={name: [body.payload(part) for part in parts] for name, parts in at.branches.items()})
+    if at.value is None:
+        raise ServeError("a worker's frame holds a result that is nothing")
+    return Result(value=body.payload(at.value))
+
+
+def _how(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"died of signal {signal.Signals(-code).name}"
+    return f"exited with code {code}"
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)

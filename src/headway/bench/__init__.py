@@ -1,1 +1,158 @@
+"""Benchmarks: every figure in the documentation is a row of `headway bench NAME --json`.
 
+A benchmark is a function `(BenchOptions) -> list[Row]` in a module of this folder, named in `BENCHES`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from headway.errors import HeadwayError, nearest
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["BENCHES", "Bench", "BenchOptions", "Row", "machine", "run", "table"]
+
+_BAR = re.compile(r"^(>=|<=)\s*([0-9.]+(?:e[+-]?[0-9]+)?)(\s*%)?$")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure.
+
+    `value` is in `unit`; `baseline` is the same figure of what it is compared with, in the same unit; `ratio` relates
+    the two. `bar` is what has to hold, `">= 130"` or `"<= 45%"`: of the ratio where there is one, else of the value.
+    `met` follows from the bar unless given. `seed`, `machine` and `date` are filled in by `run`.
+    Raises HeadwayError for a bar that is no comparison and comes without `met`.
+
+    >>> Row("sim", 20.0, "ns", baseline=3000.0, ratio=150.0, bar=">= 130").met
+    True
+    """
+
+    name: str
+    value: float
+    unit: str
+    baseline: float | None = None
+    ratio: float | None = None
+    bar: str | None = None
+    met: bool | None = None
+    seed: int | None = None
+    machine: str = ""
+    date: str = ""
+
+    def __post_init__(self) -> None:
+        if self.bar is None or self.met is not None:
+            return
+        match = _BAR.match(self.bar)
+        if not match:
+            raise HeadwayError(f"bench row {self.name!r}: bar {self.bar!r} is not like '>= 130' or '<= 45%'; give met")
+        limit = float(match[2]) / (100.0 if match[3] else 1.0)
+        judged = self.value if self.ratio is None else self.ratio
+        object.__setattr__(self, "met", judged >= limit if match[1] == ">=" else judged <= limit)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What every benchmark is told: the seed, a real trace instead of generated ones, and whether to be quick.
+
+    A quick run uses small sizes, to see that a benchmark works; its figures mean nothing.
+    """
+
+    seed: int = 1
+    trace_path: Path | None = None
+    quick: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A benchmark by name; its module is imported when it is called."""
+
+    name: str
+    target: str
+
+    def __call__(self, options: BenchOptions) -> list[Row]:
+        module, _, function = self.target.partition(":")
+        return cast("list[Row]", getattr(importlib.import_module(module), function)(options))
+
+
+BENCHES: dict[str, Callable[[BenchOptions], list[Row]]] = {
+    name: Bench(name, target)
+    for name, target in {
+        "startup": "headway.bench.startup:startup",
+        "sim-tandem": "headway.bench.sim:sim_tandem",
+        "sim-mgc": "headway.bench.sim:sim_mgc",
+        "sim-incremental": "headway.bench.sim:sim_incremental",
+        "sim-memory": "headway.bench.sim:sim_memory",
+        "planner": "headway.bench.planner:planner",
+        "planner-robust": "headway.bench.planner:planner_robust",
+        "fidelity": "headway.bench.fidelity:fidelity",
+    }.items()
+}
+
+
+def run(names: Iterable[str], options: BenchOptions, date: str) -> Iterator[Row]:
+    """Run benchmarks by name, all of them when none is named, and yield their rows as they come.
+
+    `date` is the day of the run, ISO-8601. Raises HeadwayError for an unknown name.
+    """
+    chosen = list(names) or list(BENCHES)
+    for name in chosen:
+        if name not in BENCHES:
+            raise HeadwayError(f"bench: no benchmark is called {name!r}{nearest(name, BENCHES)}; {', '.join(BENCHES)}")
+    where = machine()
+    for name in chosen:
+        for row in BENCHES[name](options):
+            yield replace(row, seed=options.seed if row.seed is None else row.seed, machine=where, date=date)
+
+
+def machine() -> str:
+    """Return the processor's name, the cores at hand and the Python version.
+
+    >>> "Python 3" in machine()
+    True
+    """
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{model}, {cores} cores, Python {platform.python_version()}"
+
+
+def table(rows: Iterable[Row]) -> Table:
+    """Return what `rich` prints for rows: one line each, and whether the bar is met."""
+    from rich.table import Table
+    from rich.text import Text
+
+    out = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    out.add_column("name", no_wrap=True)
+    for heading in ("value", "unit", "baseline", "ratio", "bar"):
+        out.add_column(heading, justify="left" if heading == "unit" else "right")
+    out.add_column("met")
+    for row in rows:
+        met = {True: Text("yes", "green"), False: Text("no", "red"), None: Text("")}[row.met]
+        figures = [_short(row.value), row.unit, _short(row.baseline), _short(row.ratio), row.bar or ""]
+        out.add_row(row.name, *figures, met)
+    return out
+
+
+def _short(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

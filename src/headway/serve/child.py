@@ -114,10 +114,8 @@ class Replica:
             return [output for item in batch for output in self._predict([item])]
         if not isinstance(outputs, list | tuple) or len(outputs) != len(batch):
             got = f"{len(outputs)} results" if isinstance(outputs, list | tuple) else type(outputs).__name__
-            problem = ServeError(
-                f"predict got {len(batch)} inputs and returned {got}; a list with one result per input"
-            )
-            return [problem] * len(batch)
+            wanted = "a list with one result per input is needed"
+            return [ServeError(f"predict got {len(batch)} inputs and returned {got}; {wanted}")] * len(batch)
         return list(outputs)
 
     def encode(self, output: Any, render: bool, buffers: list[bytes]) -> ResultSlots:

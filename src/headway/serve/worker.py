@@ -54,6 +54,7 @@ _THREAD_VARIABLES = (
     "RAYON_NUM_THREADS",
 )
 _EXIT_GRACE_S = 1.0
+_OUTPUT_GRACE_S = 0.2
 _TAIL_LINES = 8
 _MAX_LINE_BYTES = 4096
 
@@ -88,7 +89,8 @@ class Worker:
         self._number = 0
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._problem: str | None = None
-        self._gone: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+        self._reaper: asyncio.Task[None] | None = None
 
     @classmethod
     async def start(
@@ -167,6 +169,10 @@ class Worker:
         memory: float = await self._ask(Measure(self._number), (), timeout_s, "to measure its memory")
         return memory
 
+    async def wait(self) -> None:
+        """Return when the process has ended, whatever the reason, and been cleaned up after."""
+        await self._ended.wait()
+
     async def stop(self, grace_s: float = 5.0) -> None:
         """Ask the process to exit after the batch in hand; terminate it after `grace_s`, kill it a second later."""
         if self.alive:
@@ -217,17 +223,19 @@ class Worker:
                 answer.set_exception(error)
 
     def _disconnected(self) -> None:
-        self._gone = self._loop.create_task(self._reap())
+        self._reaper = self._loop.create_task(self._reap())
 
     async def _reap(self) -> None:
         """After the socket closed: wait for the process, learn why it ended, tell whoever waits for an answer."""
         if not await self._exited(_EXIT_GRACE_S):
             self._process.kill()
             await self._exited(None)
-        await self._output.ended(0.2)
+        await self._output.ended(_OUTPUT_GRACE_S)
         last = "; last output: " + " | ".join(self._output.tail) if self._output.tail else ""
         problem = f"{_how(self._process.returncode)} before it answered{last}"
         self._fail(WorkerDied(f"worker of {self.name} (pid {self.pid}) {problem}"), problem)
+        self._output.close()
+        self._ended.set()
 
     async def _end(self, grace_s: float) -> None:
         self._problem = self._problem or "was stopped"
@@ -236,12 +244,10 @@ class Worker:
                 act()
             if await self._exited(wait_s):
                 break
-        self._link.close()
-        if self._gone is not None:
-            await self._gone
-        await self._output.ended(0.2)
-        self._output.close()
         self._fail(WorkerDied(f"worker of {self.name} (pid {self.pid}) was stopped"), "was stopped")
+        if self._link.connected:
+            self._link.close()  # losing the connection starts the clean-up
+            await self._ended.wait()
 
     async def _exited(self, timeout_s: float | None) -> bool:
         """Whether the process has ended (and been reaped) within the time."""
@@ -278,12 +284,16 @@ class _Link(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._worker._disconnected()
 
+    @property
+    def connected(self) -> bool:
+        """Whether there ever was a connection, so that `connection_lost` has been called or will be."""
+        return self._transport is not None
+
     def send(self, frame: bytes) -> None:
         self._transport.write(frame)
 
     def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+        self._transport.close()
 
 
 class _Output(asyncio.Protocol):

@@ -318,9 +318,9 @@ def test_an_oversized_answer_ends_the_worker(folder: Path, monkeypatch: pytest.M
 
     async def body(worker: Worker) -> None:
         with pytest.raises(WorkerDied):
-            await worker.predict(text("'x' * 2000"))
+            await worker.predict(text("x" * 1000))
 
-    use(folder, "Branches", body)
+    use(folder, "Shout", body)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What work costs: measured service times per stage, variant, hardware and batch size."""
 
-from headway.profile.profile import Profile, Row, ServiceTime
+from headway.profile.profile import Profile, RecordedVisits, Row
+from headway.profile.service import ServiceTime
 
-__all__ = ["Profile", "Row", "ServiceTime"]
+__all__ = ["Profile", "RecordedVisits", "Row", "ServiceTime"]

@@ -33,16 +33,17 @@ class Departures:
     """What a station gives back: items in the order in which they leave, and figures for the outcome.
 
     `done_s` and `item` are in order of departure (ties in order of service). `start_s` is per arrival, in the order of
-    `Arrivals`, NaN-free; it may be empty when the caller did not ask to record. `dropped` lists items given up.
+    `Arrivals` (when its service began or it was dropped), or empty when the caller did not ask to record. `dropped`
+    lists items given up, `unserved` items that no capacity was left for.
     """
 
     done_s: Floats
     item: Ints
     start_s: Floats
     dropped: Ints
+    unserved: Ints
     batches: int
     busy_s: float
-    held_s: float = 0.0
 
 
 class Station(Protocol):
@@ -53,6 +54,11 @@ class Station(Protocol):
 
         Law: every item leaves exactly once (or is dropped), never before it arrived.
         """
+        ...
+
+    @property
+    def capacity(self) -> int:
+        """Number of replicas, or of whatever is held and paid for; utilization is busy time over this capacity."""
         ...
 
     def fastest_s(self) -> float:

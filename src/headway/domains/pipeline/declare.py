@@ -6,12 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from headway.spec.model import Stage, Strict, Variant
+from headway.errors import PlanError
+from headway.spec.base import Name, Names, Options, Strict
+from headway.spec.model import Stage, Variant
 from headway.spec.units import Duration, Share
+from headway.spec.wording import describe
 
 DEFAULT_VARIANT = "default"
+MAX_BATCH_SIZE = 4096
+MAX_REPLICAS = 100_000
 
 
 class ModelStage(Stage):
@@ -21,12 +26,36 @@ class ModelStage(Stage):
     0.6
     """
 
-    hardware: str | list[str] | None = None
-    max_batch_size: int | None = Field(default=None, ge=1, le=4096)
-    model: str | None = None
-    options: Mapping[str, Any] = Field(default_factory=dict)
-    accuracy: Share | None = Field(default=None, gt=0)
-    variants: dict[str, Variant] = Field(default_factory=dict)
+    hardware: Names | None = Field(
+        default=None,
+        examples=["cpu", ["cpu", "gpu-a"]],
+        description="The hardware it may run on, one name or a list; without it any that it has been profiled on.",
+    )
+    max_batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_BATCH_SIZE,
+        examples=[8],
+        description="The largest batch to consider; without it the largest that has been profiled.",
+    )
+    model: str | None = Field(
+        default=None,
+        min_length=1,
+        examples=["models.py:Detector", "detect.onnx"],
+        description="What does the work: `file.py:Class`, `package.module:Class` or `file.onnx`; without it the stage "
+        "can be planned and simulated from a profile, and rehearsed, but not measured.",
+    )
+    options: Options = Field(
+        default_factory=dict, examples=[{"width": 736}], description="Keyword arguments of the model's class."
+    )
+    accuracy: Share | None = Field(
+        default=None, gt=0, examples=[0.95], description="The share of items that the stage gets right."
+    )
+    variants: dict[Name, Variant] = Field(
+        default_factory=dict,
+        examples=[{"small": {"model": "small.onnx", "accuracy": 0.91}}],
+        description="Models to choose from, by name; without any there is one, named `default`.",
+    )
 
     @property
     def variant_names(self) -> tuple[str, ...]:
@@ -63,11 +92,31 @@ class ModelStage(Stage):
 class ConfigText(Strict):
     """A stage's configuration as a person writes it under `current:`."""
 
-    hardware: str
-    replicas: int = Field(default=1, ge=1, le=100_000)
-    max_batch_size: int = Field(default=1, ge=1, le=4096)
-    max_wait_s: Duration = Field(default=0.0, alias="max_wait")
-    variant: str = DEFAULT_VARIANT
+    hardware: Name = Field(examples=["cpu"], description="The hardware that its replicas run on.")
+    replicas: int = Field(default=1, ge=1, le=MAX_REPLICAS, examples=[6], description="How many replicas run.")
+    max_batch_size: int = Field(
+        default=1, ge=1, le=MAX_BATCH_SIZE, examples=[4], description="The most items that a replica takes at once."
+    )
+    max_wait_s: Duration = Field(
+        default=0.0,
+        alias="max_wait",
+        examples=["5ms"],
+        description="How long an idle replica waits for a batch to fill, from the oldest item's arrival.",
+    )
+    variant: Name = Field(default=DEFAULT_VARIANT, examples=["small"], description="The chosen model.")
+
+    @classmethod
+    def read(cls, value: Mapping[str, Any], where: str) -> ReplicaConfig:
+        """Return the configuration that a mapping declares. Raises PlanError, one line `where.field: text` per problem.
+
+        >>> ConfigText.read({"hardware": "cpu", "max_wait": "5ms"}, "current.detect").max_wait_s
+        0.005
+        """
+        try:
+            text = cls.model_validate(value)
+        except ValidationError as error:
+            raise PlanError("\n".join(describe(error, value, where))) from None
+        return ReplicaConfig(text.hardware, text.replicas, text.max_batch_size, text.variant, text.max_wait_s)
 
 
 @dataclass(frozen=True, slots=True)

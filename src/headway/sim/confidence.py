@@ -1,0 +1,44 @@
+"""When a prediction is not to be trusted, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headway.sim.outcome import StageOutcome
+from headway.sim.station import Floats
+
+if TYPE_CHECKING:
+    from headway.plan.plan import Plan
+
+MEAN_LIMIT = 0.9
+PEAK_LIMIT = 1.0
+PEAK_WINDOW_S = 10.0
+
+
+def peak_utilization(arrival_s: Floats, busy_s: float, capacity: int) -> float:
+    """Return the busiest ten seconds' offered work relative to capacity, each item taken at its mean share of work."""
+    if not arrival_s.size or not capacity:
+        return 0.0
+    index = ((arrival_s - arrival_s[0]) // PEAK_WINDOW_S).astype(np.int64)
+    most = int(np.bincount(index).max())
+    window_s = min(PEAK_WINDOW_S, max(float(arrival_s[-1] - arrival_s[0]), 1e-9))
+    return most * (busy_s / arrival_s.size) / (window_s * capacity)
+
+
+def low_confidence(plan: Plan, stages: Mapping[str, StageOutcome]) -> tuple[str, ...]:
+    """Return the reasons to distrust a prediction: near saturation, or resting on what was not measured."""
+    reasons = []
+    for name, stage in stages.items():
+        if stage.utilization > MEAN_LIMIT:
+            reasons.append(f"{name}: mean utilization {stage.utilization:.2f} is above {MEAN_LIMIT}")
+        if stage.peak_utilization_10s > PEAK_LIMIT:
+            reasons.append(f"{name}: the busiest 10 s offer {stage.peak_utilization_10s:.2f} times its capacity")
+        fields = plan.stages[name].to_dict()
+        used = [r for r in plan.profile.rows
+                if r.stage == name and r.variant == fields.get("variant") and r.hardware == fields.get("hardware")]  # fmt: skip
+        if any(row.evidence == "prior" for row in used):
+            reasons.append(f"{name}: its profile holds a prior, not a measurement")
+    return tuple(reasons)

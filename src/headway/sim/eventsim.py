@@ -1,0 +1,271 @@
+"""A whole pipeline in the event kernel: built from a workload and its replica groups, advanced, asked for departures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from headway.errors import PlanError
+from headway.sim import events
+from headway.sim.draws import batch_key, bits_for
+from headway.sim.station import Departures, Floats
+from headway.sim.workload import Workload
+
+
+@dataclass(frozen=True)
+class ReplicaGroup:
+    """Equal replicas of one stage: `service_s[b, q]`, how many, and the pool of cores they compute on, if any.
+
+    A stage has one group, or several when its replicas are unequal; of idle replicas the quickest one goes first.
+    """
+
+    service_s: Floats
+    replicas: int
+    from_s: float = -np.inf
+    until_s: float = np.inf
+    pool: str | None = None
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class StageSetup:
+    """How one stage runs: its groups of replicas, batching and queue bound (0: unbounded)."""
+
+    groups: Sequence[ReplicaGroup]
+    max_wait_s: float = 0.0
+    queue_limit: int = 0
+
+
+class EventSimulation:
+    """All stages on one clock. `advance` as far as wanted, look, change replicas, advance again.
+
+    >>> from headway.spec.graph import Graph
+    >>> from headway.trace import Trace
+    >>> work = Workload.of(Graph.build({"only": {}}), Trace.from_arrivals(np.array([0.0, 0.1])), seed=1)
+    >>> sim = EventSimulation(work, {"only": StageSetup([ReplicaGroup(np.array([[0.0], [1.0]]), 1)])}, {})
+    >>> sim.advance(np.inf)
+    inf
+    >>> sim.departures()["only"].done_s.tolist()
+    [1.0, 2.0]
+    """
+
+    def __init__(
+        self,
+        work: Workload,
+        setups: Mapping[str, StageSetup],
+        pools: Mapping[str, int],
+        spare_replicas: int = 0,
+    ) -> None:
+        self.work = work
+        self.stages = work.graph.order
+        self._pools = tuple(pools)
+        self._tables: dict[str, list[int]] = {}
+        self._used = 0
+        self._net = self._build_net(setups)
+        self._state = self._build_state(setups, pools, spare_replicas)
+        for stage, setup in setups.items():
+            for rank, group in enumerate(setup.groups):
+                if group.threads > pools.get(group.pool or "", group.threads):
+                    raise PlanError(f"stage {stage!r}: {group.threads} threads do not fit into pool {group.pool!r}")
+                for _ in range(group.replicas):
+                    self._add(stage, rank, group)
+
+    @property
+    def clock_s(self) -> float:
+        """Time of the last event."""
+        return float(self._state.clock_s[0])
+
+    def advance(self, until_s: float) -> float:
+        """Process all events up to and at `until_s`; return when the next one is due (infinite: all done)."""
+        return float(events.advance(self._net, self._state, until_s))
+
+    def add_replica(self, stage: str, from_s: float) -> int:
+        """Add a replica like the stage's first group, taking batches from `from_s` on; return its number."""
+        replica = self._add(stage, 0, None, from_s)
+        return replica
+
+    def retire_replica(self, replica: int, until_s: float) -> None:
+        """Let a replica take no batch at or after `until_s`; what it has begun it finishes."""
+        self._state.replica_until_s[replica] = until_s
+
+    def queued(self, stage: str) -> int:
+        """Items that wait at a stage now."""
+        at = self.stages.index(stage)
+        return int(self._state.queue_tail[at] - self._state.queue_head[at])
+
+    def replicas(self, stage: str) -> tuple[int, ...]:
+        """Numbers of the replicas that have not been retired by now."""
+        at = self.stages.index(stage)
+        return tuple(
+            r for r in range(self._used)
+            if self._state.replica_stage[r] == at and self._state.replica_until_s[r] > self.clock_s
+        )  # fmt: skip
+
+    def departures(self) -> dict[str, Departures]:
+        """Return what every stage gave back so far, in the same form as the recursion does."""
+        out = {}
+        for at, stage in enumerate(self.stages):
+            low, high = int(self._net.base[at]), int(self._net.base[at + 1])
+            done_s = self._state.done_s[low:high]
+            served = self._state.queue[low : low + int(self._state.queue_tail[at])] - np.int32(low)
+            position = np.empty(high - low, np.int64)
+            position[served] = np.arange(served.size)
+            left = np.flatnonzero((done_s >= 0) & (done_s < np.inf))
+            # Batches leave by time, and at one time in the order in which they were started: that of their items.
+            left = left[np.lexsort((position[left], done_s[left]))].astype(np.int32)
+            gone = np.flatnonzero(done_s == np.inf).astype(np.int32)
+            waiting = served[done_s[served] == events.PENDING]
+            out[stage] = Departures(
+                done_s[left], left, self._state.start_s[low:high][served], gone, waiting.astype(np.int32),
+                int(self._state.batches[at]), float(self._state.busy_s[at]),
+            )  # fmt: skip
+        return out
+
+    def arrived_s(self, stage: str) -> Floats:
+        """Return when each item reached a stage's queue, in the order in which they did."""
+        at = self.stages.index(stage)
+        low = int(self._net.base[at])
+        return np.asarray(self._state.arrived_s[self._state.queue[low : low + int(self._state.queue_tail[at])]])
+
+    @property
+    def refused(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Which requests met a full queue."""
+        return self._state.refused.astype(bool)
+
+    def held_s(self, stage: str, from_s: float, until_s: float) -> float:
+        """Replica-seconds held at a stage between two times; a retired replica is held until its last batch ends."""
+        at = self.stages.index(stage)
+        held = 0.0
+        for r in range(self._used):
+            if self._state.replica_stage[r] == at:
+                end = max(self._state.replica_until_s[r], self._state.replica_busy_until_s[r])
+                held += max(0.0, min(end, until_s) - max(self._replica_from_s[r], from_s))
+        return held
+
+    def _build_net(self, setups: Mapping[str, StageSetup]) -> events.Net:
+        work, graph = self.work, self.work.graph
+        place = {name: at for at, name in enumerate(self.stages)}
+        items = [work.items[name] for name in self.stages]
+        counts = [stage.count for stage in items]
+        edge_ptr, edge_child, edge_off, child_first = [0], [], [], [np.empty(0, np.int32)]
+        join_ptr, join_stage, join_off, join_target = [0], [], [], [np.empty(0, np.int32)]
+        edges_at = joins_at = 0
+        for stage in items:
+            for child, first in stage.first_child.items():
+                edge_child.append(place[child])
+                edge_off.append(edges_at)
+                child_first.append(first)
+                edges_at += first.size
+            for join, target in stage.joins.items():
+                join_stage.append(place[join])
+                join_off.append(joins_at)
+                join_target.append(target)
+                joins_at += target.size
+            edge_ptr.append(len(edge_child))
+            join_ptr.append(len(join_stage))
+        tables, offset, columns = [], 0, {}
+        for name in self.stages:
+            self._tables[name] = []
+            for group in setups[name].groups:
+                self._tables[name].append(offset)
+                tables.append(np.ascontiguousarray(group.service_s).ravel())
+                offset += tables[-1].size
+            columns[name] = setups[name].groups[0].service_s.shape
+            if any(group.service_s.shape != columns[name] for group in setups[name].groups):
+                raise PlanError(f"stage {name!r}: unequal replicas need the same batch sizes and number of quantiles")
+        deadline_s = np.empty(0)
+        if work.drop_after_s is not None:
+            deadline_s = work.trace.arrival_s + work.drop_after_s
+        longs = np.int64
+        return events.Net(
+            arrival_s=work.trace.arrival_s,
+            deadline_s=deadline_s,
+            request=np.concatenate([stage.request for stage in items]),
+            base=np.concatenate(([0], np.cumsum(counts))).astype(longs),
+            is_source=np.array([not graph.parents[name] for name in self.stages]),
+            edge_ptr=np.array(edge_ptr, longs),
+            edge_child=np.array(edge_child, longs),
+            edge_off=np.array(edge_off, longs),
+            child_first=np.concatenate(child_first),
+            join_ptr=np.array(join_ptr, longs),
+            join_stage=np.array(join_stage, longs),
+            join_off=np.array(join_off, longs),
+            join_target=np.concatenate(join_target),
+            service_s=np.concatenate(tables),
+            bits=np.array([bits_for(columns[name][1]) for name in self.stages], longs),
+            key=np.array([batch_key(work.seed, n) if columns[n][1] > 1 else 0 for n in self.stages], longs),
+            max_batch=np.array([columns[name][0] - 1 for name in self.stages], longs),
+            max_wait_s=np.array([setups[name].max_wait_s for name in self.stages]),
+            queue_limit=np.array([setups[name].queue_limit for name in self.stages], longs),
+        )
+
+    def _build_state(self, setups: Mapping[str, StageSetup], pools: Mapping[str, int], spare: int) -> events.State:
+        total = int(self._net.base[-1])
+        stages = len(self.stages)
+        most = sum(group.replicas for setup in setups.values() for group in setup.groups) + spare
+        self._replica_from_s = np.full(most, np.inf)
+        pending = np.zeros(total, np.int32)
+        waiting_joins = 0
+        for at, name in enumerate(self.stages):
+            for join, target in self.work.items[name].joins.items():
+                base = int(self._net.base[self.stages.index(join)])
+                np.add.at(pending, base + target[target >= 0], 1)
+            if name in self.work.graph.joins:
+                waiting_joins += int(self._net.base[at + 1] - self._net.base[at])
+        longs = np.int64
+        return events.State(
+            clock_s=np.full(1, -np.inf),
+            counters=np.zeros(4, longs),
+            queue=np.empty(total, np.int32),
+            queue_head=np.zeros(stages, longs),
+            queue_tail=np.zeros(stages, longs),
+            arrived_s=np.empty(total),
+            start_s=np.full(total, np.inf),
+            done_s=np.full(total, events.PENDING),
+            pending=pending,
+            ready=np.empty(waiting_joins, longs),
+            timer_s=np.full(stages, np.inf),
+            batches=np.zeros(stages, longs),
+            busy_s=np.zeros(stages),
+            idle=np.empty((stages, most), longs),
+            idle_count=np.zeros(stages, longs),
+            replica_table=np.zeros(most, longs),
+            replica_rank=np.zeros(most, longs),
+            replica_until_s=np.full(most, np.inf),
+            replica_lo=np.zeros(most, longs),
+            replica_hi=np.zeros(most, longs),
+            replica_busy_until_s=np.full(most, -np.inf),
+            replica_pool=np.full(most, -1, longs),
+            replica_threads=np.ones(most, longs),
+            replica_stage=np.full(most, -1, longs),
+            free_cores=np.array(list(pools.values()), longs),
+            heap_s=np.empty(2 * most + 2),
+            heap_key=np.empty(2 * most + 2, longs),
+            heap_replica=np.empty(2 * most + 2, longs),
+            refused=np.zeros(self.work.requests, np.int32),
+            dropped=np.zeros(self.work.requests, np.int32),
+        )
+
+    def _add(self, stage: str, rank: int, group: ReplicaGroup | None, from_s: float = -np.inf) -> int:
+        state, replica = self._state, self._used
+        if replica >= state.replica_table.size:
+            raise PlanError(f"stage {stage!r}: no room for another replica; give the simulation more spare_replicas")
+        self._used += 1
+        at = self.stages.index(stage)
+        if group is None:
+            like = next(r for r in range(replica) if state.replica_stage[r] == at and state.replica_rank[r] == rank)
+            state.replica_pool[replica] = state.replica_pool[like]
+            state.replica_threads[replica] = state.replica_threads[like]
+        else:
+            from_s = group.from_s
+            state.replica_until_s[replica] = group.until_s
+            state.replica_pool[replica] = self._pools.index(group.pool) if group.pool is not None else -1
+            state.replica_threads[replica] = group.threads
+        state.replica_stage[replica] = at
+        state.replica_rank[replica] = rank
+        state.replica_table[replica] = self._tables[stage][rank]
+        self._replica_from_s[replica] = from_s
+        events.push(state, from_s, replica, replica)
+        return replica

@@ -1,22 +1,153 @@
-"""What the server needs of whatever does a stage's work, driven on one event loop."""
+"""What the server needs of whatever does a stage's work, driven on one event loop, and what it gives it in turn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from headway.serve.wire import Input, Result
+
+NEVER_S = math.inf
+"""A time that does not come: no deadline, no need to be asked again."""
+
+
+class Work:
+    """One item at one stage: what to work on, until when, and when it arrived, started and was done (server clock)."""
+
+    __slots__ = ("arrival_s", "batch_size", "deadline_s", "payload", "start_s", "tries")
+
+    def __init__(self, payload: Input, deadline_s: float = NEVER_S) -> None:
+        self.payload = payload
+        self.deadline_s = deadline_s
+        self.arrival_s = 0.0
+        self.start_s = 0.0
+        self.batch_size = 0
+        self.tries = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody waits for this item any more, so that it need not be worked on."""
+        return False
+
+
+class CorePool:
+    """Cores that the replicas of several stations share: at most `cores` of their threads compute at any time."""
+
+    __slots__ = ("cores", "free")
+
+    def __init__(self, cores: int) -> None:
+        self.cores = cores
+        self.free = cores
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a station decided in which state: the arguments of `policy.batching.take` and its answer."""
+
+    stage: str
+    now_s: float
+    queued: int
+    oldest_arrival_s: float
+    idle: int
+    max_batch_size: int
+    max_wait_s: float
+    taken: int
+    wake_at_s: float
+
+
+class StationHost(Protocol):
+    """What a station may use of the server. All calls are made on the event loop."""
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """The server's clock, in seconds."""
+        ...
+
+    def pool(self, name: str) -> CorePool:
+        """Return the named pool of cores that the stations share."""
+        ...
+
+    def wake(self) -> None:
+        """Ask all stations again, once everything that happens at this instant has been delivered."""
+        ...
+
+    def finished(self, work: Work, result: Result, done_s: float) -> None:
+        """Take the result of an item that was submitted; exactly once per item unless it was `dropped`."""
+        ...
+
+    def dropped(self, work: Work) -> None:
+        """Take note that an item's deadline passed before it was started."""
+        ...
+
+    @property
+    def recording(self) -> bool:
+        """Whether the server wants to be told of decisions."""
+        ...
+
+    def decided(self, decision: Decision) -> None:
+        """Take note of a decision."""
+        ...
+
+
+@dataclass(slots=True)
+class StationStats:
+    """A station's state and counters since its start."""
+
+    queued: int = 0
+    running: int = 0
+    replicas: Mapping[str, int] = field(default_factory=dict)
+    """Replicas by state: `ready`, `starting`, `draining`."""
+    batches: int = 0
+    busy_s: float = 0.0
+    held_s: float = 0.0
+    restarts: int = 0
+    retries: int = 0
+    pids: tuple[int, ...] = ()
 
 
 class LiveStation(Protocol):
-    """A configured stage on the server's side, driven on one event loop."""
+    """A configured stage on the server's side.
 
-    async def start(self) -> None:
-        """Start whatever does the work; return when it can take items."""
+    Law: every submitted item comes back exactly once, as `finished` or `dropped`, unless it is over or the station is
+    stopped first.
+    """
+
+    @property
+    def queued(self) -> int:
+        """Items that wait."""
         ...
 
-    def submit(self, item: Any, done: Callable[[Any], None]) -> None:
-        """Take one item; call `done(result)` on the event loop when it is finished. Raises ServeError when full."""
+    @property
+    def live(self) -> bool:
+        """Whether anything works, or is on its way for the first time since it last worked."""
         ...
 
-    async def stop(self) -> None:
-        """Finish what was taken, then stop."""
+    async def start(self, host: StationHost) -> None:
+        """Start whatever does the work; return when it can take items. Raises ServeError."""
+        ...
+
+    def submit(self, work: Work) -> None:
+        """Put one item into the queue. Decides nothing: `ask` does, once all that happens at this instant is known."""
+        ...
+
+    def ask(self, now_s: float) -> float:
+        """Start what may start now, without awaiting anything; return when to ask again though nothing happened."""
+        ...
+
+    async def render(self, work: Work, result: Result) -> Result:
+        """Return the result with its value in a form that leaves the server. Raises ServeError."""
+        ...
+
+    def set_replicas(self, count: int) -> None:
+        """Change the number of replicas without losing an item; what is added starts in the background."""
+        ...
+
+    def stats(self, now_s: float) -> StationStats:
+        """Return the state and counters."""
+        ...
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """Stop the work; items that still wait are not finished."""
         ...

@@ -144,9 +144,9 @@ class PipelineDomain:
 
     def live(self, context: StageContext, config: ReplicaConfig) -> LiveStation:
         """The server's station of a configuration."""
-        from headway.serve.batcher import BatchStation
+        from headway.domains.pipeline.live import live_station
 
-        return BatchStation(context, config)
+        return live_station(context, config)
 
     def _stage(self, context: StageContext) -> ModelStage:
         stage = context.stage

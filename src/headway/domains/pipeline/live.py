@@ -1,0 +1,74 @@
+"""The server's station of a pipeline stage: worker processes with its model, or with a sleep where it has none."""
+
+from __future__ import annotations
+
+import os
+
+from headway.domains.pipeline.declare import ModelStage, ReplicaConfig
+from headway.errors import PlanError
+from headway.plan.config import StageContext
+from headway.serve.batcher import BatchStation
+from headway.serve.model_ref import HardwareView, resolve, sleeping
+from headway.serve.replica import worker_starter
+from headway.spec.model import Spec
+
+
+def live_station(context: StageContext, config: ReplicaConfig, folder: str = ".") -> BatchStation:
+    """Return the station of a configuration; a model's file is looked up in `folder`.
+
+    A stage without a model sleeps for times drawn from its profile. Raises SpecError when the model is missing, and
+    ProfileError when there is neither model nor profile.
+    """
+    stage = context.stage
+    if not isinstance(stage, ModelStage):
+        raise PlanError(f"stages.{context.name}: kind {stage.kind!r} is not run by the pipeline domain")
+    supply = context.spec.supply[config.hardware]
+    variant = stage.variant(config.variant)
+    children = tuple(edge.child for edge in context.spec.graph.children[context.name])
+    if variant.model is None:
+        service = context.profile.service(context.name, config.variant, config.hardware)
+        ref = sleeping(service, config.max_batch_size, sampled=True)
+    else:
+        ref = resolve(variant.model, folder, f"stages.{context.name}.model")
+    start = worker_starter(
+        ref,
+        HardwareView(config.hardware, supply.threads, supply.device),
+        name=context.name,
+        options=variant.options,
+        children=children,
+        cores=None if supply.pool is None else pool_cores(context.spec, usable_cores()).get(supply.pool),
+    )
+    return BatchStation(
+        context.name,
+        start,
+        replicas=config.replicas,
+        max_batch_size=config.max_batch_size,
+        max_wait_s=config.max_wait_s,
+        threads=supply.threads,
+        pool=supply.pool,
+        render=not children,
+    )
+
+
+def pool_cores(spec: Spec, usable: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Return which of the usable cores each pool's workers are pinned to; none when the pools do not all fit.
+
+    >>> from headway.spec.model import Spec
+    >>> spec = Spec.from_dict({"slo": {"latency": "1s"}, "supply": {"cpu": {"price": "$1/h", "pool": "b"}},
+    ...                        "pools": {"a": {"cores": 1}, "b": {"cores": 2}}, "stages": {"only": {}}})
+    >>> pool_cores(spec, (0, 1, 2, 3))
+    {'a': (0,), 'b': (1, 2)}
+    """
+    if sum(pool.cores for pool in spec.pools.values()) > len(usable):
+        return {}
+    out: dict[str, tuple[int, ...]] = {}
+    at = 0
+    for name, pool in spec.pools.items():
+        out[name] = usable[at : at + pool.cores]
+        at += pool.cores
+    return out
+
+
+def usable_cores() -> tuple[int, ...]:
+    """Return the cores that this process may use; none where the system cannot pin."""
+    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()

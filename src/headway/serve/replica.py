@@ -1,0 +1,142 @@
+"""One replica of a station: a worker process that is started, watched, restarted with back-off, and retired."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from headway.errors import ServeError
+from headway.serve.model_ref import HardwareView, ModelRef
+from headway.serve.wire import Input, Payload, Result
+
+log = logging.getLogger(__name__)
+
+STARTING, READY, DRAINING = "starting", "ready", "draining"
+FIRST_BACKOFF_S = 0.1
+LONGEST_BACKOFF_S = 10.0
+
+
+class WorkerLike(Protocol):
+    """What a replica needs of a worker; see `headway.serve.worker.Worker`."""
+
+    pid: int
+
+    async def predict(
+        self, inputs: Sequence[Input], render: bool = False, timeout_s: float | None = None
+    ) -> list[Result]: ...
+    async def render(self, payloads: Sequence[Payload], timeout_s: float | None = None) -> list[Result]: ...
+    async def wait(self) -> None: ...
+    async def stop(self, grace_s: float = 5.0) -> None: ...
+
+
+StartWorker = Callable[[], Awaitable[WorkerLike]]
+
+
+def worker_starter(
+    ref: ModelRef,
+    hardware: HardwareView,
+    *,
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    children: Sequence[str] = (),
+    cores: tuple[int, ...] | None = None,
+    timeout_s: float = 120.0,
+) -> StartWorker:
+    """Return what starts a worker process for a model; the arguments are those of `Worker.start`."""
+
+    started = itertools.count(ref.seed)
+
+    async def start() -> WorkerLike:
+        from headway.serve.worker import Worker
+
+        # Replicas that sleep must not all draw the same times.
+        own = msgspec.structs.replace(ref, seed=next(started))
+        return await Worker.start(
+            own, hardware, options=options, children=children, cores=cores, timeout_s=timeout_s, name=name
+        )
+
+    return start
+
+
+def backoff_s(failures: int) -> float:
+    """Return how long to wait before the next start after so many starts in a row that came to nothing.
+
+    >>> [backoff_s(n) for n in (0, 1, 2, 20)]
+    [0.0, 0.1, 0.2, 10.0]
+    """
+    return 0.0 if failures <= 0 else min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** (min(failures, 20) - 1))
+
+
+class Replica:
+    """A place for one worker at a time, which is restarted whenever it dies.
+
+    `failures` counts the starts in a row after which no batch was finished; `proved` says whether the present worker
+    has finished one.
+    """
+
+    __slots__ = ("_keeper", "_start", "failures", "held_from_s", "proved", "restarts", "retiring", "state", "worker")
+
+    def __init__(self, start: StartWorker, held_from_s: float) -> None:
+        self._start = start
+        self._keeper: asyncio.Task[None] | None = None
+        self.worker: WorkerLike | None = None
+        self.state = STARTING
+        self.failures = 0
+        self.proved = False
+        self.restarts = 0
+        self.retiring = False
+        self.held_from_s = held_from_s
+
+    async def first_start(self) -> None:
+        """Start the first worker. Raises ServeError when that fails: trying again would not help either."""
+        self.worker = await self._start()
+        self.state = READY
+
+    def keep(self, ready: Callable[[Replica], None], lost: Callable[[Replica], None]) -> None:
+        """Keep a worker running until the replica retires; `ready` hears when one can work, `lost` when one died."""
+        self._keeper = asyncio.get_running_loop().create_task(self._keep(ready, lost))
+
+    async def _keep(self, ready: Callable[[Replica], None], lost: Callable[[Replica], None]) -> None:
+        while not self.retiring:
+            if self.worker is None and not await self._try_start():
+                continue
+            worker = self.worker
+            if worker is None or self.retiring:
+                break
+            self.state = READY
+            ready(self)
+            await worker.wait()
+            self.worker = None
+            if not self.retiring:
+                self.state = STARTING
+                self.failures += not self.proved
+                self.restarts += 1
+                lost(self)
+
+    async def _try_start(self) -> bool:
+        await asyncio.sleep(backoff_s(self.failures))
+        self.proved = False
+        try:
+            self.worker = await self._start()
+        except ServeError as error:
+            self.failures += 1
+            log.warning("a replica could not be started: %s", error)
+            return False
+        return True
+
+    async def retire(self, grace_s: float = 5.0) -> None:
+        """Stop for good: the worker is asked to exit, and killed after `grace_s`."""
+        self.retiring = True
+        self.state = DRAINING
+        if self.worker is not None:
+            await self.worker.stop(grace_s)
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self.worker is not None:
+            await self.worker.stop(0.0)

@@ -1,0 +1,272 @@
+"""Running a plan's server: in this process until it is told to stop, in a thread, or as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from headway.errors import ServeError
+from headway.plan.plan import Plan
+from headway.serve.app import App, HttpLimits
+from headway.serve.engine import Engine, Limits
+from headway.serve.station import LiveStation
+
+log = logging.getLogger(__name__)
+
+TOKEN_VARIABLE = "HEADWAY_TOKEN"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """How a plan is served. `port` 0 takes a free one. `grace_s`: how long a drain may take."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    token: str | None = field(default=None, repr=False)
+    seed: int = 0
+    limits: Limits = field(default_factory=Limits)
+    http: HttpLimits = field(default_factory=HttpLimits)
+    grace_s: float = 30.0
+
+    @property
+    def warning(self) -> str | None:
+        """What the operator should know before it is too late, or None."""
+        if self.host in LOOPBACK or self.token is not None:
+            return None
+        return (
+            f"the server listens on {self.host} without a token: whoever reaches this address can use it; "
+            f"set {TOKEN_VARIABLE} or bind 127.0.0.1"
+        )
+
+
+class _Uvicorn(uvicorn.Server):
+    """A server whose signals are handled by whoever runs it, so that it can drain first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class LiveServer:
+    """A plan being served on the present event loop."""
+
+    def __init__(
+        self, plan: Plan, options: ServeOptions | None = None, stations: Mapping[str, LiveStation] | None = None
+    ) -> None:
+        self.options = options or ServeOptions()
+        self.engine = Engine(plan, stations=stations, seed=self.options.seed, limits=self.options.limits)
+        self.app = App(self.engine, token=self.options.token, limits=self.options.http)
+        self.url = ""
+        self._stop = asyncio.Event()
+
+    async def run(self, announce: Callable[[str], None] = lambda url: None) -> None:
+        """Serve until `stop` is called, then drain. `announce` is told the URL once requests are let in.
+
+        Raises ServeError when the address cannot be bound or a stage cannot be started.
+        """
+        listener = bind(self.options.host, self.options.port)
+        host, port = listener.getsockname()[:2]
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        config = uvicorn.Config(
+            self.app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_keep_alive=75,
+            ws="none",
+            server_header=False,
+            date_header=False,
+        )
+        server = _Uvicorn(config)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            await self.engine.start()
+            # What is there now stays; without this every full collection looks through all imported modules again.
+            gc.collect()
+            gc.freeze()
+            announce(self.url)
+            await self._stop.wait()
+            await self.engine.drain(self.options.grace_s)
+        finally:
+            server.should_exit = True
+            await asyncio.wait([serving])
+            await self.engine.stop()
+            listener.close()
+
+    def stop(self) -> None:
+        """Begin to drain; `run` returns when everything that was let in has been answered."""
+        self._stop.set()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a listening socket. Raises ServeError when the address is in use or not this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol is named because asyncio turns off Nagle's algorithm only for sockets that say they are TCP.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(1024)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise ServeError(f"port {port} on {host} is in use; choose another, or 0 for a free one") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ServeError(f"cannot listen on {host}, port {port}: {reason}") from None
+    listener.setblocking(False)
+    return listener
+
+
+def serve(
+    plan: Plan,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    token: str | None = None,
+    announce: Callable[[str], None] = print,
+    warn: Callable[[str], None] = lambda text: print(f"warning: {text}", file=sys.stderr),
+    **options: Any,
+) -> None:
+    """Serve a plan until SIGTERM or SIGINT, then drain. `announce` is told the URL; `options` as in ServeOptions.
+
+    A second signal ends the drain at once. Raises ServeError.
+    """
+    chosen = ServeOptions(host=host, port=port, token=token, **options)
+    if chosen.warning:
+        warn(chosen.warning)
+
+    async def main() -> None:
+        server = LiveServer(plan, chosen)
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        stopping = False
+
+        def on_signal() -> None:
+            nonlocal stopping
+            if stopping and task is not None:
+                task.cancel()
+            stopping = True
+            server.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        with contextlib.suppress(asyncio.CancelledError):
+            await server.run(announce)
+
+    asyncio.run(main())
+
+
+@contextlib.contextmanager
+def running_in_thread(
+    plan: Plan, options: ServeOptions | None = None, stations: Mapping[str, LiveStation] | None = None
+) -> Iterator[LiveServer]:
+    """Serve a plan in a thread of this process: for tests and notebooks, where the engine itself is of interest."""
+    begun = threading.Event()
+    held: dict[str, Any] = {}
+
+    async def main() -> None:
+        held["loop"] = asyncio.get_running_loop()
+        held["server"] = LiveServer(plan, options, stations)
+        await held["server"].run(lambda url: begun.set())
+
+    def body() -> None:
+        try:
+            asyncio.run(main())
+        except BaseException as error:
+            held["error"] = error
+        finally:
+            begun.set()
+
+    thread = threading.Thread(target=body, name="headway-server")
+    thread.start()
+    begun.wait()
+    if "error" in held:
+        thread.join()
+        raise held["error"]
+    try:
+        yield held["server"]
+    finally:
+        with contextlib.suppress(RuntimeError):
+            held["loop"].call_soon_threadsafe(held["server"].stop)
+        thread.join()
+        if "error" in held:
+            raise held["error"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerHandle:
+    """A server that runs as a process of its own."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+
+@contextlib.contextmanager
+def running(plan: Plan, *, start_timeout_s: float = 180.0, **options: Any) -> Iterator[ServerHandle]:
+    """Serve a plan in a process of its own, so that a client here does not share its interpreter; stop it at the end.
+
+    `options` as in ServeOptions. Raises ServeError when the server does not start.
+    """
+    chosen = ServeOptions(**options)
+    with tempfile.TemporaryDirectory(prefix="headway-serve-") as folder:
+        path = Path(folder) / "plan.json"
+        plan.write(path)
+        given = asdict(chosen)
+        token = given.pop("token")
+        environment = {**os.environ, **({TOKEN_VARIABLE: token} if token is not None else {})}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "headway.serve", str(path), "--options", json.dumps(given)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
+        try:
+            yield ServerHandle(_wait_for_url(process, start_timeout_s), process)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            try:
+                process.wait(chosen.grace_s + 10.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+def _wait_for_url(process: subprocess.Popen[str], timeout_s: float) -> str:
+    timer = threading.Timer(timeout_s, process.kill)
+    timer.start()
+    try:
+        line = process.stdout.readline() if process.stdout is not None else ""
+    finally:
+        timer.cancel()
+    if not line.startswith("http"):
+        code = process.wait()
+        raise ServeError(f"the server did not start (exit code {code}); what it wrote to standard error says why")
+    return line.strip()
+
+
+def options_from(value: Mapping[str, Any]) -> ServeOptions:
+    """Return the options that JSON values (as `running` passes them) describe."""
+    rest = {key: item for key, item in value.items() if key not in ("limits", "http")}
+    return ServeOptions(limits=Limits(**value.get("limits", {})), http=HttpLimits(**value.get("http", {})), **rest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import graphlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,7 +59,13 @@ class Graph:
 
     @classmethod
     def build(cls, edges: Mapping[str, Mapping[str, EdgeLike]], gathering: Collection[str] = ()) -> Graph:
-        """Return the graph of `{stage: {parent: edge}}`. Parents must exist and form no cycle (ValueError otherwise)."""
+        """Return the graph of `{stage: {parent: edge}}`, whose stages in `gathering` run once per request.
+
+        Raises ValueError when a parent is not a stage or the stages form a cycle.
+
+        >>> Graph.build({"b": {"a": GraphEdge("a", "b", 1.0, 1.0)}, "a": {}}).order
+        ('a', 'b')
+        """
         for child, incoming in edges.items():
             for parent in incoming:
                 if parent not in edges:
@@ -92,13 +98,30 @@ class Graph:
         return cls(order, parents, children, scope, joins, region)
 
 
-def _stable_order(edges: Mapping[str, Mapping[str, EdgeLike]]) -> tuple[str, ...]:
-    sorter = graphlib.TopologicalSorter({child: list(incoming) for child, incoming in edges.items()})
+def find_cycle(edges: Mapping[str, Iterable[str]]) -> tuple[str, ...] | None:
+    """Return a cycle of `{stage: parents}` in the order in which items would pass, or None when there is none.
+
+    The earliest declared stage of the cycle comes first, and again last.
+
+    >>> find_cycle({"a": ["b"], "b": ["a"]})
+    ('a', 'b', 'a')
+    """
     try:
-        sorter.prepare()
+        graphlib.TopologicalSorter(edges).prepare()
     except graphlib.CycleError as error:
-        cycle = " -> ".join(reversed(error.args[1]))
-        raise ValueError(f"the stages form a cycle: {cycle}; remove one of these after entries") from None
+        ring = error.args[1][1:]
+        declared = list(edges)
+        start = min(range(len(ring)), key=lambda index: declared.index(ring[index]))
+        return (*ring[start:], *ring[:start], ring[start])
+    return None
+
+
+def _stable_order(edges: Mapping[str, Mapping[str, EdgeLike]]) -> tuple[str, ...]:
+    """Parents first; among stages that are ready at once, the earliest declared first."""
+    if cycle := find_cycle(edges):
+        raise ValueError(f"the stages form a cycle: {' -> '.join(cycle)}")
+    sorter = graphlib.TopologicalSorter(edges)
+    sorter.prepare()
     position = {name: index for index, name in enumerate(edges)}
     order: list[str] = []
     ready = sorted(sorter.get_ready(), key=position.__getitem__)

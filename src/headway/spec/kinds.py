@@ -7,19 +7,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from headway.errors import SpecError, nearest
+from headway.spec.wording import line_error, shown, validation_error
 
 GROUP = "headway.domains"
 
 
 def domain_names() -> tuple[str, ...]:
-    """Return the names of all installed domains, sorted."""
-    return tuple(sorted({entry.name for entry in importlib.metadata.entry_points(group=GROUP)}))
+    """Return the names of all installed domains, sorted.
+
+    >>> "pipeline" in domain_names()
+    True
+    """
+    return tuple(sorted({"pipeline", *(entry.name for entry in importlib.metadata.entry_points(group=GROUP))}))
 
 
 def load_domain(kind: str) -> Any:
     """Return the domain object registered under `kind` in the entry-point group `headway.domains`.
 
-    Raises SpecError when no installed package offers it.
+    Raises SpecError when no installed package offers it, or the package that does cannot be imported.
 
     >>> load_domain("pipeline").kind
     'pipeline'
@@ -29,20 +34,26 @@ def load_domain(kind: str) -> Any:
 
         return DOMAIN
     for entry in importlib.metadata.entry_points(group=GROUP, name=kind):
-        return entry.load()
+        try:
+            return entry.load()
+        except (ImportError, AttributeError) as error:
+            raise SpecError(f"kind {kind!r} cannot be loaded from {entry.value}: {error}; mend its package") from error
     known = domain_names()
-    raise SpecError(f"kind {kind!r} is not an installed domain{nearest(kind, known)}; installed: {', '.join(known)}")
+    raise SpecError(f"{kind!r} is not an installed domain; installed: {', '.join(known)}{nearest(kind, known)}")
 
 
 def parse_stage(value: Any) -> Any:
-    """Return the stage that `value` declares, read by the model that its `kind` brings."""
+    """Return the stage that `value` declares, read by the model that its `kind` brings.
+
+    Raises pydantic.ValidationError whose places are relative to `value`.
+    """
     if value is None:
         value = {}
-    if not isinstance(value, Mapping):
-        return value
-    kind = value.get("kind", "pipeline")
+    kind = value.get("kind", "pipeline") if isinstance(value, Mapping) else "pipeline"
+    if not isinstance(kind, str):
+        raise validation_error("Stage", [line_error(["kind"], f"{shown(kind)} is not a domain's name", kind)])
     try:
         declaration = load_domain(kind).declaration
     except SpecError as error:
-        raise ValueError(str(error)) from None
+        raise validation_error("Stage", [line_error(["kind"], str(error), kind)]) from None
     return declaration.model_validate(value)

@@ -4,16 +4,46 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
+from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
-_SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_NUMBER = r"(?P<number>[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)"
-_DURATION = re.compile(rf"^\s*{_NUMBER}\s*(?P<unit>us|µs|ms|s|min|m|h|d)\s*$")
-_PRICE = re.compile(rf"^\s*\$\s*{_NUMBER}\s*/\s*(?P<unit>s|min|m|h|d)\s*$")
-_SHARE = re.compile(rf"^\s*{_NUMBER}\s*%\s*$")
-_RATE = re.compile(rf"^\s*{_NUMBER}\s*/\s*(?P<unit>ms|s|min|m|h|d)\s*$")
+_NUMBER = r"([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?|\.[0-9]+)"
+DURATION_PATTERN = rf"^\s*{_NUMBER}\s*(us|µs|ms|s|min|m|h|d)\s*$"
+PRICE_PATTERN = rf"^\s*\$\s*{_NUMBER}\s*/\s*(s|min|m|h|d)\s*$"
+SHARE_PATTERN = rf"^\s*{_NUMBER}\s*%\s*$"
+RATE_PATTERN = rf"^\s*{_NUMBER}\s*/\s*(ms|s|min|m|h|d)\s*$"
+
+_SECONDS = {
+    "us": Decimal("1e-6"),
+    "µs": Decimal("1e-6"),
+    "ms": Decimal("1e-3"),
+    "s": Decimal(1),
+    "m": Decimal(60),
+    "min": Decimal(60),
+    "h": Decimal(3600),
+    "d": Decimal(86400),
+}
+_LONGEST_TEXT = 100
+
+
+def _read(text: str, pattern: str, complaint: str) -> tuple[Decimal, str]:
+    """The number and the unit (or an empty string) of `text`."""
+    match = re.match(pattern, text) if len(text) <= _LONGEST_TEXT else None
+    if not match:
+        raise ValueError(f"{text[:_LONGEST_TEXT]!r} is not {complaint}")
+    number, *unit = match.groups()
+    return Decimal(number), unit[0] if unit else ""
+
+
+def _finite(value: Decimal, text: str) -> float:
+    """The float nearest to a decimal figure: 99.9% is 0.999, which 99.9 / 100 in floats is not."""
+    result = float(value)
+    if not math.isfinite(result):
+        raise ValueError(f"{text!r} is too large; write a number below 1e300")
+    return result
 
 
 def duration_s(text: str) -> float:
@@ -24,13 +54,10 @@ def duration_s(text: str) -> float:
     >>> duration_s("300ms")
     0.3
     """
-    match = _DURATION.match(text)
-    if not match:
-        raise ValueError(f"{text!r} is not a duration; write a number with us, ms, s, m, h or d, such as '300ms'")
-    number = float(match["number"])
-    unit = match["unit"]
-    # Division keeps decimal figures exact where a factor would not: 300 / 1000 is 0.3, 300 * 1e-3 need not be.
-    return number / 1e3 if unit == "ms" else number / 1e6 if unit in ("us", "µs") else number * _SECONDS[unit]
+    number, unit = _read(
+        text, DURATION_PATTERN, "a duration; write a number with us, ms, s, m, h or d, such as '300ms'"
+    )
+    return _finite(number * _SECONDS[unit], text)
 
 
 def price_usd_per_hour(text: str) -> float:
@@ -39,10 +66,8 @@ def price_usd_per_hour(text: str) -> float:
     >>> price_usd_per_hour("$0.20/h")
     0.2
     """
-    match = _PRICE.match(text)
-    if not match:
-        raise ValueError(f"{text!r} is not a price; write dollars per time, such as '$0.20/h'")
-    return float(match["number"]) * (3600.0 / _SECONDS[match["unit"]])
+    number, unit = _read(text, PRICE_PATTERN, "a price; write dollars per s, m, h or d, such as '$0.20/h'")
+    return _finite(number * _SECONDS["h"] / _SECONDS[unit], text)
 
 
 def rate_per_s(text: str) -> float:
@@ -51,43 +76,37 @@ def rate_per_s(text: str) -> float:
     >>> rate_per_s("90/m")
     1.5
     """
-    match = _RATE.match(text)
-    if not match:
-        raise ValueError(f"{text!r} is not a rate; write requests per time, such as '200/s'")
-    return float(match["number"]) / _SECONDS[match["unit"]]
+    number, unit = _read(text, RATE_PATTERN, "a rate; write requests per ms, s, m, h or d, such as '200/s'")
+    return _finite(number / _SECONDS[unit], text)
 
 
 def share(text: str) -> float:
     """Return the fraction that a percentage such as `"99.9%"` stands for. Raises ValueError for anything else.
 
-    >>> share("50%")
-    0.5
+    >>> share("99.9%")
+    0.999
     """
-    match = _SHARE.match(text)
-    if not match:
-        raise ValueError(f"{text!r} is not a share; write a percentage such as '99.9%', or a fraction such as 0.999")
-    return float(match["number"]) / 100.0
+    number, _ = _read(text, SHARE_PATTERN, "a share; write a percentage such as '99.9%', or a fraction such as 0.999")
+    return _finite(number.scaleb(-2), text)
 
 
-def _from_text(parse: Any, needs_unit: str) -> Any:
-    def convert(value: Any) -> Any:
+def _from_text(parse: Callable[[str], float], example: str) -> Callable[[Any], float]:
+    def convert(value: Any) -> float:
         if isinstance(value, str):
             return parse(value)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{value!r} is not text such as {needs_unit!r}")
-        raise ValueError(f"{value!r} has no unit; write it like {needs_unit!r}")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            raise ValueError(f"{value!r} has no unit; write it as text like {example!r}")
+        raise ValueError(f"needs text with a unit; write it like {example!r}")
 
     return convert
 
 
 def _share_or_number(value: Any) -> Any:
-    return share(value) if isinstance(value, str) else value
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value!r} is not a finite number")
-    return value
+    number = share(value) if isinstance(value, str) else value
+    # Written so that not-a-number is refused too.
+    if isinstance(number, int | float) and not isinstance(number, bool) and not 0 <= number <= 1:
+        raise ValueError(f"{value!r} is impossible; a share lies between 0 and 1, or 0% and 100%")
+    return number
 
 
 def duration_text(value_s: float) -> str:
@@ -113,10 +132,39 @@ def price_text(value_usd_per_hour: float) -> str:
     return f"${value_usd_per_hour!r}/h"
 
 
+def _text_schema(pattern: str, *examples: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": pattern, "examples": list(examples)})
+
+
 Duration = Annotated[
-    float, BeforeValidator(_from_text(duration_s, "300ms")), PlainSerializer(duration_text), Field(ge=0)
+    float,
+    BeforeValidator(_from_text(duration_s, "300ms")),
+    PlainSerializer(duration_text, return_type=str),
+    Field(ge=0),
+    _text_schema(DURATION_PATTERN, "300ms", "5s", "2m"),
 ]
+"""Seconds; a text with a unit on the way in and out."""
+
 Price = Annotated[
-    float, BeforeValidator(_from_text(price_usd_per_hour, "$0.20/h")), PlainSerializer(price_text), Field(ge=0)
+    float,
+    BeforeValidator(_from_text(price_usd_per_hour, "$0.20/h")),
+    PlainSerializer(price_text, return_type=str),
+    Field(ge=0),
+    _text_schema(PRICE_PATTERN, "$0.20/h"),
 ]
-Share = Annotated[float, BeforeValidator(_finite), BeforeValidator(_share_or_number), Field(ge=0, le=1)]
+"""Dollars per hour; a text with a unit on the way in and out."""
+
+Share = Annotated[
+    float,
+    BeforeValidator(_share_or_number),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": 1},
+                {"type": "string", "pattern": SHARE_PATTERN},
+            ],
+            "examples": [0.6, "99.9%"],
+        }
+    ),
+]
+"""A fraction between 0 and 1; a number or a percentage on the way in, a number on the way out."""

@@ -77,6 +77,10 @@ class _Network:
         self.session = onnxruntime.InferenceSession(
             str(model_file(role)), options, providers=_providers(hardware.device)
         )
+        if hardware.device is not None and "CUDAExecutionProvider" not in self.session.get_providers():
+            raise DocumentError(
+                f"device {hardware.device!r}: CUDA could not be started; see onnxruntime's requirements"
+            )
         self._input_name: str = self.session.get_inputs()[0].name
         self._stacks = hardware.device is not None
 

@@ -77,7 +77,7 @@ class _Style:
 _STYLES: Final[dict[str, _Style]] = {
     "label": _Style(lines=(3, 4), font_px=(30, 40), page_px=(560, 320)),
     "list": _Style(lines=(5, 8), font_px=(20, 26), page_px=(520, 640)),
-    "receipt": _Style(lines=(8, 13), font_px=(10, 13), page_px=(480, 840)),
+    "receipt": _Style(lines=(8, 13), font_px=(11, 14), page_px=(480, 840)),
 }
 _ORDER: Final = ("label", "list", "receipt")
 _SCAN_EVERY: Final = 12

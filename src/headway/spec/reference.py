@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from headway.files import write_atomic
 from headway.spec.model import Edge, Hardware, MeasuredAccuracy, Pool, Slo, Spec, Variant
+from headway.spec.units import duration_text
 from headway.spec.wording import inline
 
 _MARKED = re.compile(r"(<!-- fields: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -38,16 +38,19 @@ def field_table(model: type[BaseModel]) -> str:
     lines = ["| field | default | example | meaning |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
         examples = ", ".join(f"`{inline(example)}`" for example in field.examples or [])
-        cells = (f"`{field.alias or name}`", _default(field), examples, field.description or "")
+        cells = (f"`{field.alias or name}`", _default(name, field), examples, field.description or "")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _default(field: FieldInfo) -> str:
+def _default(name: str, field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value: Any = field.get_default(call_default_factory=True, validated_data={})
-    return "" if value is None or value in ({}, []) else f"`{json.dumps(value).strip(chr(34))}`"
+    if value is None or value in ({}, []):
+        return ""
+    number = isinstance(value, float)
+    return f"`{duration_text(value) if number and name.endswith('_s') else f'{value:g}' if number else inline(value)}`"
 
 
 def filled(text: str) -> str:

@@ -1,0 +1,155 @@
+"""One self-contained HTML file that tells a plan's whole story: opens offline, prints, and needs no script."""
+
+from __future__ import annotations
+
+import math
+import os
+from importlib.resources import files
+
+from headway.files import write_atomic
+from headway.report import format as fmt
+from headway.report import sections, words
+from headway.report.markup import Markup, join, tag
+from headway.report.story import Story, story_from_files
+
+__all__ = ["Story", "render", "story_from_files", "write"]
+
+SECTIONS = (
+    sections.pipeline,
+    sections.latency,
+    sections.queue_waits,
+    sections.costs,
+    sections.frontier,
+    sections.traffic,
+    sections.reasons,
+    sections.profile,
+    sections.provenance,
+)
+
+
+def render(story: Story) -> str:
+    """Return the report as an HTML document. Equal stories give equal bytes; whatever comes from outside is escaped.
+
+    >>> callable(render)
+    True
+    """
+    found = [markup for build in SECTIONS if (markup := build(story)) is not None]
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name_="generator", content="Headway"),
+        tag("title", story.title),
+        tag("style", Markup(_asset("page.css"))),
+    )
+    body = tag("body", tag("main", _answer(story), *found), tag("script", Markup(_asset("page.js"))))
+    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def write(story: Story, path: str | os.PathLike[str]) -> None:
+    """Write the report, whole or not at all. Raises HeadwayError when the file cannot be written."""
+    write_atomic(path, render(story))
+
+
+def _asset(name: str) -> str:
+    return files("headway.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _answer(story: Story) -> Markup:
+    """The headline: what to deploy, what it costs, whether it keeps the promise, how far from optimal it can be."""
+    plan, tone_and_text = story.leading, _verdict(story)
+    parts = [
+        tag("p", join(["Headway report", plan.spec.name], " · "), class_="eyebrow"),
+        tag("h1", story.title),
+        tag("p", _lede(story), class_="lede"),
+        tag("p", tone_and_text[1], class_=f"verdict {tone_and_text[0]}".strip()),
+        tag("dl", *_key_figures(story), class_="figures"),
+    ]
+    doubts = list(dict.fromkeys([*plan.predicted.get("low_confidence", ()), *_doubts(story)]))
+    if doubts:
+        parts.append(tag("ul", *(tag("li", f"Low confidence: {doubt}") for doubt in doubts), class_="warnings"))
+    return tag("header", *parts)
+
+
+def _doubts(story: Story) -> list[str]:
+    told = words.summary(story.predicted), words.summary(story.measured)
+    return [str(doubt) for figures in told for doubt in figures.get("low_confidence", ())]
+
+
+def _lede(story: Story) -> Markup:
+    plan = story.leading
+    cost = tag("strong", f"{fmt.usd(plan.cost_usd_per_hour)} an hour")
+    first = join([f"Deploy {words.capacity(plan)} for ", cost, f" to answer {words.promise(plan.spec.slo)}"])
+    return join([first, f"; {words.optimality(plan)}. ", _against_baselines(story)])
+
+
+def _against_baselines(story: Story) -> str:
+    """The cheapest baseline that keeps the promise, as a sentence."""
+    kept = [
+        (facts["cost_usd_per_hour"], name)
+        for name, facts in story.baselines
+        if facts.get("feasible") and facts.get("cost_usd_per_hour") is not None
+    ]
+    if not story.baselines:
+        return ""
+    if not kept:
+        return "No baseline keeps the promise."
+    cost, name = min(kept)
+    ratio = words.relative(story.leading.cost_usd_per_hour, cost)
+    how = "the same"
+    if ratio is not None and abs(ratio) >= 5e-4:
+        how = f"{fmt.change(abs(ratio)).lstrip('+')} {'more' if ratio > 0 else 'less'}"
+    return f"The cheapest baseline that keeps the promise, {name}, costs {how}."
+
+
+def _verdict(story: Story) -> tuple[str, str]:
+    """Tone and text of the judgement: by what was measured where there is a measurement, else by the prediction."""
+    slo = story.plan.spec.slo
+    measured = words.kept(slo, words.summary(story.measured))
+    if measured is not None:
+        rate = fmt.percent(words.summary(story.measured).get("miss_rate"))
+        return (
+            ("good", f"Promise kept when measured: {rate} missed")
+            if measured
+            else ("bad", f"Promise broken when measured: {rate} missed")
+        )
+    predicted = words.kept(slo, words.summary(story.predicted) or story.leading.predicted)
+    if not story.leading.feasible or predicted is False:
+        return "bad", "Predicted to break the promise"
+    return ("good", "Predicted to keep the promise") if predicted else ("", "Not yet simulated")
+
+
+def _key_figures(story: Story) -> list[Markup]:
+    plan, slo = story.leading, story.leading.spec.slo
+    key = words.percentile_key(slo.percentile) or "p99_s"
+    name = key[:-2].upper()
+    own = words.summary(story.predicted) if story.production_plan is None else {}
+    predicted, measured = own or plan.predicted, words.summary(story.measured)
+    bound = plan.lower_bound_usd_per_hour
+    tiles = [
+        _tile("Cost", fmt.usd_per_hour(plan.cost_usd_per_hour), f"lower bound {fmt.usd_per_hour(bound)}", False),
+        _tile(
+            f"{name} predicted",
+            words.latency_text(predicted, key),
+            f"SLO {fmt.duration(slo.latency_s)}, {fmt.percent(predicted.get('miss_rate'))} miss",
+            words.kept(slo, predicted) is False,
+        ),
+    ]
+    if measured:
+        offered = measured.get("requests", {}).get("offered")
+        where = "on this machine" if story.production_plan else f"{fmt.count(offered)} requests"
+        sub = f"{where}, {fmt.percent(measured.get('miss_rate'))} miss"
+        tiles.append(
+            _tile(f"{name} measured", words.latency_text(measured, key), sub, words.kept(slo, measured) is False)
+        )
+    first = words.breaks_first(plan)
+    breaks = f"then {first} breaks first" if first else "the traffic until the promise breaks"
+    tiles.append(_tile("Headroom", fmt.times(plan.headroom_ratio), breaks, (plan.headroom_ratio or math.inf) < 1))
+    if len(tiles) < 4:
+        tiles.append(_tile("Accuracy", fmt.percent(plan.accuracy), "over the path of the chosen variants", False))
+    return tiles
+
+
+def _tile(label: str, value: str, sub: str, bad: bool) -> Markup:
+    parts = tag("dt", label), tag("dd", value, class_="value bad" if bad else "value"), tag("dd", sub, class_="sub")
+    return tag("div", *parts)

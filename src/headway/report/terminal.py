@@ -1,0 +1,231 @@
+"""Plans and outcomes for the terminal: plain tables that need no color and fit 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from headway.plan.plan import Plan
+from headway.report import format as fmt
+from headway.report import words
+from headway.sim.outcome import Outcome
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+_BAR_WIDTH = 24
+
+
+def plan_view(plan: Plan) -> Group:
+    """Return a plan to be printed with Rich: what it costs and promises, its stages, its reasons, its frontier."""
+    from rich.console import Group
+
+    parts: list[RenderableType] = [*_headline(plan), _stage_table(plan)]
+    if plan.reasons:
+        parts += [_heading("why"), _pairs((reason.stage or "plan", reason.text) for reason in plan.reasons)]
+    points = words.frontier_rows(plan)
+    if points:
+        parts += [_heading("\ncheapest cost against the SLO"), _frontier_table(points, plan.spec.slo.latency_s)]
+    return Group(*parts, *_warnings(plan.predicted.get("low_confidence", ())))
+
+
+def outcome_view(outcome: Outcome | Mapping[str, Any]) -> Group:
+    """Return an outcome, or its JSON, to be printed with Rich."""
+    from rich.console import Group
+
+    figures = words.summary(outcome)
+    kept = figures.get("slo_holds")
+    verdict = "" if kept is None else f"  {'kept' if kept else 'broken'}"
+    slo = f"{fmt.percent(figures['slo_percentile'] / 100)} within {fmt.duration(figures['slo_s'])}"
+    cost = f"{fmt.usd(figures.get('cost_usd'))}, initial start-up {fmt.usd(figures.get('startup_cost_usd'))}"
+    facts = [
+        ("requests", words.request_counts(figures)),
+        ("promise", slo + verdict),
+        ("latency", _percentiles(figures)),
+        ("miss rate", fmt.percent(figures.get("miss_rate"))),
+        ("worst 5 min", f"P99 {words.latency_text(figures, 'worst_5m_p99_s')}"),
+        ("cost", cost),
+    ]
+    if figures.get("accuracy") is not None:
+        facts.append(("accuracy", fmt.percent(figures["accuracy"])))
+    stages = [
+        [
+            name,
+            fmt.count(stage.get("items")),
+            f"{stage.get('mean_batch_size', 0):.1f}",
+            fmt.whole_percent(stage.get("utilization")),
+            fmt.duration(stage.get("queue_wait_p50_s")),
+            fmt.duration(stage.get("queue_wait_p99_s")),
+            fmt.usd(stage.get("cost_usd")),
+        ]
+        for name, stage in figures.get("stages", {}).items()
+    ]
+    head = ["stage", "items", "batch", "util.", "wait p50", "wait p99", "$"]
+    title = _heading(f"{figures.get('kind', 'simulated')} outcome")
+    tables = [_table(head, stages)] if stages else []
+    return Group(title, _pairs(facts), *tables, *_warnings(figures.get("low_confidence", ())))
+
+
+def comparison_view(named: Mapping[str, Mapping[str, Any]]) -> Group:
+    """Return plans side by side, each by name with its facts; the first is what the others are compared with.
+
+    Facts: `cost_usd_per_hour`, `miss_rate`, `p99_s`, `feasible`, `gap_ratio`, `note`; what is missing is a dash.
+    """
+    from rich.console import Group
+
+    head = ["plan", "$/h", "against first", "misses", "P99", "keeps it", "gap"]
+    rows = words.comparison_rows(named.items())
+    notes = [(row[0], row[-1]) for row in rows if row[-1]]
+    return Group(_table(head, [row[:-1] for row in rows]), *([_pairs(notes)] if notes else []))
+
+
+def predicted_measured_view(
+    predicted: Outcome | Mapping[str, Any],
+    measured: Outcome | Mapping[str, Any],
+    interval: Mapping[str, Any] | None = None,
+) -> Group:
+    """Return what was predicted beside what was measured; `interval` holds the simulator's own bounds in seconds."""
+    from rich.console import Group
+
+    before, after = words.summary(predicted), words.summary(measured)
+    rows = [
+        [label, was, words.interval_text(interval, label), became, difference]
+        for label, was, became, difference in words.compared_rows(before, after)
+    ]
+    keep = [0, 1, 2, 3, 4] if interval else [0, 1, 3, 4]
+    head = ["", "predicted", "interval", "measured", "difference"]
+    whole = _table([head[i] for i in keep], [[row[i] for i in keep] for row in rows])
+    waits = _wait_rows(before.get("stages", {}), after.get("stages", {}))
+    head = ["stage", "predicted wait p99", "measured", "predicted util.", "measured"]
+    return Group(whole, _table(head, waits)) if waits else Group(whole)
+
+
+def diff_view(diff: Mapping[str, Any]) -> Group:
+    """Return the difference of two plans: what changes per stage, what it saves and risks, on which evidence."""
+    from rich.console import Group
+
+    cost = diff.get("cost_usd_per_hour", {})
+    saved = cost.get("saved")
+    effect = f"saves {fmt.usd_per_hour(saved)}" if (saved or 0) >= 0 else f"costs {fmt.usd_per_hour(-saved)} more"
+    ratio = fmt.change(words.relative(cost.get("from"), cost.get("to")))
+    costs = f"{fmt.usd_per_hour(cost.get('from'))} → {fmt.usd_per_hour(cost.get('to'))}, {effect} ({ratio})"
+    parts: list[RenderableType] = [_heading(f"{diff.get('from')} → {diff.get('to')}"), _pairs([("cost", costs)])]
+    rows = [
+        [str(c["stage"]), str(c["field"]), fmt.plain(c.get("from")), fmt.plain(c.get("to"))]
+        for c in diff.get("changes", ())
+    ]
+    if rows:
+        parts.append(_table(["stage", "what", "from", "to"], rows, text_columns=("stage", "what")))
+    else:
+        parts.append(_line("No stage changes."))
+    predicted = diff.get("predicted", {})
+    before, after = predicted.get("from") or {}, predicted.get("to") or {}
+    if before or after:
+        compared = [list(row) for row in words.compared_rows(before, after) if row[0] != "cost of the run"]
+        parts.append(_table(["predicted", "from", "to", "difference"], compared))
+    for title, key in (("what it risks", "risks"), ("on which evidence", "evidence")):
+        sentences = list(diff.get(key, ()))
+        if sentences:
+            parts += [_heading(title), _pairs(("·", sentence) for sentence in sentences)]
+    return Group(*parts)
+
+
+def _headline(plan: Plan) -> list[RenderableType]:
+    slo, bound = plan.spec.slo, fmt.usd_per_hour(plan.lower_bound_usd_per_hour)
+    promised = words.promise(slo)
+    facts = [
+        ("deploy", words.capacity(plan)),
+        ("cost", f"{fmt.usd_per_hour(plan.cost_usd_per_hour)}, lower bound {bound}: {words.optimality(plan)}"),
+        ("promise", promised if plan.feasible else f"{promised}: predicted to be broken"),
+    ]
+    if plan.predicted:
+        allowed = fmt.percent(1 - slo.percentile / 100)
+        missed = fmt.percent(plan.predicted.get("miss_rate"))
+        facts.append(("predicted", f"{_percentiles(plan.predicted)}; {missed} miss ({allowed} allowed)"))
+    facts.append(("headroom", words.headroom(plan)))
+    if plan.accuracy is not None:
+        facts.append(("accuracy", fmt.percent(plan.accuracy)))
+    return [_heading(plan.spec.name), _pairs(facts)]
+
+
+def _stage_table(plan: Plan) -> Table:
+    keep = words.shown_columns(plan)
+    short = {"utilization": "util."}
+    head = [short.get(words.STAGE_COLUMNS[i], words.STAGE_COLUMNS[i]) for i in keep]
+    rows = [[row[i] for i in keep] for row in words.stage_rows(plan)]
+    return _table(head, rows, text_columns=("stage", "variant", "hardware"))
+
+
+def _frontier_table(points: Sequence[tuple[float, float | None]], slo_s: float) -> Table:
+    most = max((cost for _, cost in points if cost is not None), default=0.0) or 1.0
+    rows = []
+    for slo, cost in points:
+        bar = "█" * max(1, round(_BAR_WIDTH * cost / most)) if cost is not None else "infeasible"
+        rows.append([fmt.duration(slo), fmt.usd(cost), f"{bar} ◂ this plan" if slo == slo_s else bar])
+    return _table(["SLO", "$/h", ""], rows, text_columns=("",))
+
+
+def _percentiles(figures: Mapping[str, Any]) -> str:
+    names = ("P50", "P95", "P99")
+    return ", ".join(f"{name} {words.latency_text(figures, f'{name.lower()}_s')}" for name in names)
+
+
+def _wait_rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    for name in dict.fromkeys([*before, *after]):
+        both = before.get(name, {}), after.get(name, {})
+        waits = [fmt.duration(stage.get("queue_wait_p99_s")) for stage in both]
+        used = [fmt.whole_percent(stage.get("utilization")) for stage in both]
+        rows.append([name, *waits, *used])
+    return rows
+
+
+def _warnings(doubts: Iterable[str]) -> list[RenderableType]:
+    return [_line(f"! low confidence: {doubt}", "yellow") for doubt in doubts]
+
+
+def _table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], text_columns: Sequence[str] = ("stage", "plan")
+) -> Table:
+    """A table whose columns are figures, aligned to the right, but the first and those named."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", expand=False)
+    for index, name in enumerate(head):
+        words_column = index == 0 or name in text_columns
+        table.add_column(
+            _text(name), justify="left" if words_column else "right", no_wrap=not words_column, overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*map(_text, row))
+    return table
+
+
+def _pairs(facts: Iterable[tuple[str, str]]) -> Table:
+    """Facts by name, the names in one column."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True, max_width=24, overflow="ellipsis")
+    grid.add_column(overflow="fold")
+    for name, fact in facts:
+        grid.add_row(_text(name), _text(fact))
+    return grid
+
+
+def _heading(content: str) -> Text:
+    return _text(content, "bold")
+
+
+def _line(content: str, style: str = "") -> Text:
+    return _text(content, style)
+
+
+def _text(content: str, style: str = "") -> Text:
+    """Text as it stands: square brackets in a user's words are not styles."""
+    from rich.text import Text
+
+    return Text(content, style=style)

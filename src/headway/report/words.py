@@ -1,0 +1,194 @@
+"""What a plan and an outcome say, as sentences and table rows, once for the terminal, the HTML file and notebooks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from headway.plan.plan import Plan
+from headway.report import format as fmt
+from headway.sim.outcome import Outcome
+from headway.spec.model import Slo
+
+STAGE_COLUMNS = ("stage", "variant", "hardware", "replicas", "batch", "utilization", "wait p99", "$/h")
+
+
+def summary(outcome: Outcome | Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return the summary of an outcome, be it one, its JSON, or nothing (an empty mapping)."""
+    if outcome is None:
+        return {}
+    return outcome.to_dict() if isinstance(outcome, Outcome) else outcome
+
+
+def promise(slo: Slo) -> str:
+    """Return the promise as a phrase.
+
+    >>> promise(Slo(latency="300ms", percentile=99))
+    '99% of requests within 300 ms'
+    """
+    return f"{fmt.percent(slo.percentile / 100)} of requests within {fmt.duration(slo.latency_s)}"
+
+
+def percentile_key(percent: float) -> str | None:
+    """Return the summary's field of a percentile, None when summaries do not carry it."""
+    return {50.0: "p50_s", 95.0: "p95_s", 99.0: "p99_s"}.get(percent)
+
+
+def latency_text(figures: Mapping[str, Any], key: str) -> str:
+    """Return a latency of a summary; one that is present but null is that of unanswered requests, so infinite."""
+    if key in figures and figures[key] is None:
+        return fmt.duration(math.inf)
+    return fmt.duration(figures.get(key))
+
+
+def kept(slo: Slo, figures: Mapping[str, Any]) -> bool | None:
+    """Return whether a summary's figures keep the promise, None when they do not say."""
+    if "slo_holds" in figures:
+        return bool(figures["slo_holds"])
+    miss_rate = figures.get("miss_rate")
+    return None if miss_rate is None else miss_rate <= 1 - slo.percentile / 100 + 1e-12
+
+
+def optimality(plan: Plan) -> str:
+    """Return how far from the cheapest possible the plan can be, as a clause."""
+    gap = plan.gap_ratio
+    if gap is None:
+        return "no lower bound is known"
+    if gap == 0:
+        return "proven cheapest in the space searched"
+    return f"at most {fmt.percent(gap)} of the cost could still be saved"
+
+
+def breaks_first(plan: Plan) -> str | None:
+    """Return the stage that the plan's reasons name as the first to break under more traffic, or None."""
+    for reason in plan.reasons:
+        if "headroom" in reason.code:
+            return reason.stage or reason.values.get("stage") or reason.values.get("breaks_first")
+    return None
+
+
+def headroom(plan: Plan) -> str:
+    """Return at which multiple of the traffic the promise breaks, and where first, as far as this is known."""
+    if plan.headroom_ratio is None:
+        return "headroom is not known"
+    where = breaks_first(plan)
+    return f"breaks at {fmt.times(plan.headroom_ratio)} the traffic" + (f", first at {where}" if where else "")
+
+
+def capacity(plan: Plan) -> str:
+    """Return what is deployed, as a phrase: replicas, stages and hardware."""
+    fields = [config.to_dict() for config in plan.stages.values()]
+    stages = fmt.plural(len(fields), "stage")
+    if not all("replicas" in f and "hardware" in f for f in fields):
+        return stages
+    replicas = sum(int(f["replicas"]) for f in fields)
+    names = list(dict.fromkeys(str(f["hardware"]) for f in fields))
+    return f"{fmt.plural(replicas, 'replica')} over {stages} on {fmt.listing(names)}"
+
+
+def stage_rows(plan: Plan) -> list[list[str]]:
+    """Return one row per stage in the order of `STAGE_COLUMNS`; what a kind of stage does not have is a dash."""
+    rows = []
+    for name in plan.spec.graph.order:
+        config, predicted = plan.stages[name].to_dict(), plan.stage_predictions.get(name, {})
+        rows.append(
+            [
+                name,
+                fmt.plain(config.get("variant")),
+                fmt.plain(config.get("hardware")),
+                fmt.plain(config.get("replicas")),
+                fmt.plain(config.get("max_batch_size")),
+                fmt.whole_percent(predicted.get("utilization")),
+                fmt.duration(predicted.get("queue_wait_p99_s")),
+                fmt.usd(plan.stage_cost_usd_per_hour(name)),
+            ]
+        )
+    return rows
+
+
+def shown_columns(plan: Plan) -> list[int]:
+    """Return which of `STAGE_COLUMNS` say something: the variants only where there is a choice."""
+    choice = any(name != "default" for name in plan.variants.values())
+    return [index for index, name in enumerate(STAGE_COLUMNS) if name != "variant" or choice]
+
+
+def plan_facts(plan: Plan) -> dict[str, Any]:
+    """Return the facts of a plan in the form in which plans are set side by side."""
+    return {
+        "cost_usd_per_hour": plan.cost_usd_per_hour,
+        "miss_rate": plan.predicted.get("miss_rate"),
+        "p99_s": plan.predicted.get("p99_s"),
+        "feasible": plan.feasible,
+        "gap_ratio": plan.gap_ratio,
+        "note": optimality(plan),
+    }
+
+
+def comparison_rows(named: Iterable[tuple[str, Mapping[str, Any]]]) -> list[list[str]]:
+    """Return rows of (plan, cost, cost against the first, misses, P99, kept, gap, note)."""
+    rows: list[list[str]] = []
+    first: float | None = None
+    for name, facts in named:
+        cost = facts.get("cost_usd_per_hour")
+        first = first if rows else cost
+        against = fmt.change(relative(first, cost)) if rows else ""
+        kept, gap = fmt.plain(facts.get("feasible")), fmt.percent(facts.get("gap_ratio"))
+        misses, p99 = fmt.percent(facts.get("miss_rate")), latency_text(facts, "p99_s")
+        rows.append([name, fmt.usd(cost), against, misses, p99, kept, gap, str(facts.get("note") or "")])
+    return rows
+
+
+def frontier_rows(plan: Plan) -> list[tuple[float, float | None]]:
+    """Return (SLO in seconds, cheapest cost in dollars per hour or None when infeasible), by rising SLO."""
+    found = []
+    for point in plan.frontier:
+        slo_s = point.get("slo_s", point.get("latency_s"))
+        if slo_s is not None:
+            feasible = point.get("feasible", True)
+            found.append((float(slo_s), point.get("cost_usd_per_hour") if feasible else None))
+    return sorted(found, key=lambda row: row[0])
+
+
+def compared_rows(predicted: Mapping[str, Any], measured: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Return (figure, predicted, measured, difference relative to the prediction) for every figure that either has."""
+    rows = []
+    for label, key in (("P50", "p50_s"), ("P95", "p95_s"), ("P99", "p99_s"), ("worst 5 min P99", "worst_5m_p99_s")):
+        if key in predicted or key in measured:
+            difference = fmt.change(relative(predicted.get(key), measured.get(key)))
+            rows.append((label, latency_text(predicted, key), latency_text(measured, key), difference))
+    before, after = predicted.get("miss_rate"), measured.get("miss_rate")
+    rows.append(("miss rate", fmt.percent(before), fmt.percent(after), _points(before, after)))
+    costs = predicted.get("cost_usd"), measured.get("cost_usd")
+    rows.append(("cost of the run", fmt.usd(costs[0]), fmt.usd(costs[1]), fmt.change(relative(*costs))))
+    return rows
+
+
+def interval_text(interval: Mapping[str, Any] | None, label: str) -> str:
+    """Return the simulator's own interval of `P50`, `P95` or `P99`."""
+    bounds = (interval or {}).get(f"{label.lower()}_s")
+    return f"{fmt.duration(bounds[0])} to {fmt.duration(bounds[1])}" if bounds else fmt.DASH
+
+
+def request_counts(figures: Mapping[str, Any]) -> str:
+    """Return what became of the requests; what did not happen is left out."""
+    counts = figures.get("requests", {})
+    parts = [f"{fmt.count(counts.get('offered'))} offered", f"{fmt.count(counts.get('answered'))} answered"]
+    parts += [
+        f"{fmt.count(counts[key])} {key.replace('_', ' ')}"
+        for key in ("late", "dropped", "rejected", "failed", "in_flight")
+        if counts.get(key)
+    ]
+    return ", ".join(parts)
+
+
+def relative(before: float | None, after: float | None) -> float | None:
+    """Return the change from `before` to `after` relative to `before`, None when it is not known."""
+    return None if before is None or after is None or not before else after / before - 1
+
+
+def _points(before: float | None, after: float | None) -> str:
+    if before is None or after is None:
+        return fmt.DASH
+    points = (after - before) * 100
+    return "±0 points" if abs(points) < 5e-3 else f"{'+' if points > 0 else '−'}{abs(points):.2f} points"

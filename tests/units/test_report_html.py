@@ -1,0 +1,304 @@
+"""The HTML report: well-formed, self-contained, escaped, the same bytes each time, whole with whatever is at hand."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from headway.domains.pipeline.declare import ReplicaConfig
+from headway.errors import HeadwayError
+from headway.plan.plan import Plan, Reason
+from headway.profile import Profile, Row
+from headway.report import curves
+from headway.report.fragments import outcome_fragment, plan_fragment
+from headway.report.graph_view import NARROW, WIDE, Look, pipeline_drawing
+from headway.report.html import render, write
+from headway.report.story import Story, story_from_files
+from headway.sim.outcome import Outcome, StageOutcome, percentile
+from headway.spec.model import Spec
+from headway.trace.trace import Trace
+
+GOLDENS = Path(__file__).parent.parent / "goldens" / "report"
+EVIL = "<script>alert(1)</script> & \"quoted\" 'single'"
+HEADINGS = (
+    "The deployment",
+    "Predicted against measured",
+    "Queue waits",
+    "Cost",
+    "Cost against the SLO",
+    "Traffic",
+    "Reasons",
+    "Profile",
+    "Provenance",
+)
+
+
+class Checker(HTMLParser):
+    """Raises nothing: collects what is unbalanced, doubled or refers to the outside."""
+
+    void = frozenset({"meta", "br", "hr", "link", "img", "input"})
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.faults: list[str] = []
+        self.identifiers: list[str] = []
+        self.tags: list[str] = []
+        self.words: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in self.void:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.identifiers.append(value or "")
+            if name in ("src", "href", "xlink:href", "action", "data") or name.startswith("on"):
+                self.faults.append(f"{tag} {name}={value}")
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(f"</{tag}> closes nothing")
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def checked(html: str) -> Checker:
+    checker = Checker()
+    checker.feed(html)
+    checker.close()
+    assert checker.faults == []
+    assert checker.open == []
+    assert len(set(checker.identifiers)) == len(checker.identifiers)
+    return checker
+
+
+def outcome(requests: int = 2000, kind: str = "simulated", unanswered: int = 0) -> tuple[Trace, Outcome]:
+    rng = np.random.default_rng(7)
+    trace = Trace.poisson(40.0, seed=7, requests=requests)
+    latency, status = rng.lognormal(-1.5, 0.4, requests), np.zeros(requests, np.int8)
+    latency[:unanswered], status[:unanswered] = np.inf, 1
+    waits = {name: StageOutcome(requests, requests, rng.exponential(0.02, requests), 0.5, 9.0, 0.01) for name in NAMES}
+    return trace, Outcome(trace.arrival_s, latency, status, 0.9, 99.0, waits, cost_usd=0.04, kind=kind)
+
+
+PLAN = Plan.read(GOLDENS / "plan.json")
+NAMES = tuple(PLAN.stages)
+
+
+@pytest.fixture
+def story() -> Story:
+    (trace, predicted), (_, measured) = outcome(), outcome(kind="measured", unanswered=3)
+    return Story(
+        title="Reading documents",
+        plan=PLAN,
+        production_plan=PLAN,
+        baselines=(
+            ("greedy", {"cost_usd_per_hour": 4.35, "miss_rate": 0.006, "p99_s": 0.8, "feasible": True}),
+            ("mean", {"cost_usd_per_hour": 2.75, "miss_rate": 0.18, "p99_s": None, "feasible": False}),
+            ("unknown", {}),
+        ),
+        predicted=predicted,
+        measured=measured,
+        interval={"p50_s": (0.2, 0.24), "p99_s": (0.5, 0.7)},
+        trace=trace,
+        profile=PLAN.profile,
+        notes=("One note.",),
+        provenance={"machine": {"cpu_count": 2}},
+    )
+
+
+def test_whole_story_is_well_formed_and_has_every_section(story: Story) -> None:
+    html = render(story)
+    checker = checked(html)
+    assert re.findall(r"<h2>(.*?)</h2>", html) == list(HEADINGS)
+    assert checker.tags.count("svg") == 2 * 7
+    assert html.count('role="img"') == html.count("<svg") == len(re.findall(r'<svg[^>]* aria-label="[^"]+"', html))
+
+
+def test_nothing_is_loaded_from_elsewhere(story: Story) -> None:
+    html = render(story)
+    assert re.search(r"https?:|//[a-z]|@import|url\((?!#)", html.replace("// Tooltips", "")) is None
+
+
+def test_same_story_same_bytes(story: Story, tmp_path: Path) -> None:
+    write(story, tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_bytes() == render(replace(story)).encode()
+
+
+def test_what_comes_from_outside_is_escaped(story: Story) -> None:
+    plan = replace(PLAN, reasons=(Reason(EVIL, EVIL, EVIL),), predicted={**PLAN.predicted, "low_confidence": [EVIL]})
+    evil = replace(
+        story,
+        title=EVIL,
+        plan=plan,
+        production_plan=plan,
+        baselines=((EVIL, {"cost_usd_per_hour": 1.0, "feasible": False, "note": EVIL}),),
+        notes=(EVIL,),
+        provenance={EVIL: {EVIL: EVIL}},
+    )
+    html = render(evil)
+    checker = checked(html)
+    assert checker.tags.count("script") == 1
+    assert "<script>alert" not in html
+    assert sum(EVIL in words for words in checker.words) >= 7
+
+
+@pytest.mark.parametrize(
+    ("missing", "gone"),
+    [
+        ({"measured": None}, "Predicted against measured"),
+        ({"baselines": ()}, "Cost"),
+        ({"trace": None}, "Traffic"),
+        ({"interval": None}, None),
+        ({"profile": None}, None),
+        ({"notes": ()}, None),
+        ({"predicted": None}, None),
+        ({"production_plan": None}, None),
+        ({"predicted": None, "measured": None, "trace": None, "baselines": (), "interval": None}, "Traffic"),
+    ],
+)
+def test_missing_parts_leave_the_rest_whole(story: Story, missing: Mapping[str, Any], gone: str | None) -> None:
+    html = render(replace(story, **missing))
+    checked(html)
+    headings = re.findall(r"<h2>(.*?)</h2>", html)
+    assert gone not in headings
+    assert set(headings) - {"Predicted latency"} == set(headings) & set(HEADINGS)
+
+
+def test_a_bare_plan_makes_a_report() -> None:
+    bare = replace(PLAN, predicted={}, lower_bound_usd_per_hour=None, headroom_ratio=None, reasons=(), frontier=())
+    html = render(Story("Bare", replace(bare, stage_predictions={}, provenance={})))
+    checked(html)
+    assert "Not yet simulated" in html
+    assert re.findall(r"<h2>(.*?)</h2>", html) == ["The deployment", "Profile", "Provenance"]
+
+
+def test_the_verdict_follows_the_measurement(story: Story) -> None:
+    assert "Promise kept when measured" in render(story)
+    _, broken = outcome(kind="measured", unanswered=100)
+    html = render(replace(story, measured=broken))
+    assert "Promise broken when measured: 5% missed" in html
+    assert "Promise kept" not in html
+
+
+def test_all_unanswered_is_drawn_and_said() -> None:
+    _, nothing = outcome(50, "measured", unanswered=50)
+    html = render(Story("Nothing", PLAN, measured=nothing))
+    checked(html)
+    assert "∞" in html
+
+
+def test_hundred_thousand_requests_stay_small(story: Story) -> None:
+    trace, many = outcome(100_000)
+    html = render(replace(story, trace=trace, predicted=many, measured=replace(many, kind="measured")))
+    assert len(html.encode()) < 400_000
+
+
+def test_story_from_files_takes_summaries(tmp_path: Path) -> None:
+    told = story_from_files(GOLDENS / "plan.json", [GOLDENS / "measured.json", GOLDENS / "predicted.json"])
+    html = render(told)
+    checked(html)
+    assert told.title == "documents"
+    assert "Predicted against measured" in html
+    assert "sparse" in html.split("<body>")[1]
+
+
+def test_story_from_files_refuses_what_it_cannot_tell(tmp_path: Path) -> None:
+    plan, predicted = GOLDENS / "plan.json", GOLDENS / "predicted.json"
+    with pytest.raises(HeadwayError, match="second predicted outcome"):
+        story_from_files(plan, [predicted, predicted])
+    with pytest.raises(HeadwayError, match=r"schema is 'headway\.plan/1'"):
+        story_from_files(plan, [plan])
+    with pytest.raises(HeadwayError, match="cannot read"):
+        story_from_files(plan, [tmp_path / "missing.json"])
+    (tmp_path / "bad.json").write_text("[1")
+    with pytest.raises(HeadwayError, match="not an outcome's JSON"):
+        story_from_files(plan, [tmp_path / "bad.json"])
+
+
+def test_fragments_are_well_formed_and_escaped() -> None:
+    for html in (plan_fragment(PLAN), outcome_fragment(outcome()[1])):
+        checked(html)
+        assert "recognize" in html
+    figures = {**json.loads((GOLDENS / "measured.json").read_text(encoding="utf-8")), "kind": EVIL}
+    assert "<script" not in outcome_fragment(figures)
+
+
+@given(st.lists(st.floats(min_value=1e-4, max_value=1e3), min_size=1, max_size=400), st.integers(0, 20))
+def test_tail_is_the_share_of_slower_requests(finite: list[float], unanswered: int) -> None:
+    latency: NDArray[np.float64] = np.sort(np.array([*finite, *[np.inf] * unanswered]))
+    curve = curves.tail(latency, points=50)
+    assert all(share == pytest.approx(np.mean(latency > value)) for value, share in curve)
+    assert curve == sorted(curve, key=lambda point: (point[0], -point[1]))
+    assert len(curve) <= 52
+    assert curve[-1] == pytest.approx((max(finite), unanswered / latency.size))
+    # The nearest-rank percentile is the first value that few enough requests exceed, on the curve as in the outcome.
+    within = [value for value, share in curves.tail(latency, points=10_000) if share <= 0.05 + 1e-12]
+    assert (within[0] if within else np.inf) == percentile(latency, 95)
+
+
+@given(st.lists(st.floats(0, 5000), min_size=1, max_size=200), st.floats(0.001, 1e6))
+def test_rates_add_up_to_the_requests(arrivals: list[float], longer_s: float) -> None:
+    trace = Trace.from_arrivals(sorted(arrivals), duration_s=max(arrivals) + longer_s)
+    bin_s, curve = curves.rate_over_time(trace)
+    lengths = [min(bin_s, trace.duration_s - start) for start, _ in curve]
+    assert sum(rate * length for (_, rate), length in zip(curve, lengths, strict=True)) == pytest.approx(len(arrivals))
+    assert len(curve) <= 200
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    """Plans of random graphs, named with up to the longest names."""
+    count = draw(st.integers(1, 9))
+    names = [f"{'s' * draw(st.sampled_from([1, 8, 60]))}{index}" for index in range(count)]
+    stages: dict[str, Any] = {}
+    for index, name in enumerate(names):
+        parents = draw(st.lists(st.sampled_from(names[:index]), unique=True, max_size=3)) if index else []
+        stages[name] = {"after": parents} if parents else {}
+        if len(parents) == 1:
+            stages[name] |= {
+                "probability": draw(st.sampled_from([1.0, 0.3])),
+                "fan_out": draw(st.sampled_from([1, 2.5])),
+            }
+    spec = Spec.from_dict({"slo": {"latency": "1s"}, "supply": {"cpu": {"price": "$1/h"}}, "stages": stages})
+    profile = Profile.from_rows(Row(name, "cpu", 1, 0.01) for name in names)
+    used = {name: {"utilization": draw(st.floats(0, 1.5))} for name in names}
+    return Plan(spec, profile, {name: ReplicaConfig("cpu") for name in names}, stage_predictions=used)
+
+
+@settings(max_examples=60, deadline=None)
+@given(plans(), st.sampled_from([WIDE, NARROW]))
+def test_stages_do_not_overlap_and_edges_run_forward(plan: Plan, look: Look) -> None:
+    svg = pipeline_drawing(plan, look)
+    checked(svg)
+    width, height = (float(size) for size in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0])
+    boxes = [
+        tuple(map(float, box))
+        for box in re.findall(r'<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)" class="node"', svg)
+    ]
+    assert len(boxes) == len(plan.stages)
+    for index, (x, y, w, h) in enumerate(boxes):
+        assert x >= 0
+        assert x + w <= width
+        assert y >= 0
+        assert y + h <= height
+        for x2, y2, w2, h2 in boxes[:index]:
+            assert x + w <= x2 or x2 + w2 <= x or y + h <= y2 or y2 + h2 <= y
+    edges = sum(len(edges) for edges in plan.spec.graph.parents.values())
+    paths = re.findall(r'd="M([\d.]+) ([\d.]+)C.*?([\d.]+) ([\d.]+)" class="edge"', svg)
+    assert len(paths) == edges
+    start, end = (1, 3) if look.down else (0, 2)
+    assert all(float(path[start]) < float(path[end]) for path in paths)

@@ -103,7 +103,7 @@ class StageRecord:
         self.batch_size.observe(batch_size)
 
     def summary(self, since_s: float, samples: bool) -> dict[str, Any]:
-        """Return figures over the items still held that arrived at or after `since_s`; the waits too with `samples`."""
+        """Return figures over the items held that arrived from `since_s` on; arrivals and waits too with `samples`."""
         rows = self.ring.rows()
         rows = rows[rows[:, 1] >= since_s]
         wait_s, service_s = rows[:, 2] - rows[:, 1], rows[:, 3] - rows[:, 2]
@@ -112,7 +112,8 @@ class StageRecord:
             for percent in (50, 95, 99):
                 out[f"{name}_p{percent}_s"] = number(percentile(values, percent))
         if samples:
-            out["queue_wait_s"] = [round(value, 7) for value in wait_s.tolist()]
+            out["arrival_s"] = [round(value, 6) for value in rows[:, 1].tolist()]
+            out["queue_wait_s"] = [round(value, 6) for value in wait_s.tolist()]
         return out
 
 

@@ -1,0 +1,229 @@
+"""Open-loop replay of a trace against a server: each request goes out at its scheduled time, whatever happened before.
+
+Latency counts from the scheduled arrival, so that a server (or a client) that stalls cannot hide it. The client reports
+its own lateness, so that its share in what was measured is visible.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import selectors
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headway.errors import HeadwayError, ServeError
+from headway.plan.plan import Plan
+from headway.serve.http1 import Client, Reply
+from headway.serve.payloads import as_payloads, encode
+from headway.sim.confidence import peak_utilization
+from headway.sim.outcome import ANSWERED, DROPPED, FAILED, REJECTED, Outcome, StageOutcome, percentile
+from headway.trace import Trace
+from headway.trace.payload import payload_index
+
+LEAD_S = 0.2
+OPEN_AHEAD = 16
+_SELECT_LIMIT = 900
+_STATUS = {200: ANSWERED, 429: REJECTED, 503: REJECTED, 504: DROPPED}
+
+OnReply = Callable[[int, Reply], None]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(slots=True)
+class _Sent:
+    """What became of every request; times are seconds after the first second of the trace."""
+
+    sent_s: NDArray[np.float64]
+    done_s: NDArray[np.float64]
+    code: NDArray[np.int16]
+    errors: dict[str, int]
+
+
+def replay(
+    url: str,
+    trace: Trace,
+    *,
+    payloads: Sequence[Any] | str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    token: str | None = None,
+    timeout_s: float = 60.0,
+    max_connections: int = 512,
+    on_reply: OnReply | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Send a trace's requests to a Headway server and return what was measured.
+
+    `payloads`: a folder, a list (text, bytes, arrays, JSON values), or None for an empty text; which one a request
+    carries is decided by `headway.trace.payload`. A request unanswered after `timeout_s` failed. `on_reply(i, reply)`
+    sees every reply with its body; `progress(done, requests)` is called about twice a second. Run it in a process of
+    its own when the server is on the same machine. Raises ServeError when the server cannot be reached or is another.
+    """
+    bodies = [encode(payload) for payload in as_payloads(payloads)]
+    index = payload_index(trace, len(bodies), seed)
+
+    async def main() -> Outcome:
+        client = Client(url, token=token, max_connections=max_connections)
+        try:
+            plan = Plan.from_dict(await _get(client, "/plan"))
+            path = f"/v2/models/{plan.spec.name}/infer"
+            frames = [
+                client.frame(
+                    "POST", path, body.data,
+                    {} if body.header_length is None else {"inference-header-content-length": str(body.header_length)},
+                )
+                for body in bodies
+            ]  # fmt: skip
+            before = await _get(client, "/stats")
+            await client.open(min(OPEN_AHEAD, max_connections, max(1, trace.requests)))
+            client.keep_body = on_reply is not None
+            sent = await _send_all(client, trace, [frames[i] for i in index], timeout_s, on_reply, progress)
+            client.keep_body = True
+            after = await _get(client, f"/stats?samples=true&since_s={before['now_s']!r}", tolerant=True)
+            return _outcome(plan, trace, sent, before, after, seed, client.opened)
+        finally:
+            await client.close()
+
+    with asyncio.Runner(loop_factory=lambda: _precise_loop(max_connections)) as runner:
+        return runner.run(main())
+
+
+def _precise_loop(max_connections: int) -> asyncio.AbstractEventLoop:
+    """An event loop that wakes to the microsecond: `select` can, while `epoll` rounds waits up to milliseconds."""
+    if max_connections > _SELECT_LIMIT or os.name == "nt":
+        return asyncio.new_event_loop()
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+
+
+async def _get(client: Client, path: str, tolerant: bool = False) -> Any:
+    reply = await client.request("GET", path)
+    if reply.status == 200:
+        return json.loads(reply.body)
+    if tolerant:
+        return None
+    if reply.status == 0:
+        raise ServeError(reply.error)
+    hint = "; pass its token" if reply.status == 401 else "; is it a Headway server?"
+    raise ServeError(f"GET {path} was answered with status {reply.status}{hint}")
+
+
+async def _send_all(
+    client: Client,
+    trace: Trace,
+    frames: Sequence[bytes],
+    timeout_s: float,
+    on_reply: OnReply | None,
+    progress: Progress | None,
+) -> _Sent:
+    loop = asyncio.get_running_loop()
+    n = trace.requests
+    sent = _Sent(np.full(n, np.nan), np.full(n, np.inf), np.zeros(n, np.int16), {})
+    finished = asyncio.Event()
+    gc.collect()
+    gc.freeze()
+    start_s = loop.time() + LEAD_S
+    due_s = (trace.arrival_s + start_s).tolist()
+    position = done = 0
+
+    def receive(i: int, reply: Reply) -> None:
+        nonlocal done
+        sent.done_s[i] = loop.time() - start_s
+        sent.sent_s[i] = reply.sent_s - start_s
+        sent.code[i] = reply.status
+        if reply.error:
+            sent.errors[reply.error] = sent.errors.get(reply.error, 0) + 1
+        done += 1
+        if on_reply is not None:
+            on_reply(i, reply)
+        if done == n:
+            finished.set()
+
+    def send_due() -> None:
+        nonlocal position
+        while position < n and due_s[position] <= loop.time():
+            i = position
+            position += 1
+            client.send(frames[i], partial(receive, i), due_s[i] + timeout_s - loop.time())
+        if position < n:
+            loop.call_at(due_s[position], send_due)
+
+    send_due()
+    while n and not finished.is_set():
+        try:
+            await asyncio.wait_for(finished.wait(), 0.5)
+        except TimeoutError:
+            if progress is not None:
+                progress(done, n)
+    if progress is not None:
+        progress(n, n)
+    gc.unfreeze()
+    return sent
+
+
+def _outcome(
+    plan: Plan,
+    trace: Trace,
+    sent: _Sent,
+    before: Mapping[str, Any],
+    after: Mapping[str, Any] | None,
+    seed: int,
+    connections: int,
+) -> Outcome:
+    status = np.array([_STATUS.get(int(code), FAILED) for code in sent.code], np.int8)
+    latency_s = np.where(status == ANSWERED, sent.done_s - trace.arrival_s, np.inf)
+    span_s = float(sent.done_s.max() - trace.arrival_s[0]) if trace.requests else 0.0
+    slo = plan.spec.slo
+    late_s = sent.sent_s - trace.arrival_s
+    late_s = late_s[~np.isnan(late_s)]
+    accuracy: float | None
+    try:
+        accuracy = plan.accuracy
+    except HeadwayError:
+        accuracy = None
+    client = {
+        "lateness_p50_s": percentile(late_s, 50) if late_s.size else None,
+        "lateness_p99_s": percentile(late_s, 99) if late_s.size else None,
+        "connections": connections,
+        "errors": dict(sorted(sent.errors.items(), key=lambda pair: -pair[1])[:10]),
+    }
+    return Outcome(
+        trace.arrival_s,
+        latency_s,
+        status,
+        slo.latency_s,
+        slo.percentile,
+        stages={} if after is None else _stages(plan, before, after, span_s),
+        cost_usd=plan.cost_usd_per_hour * span_s / 3600.0,
+        accuracy=accuracy,
+        kind="measured",
+        provenance={"plan_hash": plan.hash, "trace_hash": trace.hash, "seed": seed, "client": client},
+        window_s=slo.window_s,
+        objective=slo.objective,
+    )
+
+
+def _stages(plan: Plan, before: Mapping[str, Any], after: Mapping[str, Any], span_s: float) -> dict[str, StageOutcome]:
+    out: dict[str, StageOutcome] = {}
+    for name, now in after["stages"].items():
+        then = before["stages"][name]
+        busy_s, held_s = now["busy_s"] - then["busy_s"], now["held_s"] - then["held_s"]
+        out[name] = StageOutcome(
+            items=now["items"] - then["items"],
+            batches=now["batches"] - then["batches"],
+            queue_wait_s=np.array(now["queue_wait_s"], np.float64),
+            utilization=busy_s / held_s if held_s > 0 else 0.0,
+            capacity_s=held_s,
+            cost_usd=plan.stage_cost_usd_per_hour(name) * span_s / 3600.0,
+            service_s=busy_s,
+            peak_utilization_10s=peak_utilization(
+                np.sort(np.array(now["arrival_s"], np.float64)), busy_s, max(1, round(held_s / span_s)) if span_s else 1
+            ),
+        )
+    return out

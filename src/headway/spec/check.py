@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from pydantic_core import InitErrorDetails
 from headway.errors import PlanError, nearest
 from headway.spec.graph import find_cycle
 from headway.spec.kinds import load_domain
-from headway.spec.wording import line_error, validation_error
+from headway.spec.wording import MOST_PROBLEMS, line_error, listed, shown, validation_error
 
 if TYPE_CHECKING:
     from headway.spec.model import Spec
@@ -21,7 +22,9 @@ Problems = Iterator[InitErrorDetails]
 
 def check(spec: Spec) -> None:
     """Raise pydantic.ValidationError naming every contradiction in a spec whose fields are valid, each at its place."""
-    problems = [problem for rule in RULES for problem in rule(spec)]
+    found = (problem for rule in RULES for problem in rule(spec))
+    # Looking for the nearest of many names takes time: beyond what is shown, one more says that there are more.
+    problems = list(itertools.islice(found, MOST_PROBLEMS + 1))
     if problems:
         raise validation_error("Spec", problems)
 
@@ -122,7 +125,7 @@ def _in_config(name: str, text: str) -> Problems:
 
 
 def _no_such(what: str, name: str, valid: Iterable[str]) -> str:
-    return f"{name!r} is not {what}; valid: {', '.join(valid)}{nearest(name, valid)}"
+    return f"{shown(name)} is not {what}; valid: {listed(valid)}{nearest(name, valid)}"
 
 
 RULES = (_parents, _hardware, _measured_accuracy, _current)

@@ -13,10 +13,11 @@ Path = tuple[str | int, ...]
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 40
-MAX_VALUES = 20_000
+MAX_VALUES = 10_000
 _COLLECTIONS = {"block mapping": "the mapping", "block collection": "the list", "flow": "the bracket"}
 _TOO_DEEP = f"values nest deeper than {MAX_DEPTH} levels; a spec needs fewer"
-_LONGEST_STATEMENT_LINES = 400
+_TOO_MANY = f"more than {MAX_VALUES} values with aliases written out; a spec needs fewer"
+_MOST_READ_AGAIN = 3 * MAX_BYTES
 
 _SCALARS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null"))
 _COLLECTED = frozenset(f"tag:yaml.org,2002:{name}" for name in ("map", "seq"))
@@ -78,6 +79,8 @@ def _syntax(error: yaml.MarkedYAMLError, text: str) -> str:
         return f"{start} does not go on as it must here; check commas, quotes and closing brackets"
     if "mapping values are not allowed" in problem:
         return "a second colon stands in this line; put the text around it in quotes, or start a new line"
+    if "end of stream" in problem:
+        return "the file ends within quotes; close them"
     return f"not valid YAML: {problem}; put text in quotes"
 
 
@@ -86,12 +89,16 @@ def _no_tag(node: yaml.Node) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads nodes with a limit on how deep they nest, where the library would exhaust the stack."""
+    """Reads nodes with limits where the library would exhaust the stack or take its time."""
 
     depth = 0
+    count = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self.depth += 1
+        self.count += 1
+        if self.count > 2 * MAX_VALUES:
+            raise _TooMuch(_TOO_MANY)
         if self.depth > MAX_DEPTH:
             raise _TooMuch(_TOO_DEEP)
         node: yaml.Node | None = super().compose_node(parent, index)
@@ -110,7 +117,7 @@ class _Reader:
     def read(self, node: yaml.Node, path: Path, around: tuple[yaml.Node, ...]) -> Any:
         self._values += 1
         if self._values > MAX_VALUES:
-            raise _TooMuch(f"more than {MAX_VALUES} values with aliases written out; a spec needs fewer")
+            raise _TooMuch(_TOO_MANY)
         if any(node is outer for outer in around):
             return self._problem(node, path, "this alias stands for something that contains it; write it out")
         if not isinstance(node, yaml.ScalarNode) and node.tag not in _COLLECTED:
@@ -195,7 +202,7 @@ def read_toml(text: str) -> Document:
         document.value = tomllib.loads(text)
         for count, _ in enumerate(_paths(document.value)):
             if count > MAX_VALUES:
-                raise _TooMuch(f"more than {MAX_VALUES} values; a spec needs fewer")
+                raise _TooMuch(_TOO_MANY)
     except tomllib.TOMLDecodeError as error:
         problem, _, mark = str(error).partition(" (at ")
         last = text.count("\n") + 1
@@ -210,17 +217,21 @@ def read_toml(text: str) -> Document:
 
 
 def _toml_lines(text: str) -> dict[Path, int]:
-    """The lines of a valid TOML text's keys, found by reading it statement by statement."""
+    """The lines of a valid TOML text's keys, found by reading it statement by statement.
+
+    A statement of many lines is read again with each of them; where that costs too much, the rest has no lines.
+    """
     lines: dict[Path, int] = {}
     table: Path = ()
     counts: dict[Path, int] = {}
-    statement, start = "", 1
+    statement, start, read = "", 1, 0
     for number, line in enumerate(text.splitlines(), 1):
         if not statement:
             start = number
-        elif number - start > _LONGEST_STATEMENT_LINES:
-            break
         statement += line + "\n"
+        read += len(statement)
+        if read > _MOST_READ_AGAIN:
+            break
         try:
             parsed = tomllib.loads(statement)
         except (tomllib.TOMLDecodeError, RecursionError):

@@ -11,9 +11,7 @@ from pydantic import ValidationError
 
 from headway.errors import SpecError
 from headway.spec.model import Spec
-from headway.spec.wording import describe, message, path_text, place
-
-_MOST_PROBLEMS = 50
+from headway.spec.wording import MOST_PROBLEMS, describe, message, path_text, place
 
 
 def load(path: str | os.PathLike[str]) -> Spec:
@@ -82,5 +80,5 @@ def parse(value: Mapping[str, Any]) -> Spec:
 
 
 def _text(lines: list[str]) -> str:
-    more = len(lines) - _MOST_PROBLEMS
-    return "\n".join([*lines[:_MOST_PROBLEMS], *([f"and {more} more problems"] if more > 0 else [])])
+    more = ["and more; mend these first"] if len(lines) > MOST_PROBLEMS else []
+    return "\n".join([*lines[:MOST_PROBLEMS], *more])

@@ -13,6 +13,10 @@ from headway.errors import nearest
 
 _OURS = "headway"
 _LONGEST_SHOWN = 60
+_MOST_SHOWN = 20
+
+MOST_PROBLEMS = 50
+"""An error names at most so many problems; a person mends these first."""
 
 _KINDS = {
     "int_type": "is not a whole number",
@@ -59,6 +63,17 @@ def shown(value: Any) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
 
 
+def listed(names: Iterable[str]) -> str:
+    """Return valid names as a message lists them, or says that there are none.
+
+    >>> listed(["cpu", "gpu-a"])
+    'cpu, gpu-a'
+    """
+    shown_names = list(names)
+    more = len(shown_names) - _MOST_SHOWN
+    return ", ".join(shown_names[:_MOST_SHOWN]) + (f" and {more} more" if more > 0 else "") or "none"
+
+
 def line_error(loc: Iterable[str | int], text: str, value: Any = None) -> InitErrorDetails:
     """Return one problem for `ValidationError.from_exception_data`, with its text as it stands."""
     return InitErrorDetails(type=PydanticCustomError(_OURS, "{text}", {"text": text}), loc=tuple(loc), input=value)
@@ -71,7 +86,8 @@ def validation_error(title: str, problems: Iterable[InitErrorDetails]) -> Valida
 
 def reword(model: type[BaseModel], error: ValidationError) -> ValidationError:
     """Return the same problems in house style: `model` knows its fields, and nested models have reworded theirs."""
-    details = error.errors(include_url=False)
+    # Beyond what is shown, one more says that there are more: looking for nearest names takes time.
+    details = error.errors(include_url=False)[: MOST_PROBLEMS + 1]
     meant = {_meant(model, str(d["loc"][-1])) for d in details if d["type"] == "extra_forbidden"}
     # A field that is missing only because its name is misspelled is one problem, told at the misspelled name.
     kept = [d for d in details if not (d["type"] == "missing" and d["loc"][-1] in meant)]
@@ -97,7 +113,7 @@ def _sentence(model: type[BaseModel], detail: ErrorDetails) -> str:
         return unknown_field(model, str(loc[-1]))
     if not loc and kind in ("model_type", "model_attributes_type"):
         found = "is empty" if value is None else f"{shown(value)} stands where fields belong"
-        return f"{found}; valid: {', '.join(user_names(model))}"
+        return f"{found}; valid: {listed(user_names(model))}"
     example = _example(model, str(loc[0])) if len(loc) == 1 else ""
     if kind == "missing":
         return f"is missing; add it{f', such as {loc[-1]}: {example}' if example else ''}"
@@ -122,7 +138,7 @@ def unknown_field(model: type[BaseModel], name: str) -> str:
     """Return what is said about a field that a model does not have."""
     meant = _meant(model, name)
     hint = f"; did you mean {meant!r}?" if meant else ""
-    return f"unknown field; valid: {', '.join(user_names(model))}{hint}"
+    return f"unknown field; valid: {listed(user_names(model))}{hint}"
 
 
 def _meant(model: type[BaseModel], name: str) -> str | None:
@@ -186,5 +202,5 @@ def path_text(path: Iterable[str | int], where: str = "") -> str:
     """
     text = where
     for step in path:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
+        text += f"[{step}]" if isinstance(step, int) else f".{step[:_LONGEST_SHOWN]}" if text else step[:_LONGEST_SHOWN]
     return text

@@ -22,7 +22,7 @@ from headway.plan.plan import Plan, Reason
 from headway.profile import Profile, Row
 from headway.report import curves
 from headway.report.fragments import outcome_fragment, plan_fragment
-from headway.report.graph_view import NARROW, WIDE, Look, pipeline_drawing
+from headway.report.graph_view import CLOSE, NARROW, TALL, WIDE, Look, pipeline_drawing
 from headway.report.html import render, write
 from headway.report.story import Story, story_from_files
 from headway.sim.outcome import Outcome, StageOutcome, percentile
@@ -280,7 +280,7 @@ def plans(draw: st.DrawFn) -> Plan:
 
 
 @settings(max_examples=60, deadline=None)
-@given(plans(), st.sampled_from([WIDE, NARROW]))
+@given(plans(), st.sampled_from([WIDE, CLOSE, TALL, NARROW]))
 def test_stages_do_not_overlap_and_edges_run_forward(plan: Plan, look: Look) -> None:
     svg = pipeline_drawing(plan, look)
     checked(svg)

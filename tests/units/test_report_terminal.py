@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +119,17 @@ def test_percentages_come_close_however_small(share: float) -> None:
 @given(st.floats(min_value=1e-4, max_value=1e6))
 def test_dollars_come_close(value: float) -> None:
     assert float(fmt.usd(value).lstrip("$").replace(",", "")) == pytest.approx(value, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("bound", "said"),
+    [
+        (None, "no lower bound is known"),
+        (3.55, "proven cheapest"),
+        (3.195, "at most 10% of the cost could still be saved"),
+        (4.0, "below the lower bound"),
+    ],
+)
+def test_optimality_says_what_the_bound_allows(bound: float | None, said: str) -> None:
+    plan = replace(Plan.read(GOLDENS / "plan.json"), lower_bound_usd_per_hour=bound)
+    assert said in printed(terminal.plan_view(plan), 160)

@@ -27,6 +27,9 @@ from headway.report.svg import (
 )
 
 
+_HOVER_POINTS = 32
+
+
 @dataclass(frozen=True, slots=True)
 class Series:
     """One line of the distribution chart. `sparse`: only percentiles are known, not every request."""
@@ -101,6 +104,10 @@ def _series_marks(one: Series, x: Scale, y: Scale, floor: float) -> list[Markup]
     ends = [(max(a, x.low), max(b, floor)) for a, b in one.tail]
     pixels = [(x(a), y(b)) for a, b in (ends or one.percentiles)]
     marks = [polyline(pixels, f"curve {one.class_}{' sparse' if one.sparse else ''}")] if len(pixels) > 1 else []
+    for value, share in one.tail[:: max(1, len(one.tail) // _HOVER_POINTS)]:
+        if share >= floor and value >= x.low:
+            tip = f"{one.name}: {fmt.percent(share)} are slower than {fmt.duration(value)}"
+            marks.append(dot((x(value), y(share)), 8, "hit", tip))
     for value, share in one.percentiles:
         tip = f"{one.name} P{100 - share * 100:.4g}: {fmt.duration(value)}"
         marks.append(dot((x(value), y(share)), 4.5, f"point {one.class_}", tip))

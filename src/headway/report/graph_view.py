@@ -16,6 +16,7 @@ from headway.spec.graph import Graph, GraphEdge
 HIGH_UTILIZATION = 0.9
 _NODE_HEIGHT = 104.0
 _PAD = 12.0
+_MOST_LAYERS_ACROSS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Look:
 
 
 WIDE = Look(node_width=168.0, between_layers=72.0, between_nodes=24.0, down=False)
+CLOSE = Look(node_width=140.0, between_layers=48.0, between_nodes=24.0, down=False)
+TALL = Look(node_width=168.0, between_layers=44.0, between_nodes=24.0, down=True)
 NARROW = Look(node_width=164.0, between_layers=56.0, between_nodes=16.0, down=True)
 
 # An edge that skips layers passes through way-points, (parent, child, layer), so that no stage is drawn over it.
@@ -44,6 +47,12 @@ def pipeline_drawing(plan: Plan, look: Look, measured: Mapping[str, Any] | None 
     nodes = [_node(plan, name, at[name], look, measured or {}) for name in graph.order]
     label = f"Pipeline of {fmt.plural(len(graph.order), 'stage')}: {', '.join(graph.order)}"
     return drawing(width, height, label, [*edges, *nodes], "chart graph")
+
+
+def wide_look(graph: Graph) -> Look:
+    """Return how a graph is drawn on a wide page: to the right, or downwards when it is too long to stay legible."""
+    layers = len(_layers(graph))
+    return WIDE if layers < _MOST_LAYERS_ACROSS else CLOSE if layers == _MOST_LAYERS_ACROSS else TALL
 
 
 def _layers(graph: Graph) -> list[list[Spot]]:
@@ -175,7 +184,7 @@ def _node(plan: Plan, name: str, corner: Point, look: Look, measured: Mapping[st
     parts = [
         tag("title", f"{name}: {', '.join(f'{key} {fmt.plain(value)}' for key, value in config.items())}"),
         rect(x, y, width, _NODE_HEIGHT, "node", rx=6),
-        text(x + _PAD, y + 24, shorten(name, inner - 44 * joins, 8.2), "node-name"),
+        text(x + _PAD, y + 24, shorten(name, inner - 44 * joins, 9.2), "node-name"),
         text(x + _PAD, y + 44, shorten(first, inner, 7.0), "node-line"),
         text(x + _PAD, y + 62, shorten(second, inner, 7.0), "node-line muted"),
     ]

@@ -126,8 +126,9 @@ def _key_figures(story: Story) -> list[Markup]:
     own = words.summary(story.predicted) if story.production_plan is None else {}
     predicted, measured = own or plan.predicted, words.summary(story.measured)
     bound = plan.lower_bound_usd_per_hour
+    limit = "no lower bound is known" if bound is None else f"lower bound {fmt.usd_per_hour(bound)}"
     tiles = [
-        _tile("Cost", fmt.usd_per_hour(plan.cost_usd_per_hour), f"lower bound {fmt.usd_per_hour(bound)}", False),
+        _tile("Cost", fmt.usd_per_hour(plan.cost_usd_per_hour), limit, False),
         _tile(
             f"{name} predicted",
             words.latency_text(predicted, key),
@@ -145,7 +146,7 @@ def _key_figures(story: Story) -> list[Markup]:
     first = words.breaks_first(plan)
     breaks = f"then {first} breaks first" if first else "the traffic until the promise breaks"
     tiles.append(_tile("Headroom", fmt.times(plan.headroom_ratio), breaks, (plan.headroom_ratio or math.inf) < 1))
-    if len(tiles) < 4:
+    if len(tiles) < 4 and plan.accuracy is not None:
         tiles.append(_tile("Accuracy", fmt.percent(plan.accuracy), "over the path of the chosen variants", False))
     return tiles
 

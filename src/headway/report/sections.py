@@ -8,7 +8,7 @@ from typing import Any
 from headway.plan.plan import Plan
 from headway.report import charts, curves, words
 from headway.report import format as fmt
-from headway.report.graph_view import NARROW, WIDE, pipeline_drawing
+from headway.report.graph_view import NARROW, pipeline_drawing, wide_look
 from headway.report.markup import Markup, join, table, tag
 from headway.report.story import Story, Told, latencies
 
@@ -45,7 +45,7 @@ def pipeline(story: Story) -> Markup:
 def _graph(plan: Plan, measured: Mapping[str, Any] | None = None) -> Markup:
     both = [
         tag("div", pipeline_drawing(plan, look, measured), class_=f"{name} pipeline")
-        for name, look in (("wide", WIDE), ("narrow", NARROW))
+        for name, look in (("wide", wide_look(plan.spec.graph)), ("narrow", NARROW))
     ]
     return tag("figure", *both)
 

@@ -133,11 +133,12 @@ def diff_view(diff: Mapping[str, Any]) -> Group:
 
 
 def _headline(plan: Plan) -> list[RenderableType]:
-    slo, bound = plan.spec.slo, fmt.usd_per_hour(plan.lower_bound_usd_per_hour)
+    slo, bound = plan.spec.slo, plan.lower_bound_usd_per_hour
+    limit = "" if bound is None else f"lower bound {fmt.usd_per_hour(bound)}: "
     promised = words.promise(slo)
     facts = [
         ("deploy", words.capacity(plan)),
-        ("cost", f"{fmt.usd_per_hour(plan.cost_usd_per_hour)}, lower bound {bound}: {words.optimality(plan)}"),
+        ("cost", f"{fmt.usd_per_hour(plan.cost_usd_per_hour)}, {limit}{words.optimality(plan)}"),
         ("promise", promised if plan.feasible else f"{promised}: predicted to be broken"),
     ]
     if plan.predicted:

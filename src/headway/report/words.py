@@ -55,6 +55,8 @@ def optimality(plan: Plan) -> str:
     gap = plan.gap_ratio
     if gap is None:
         return "no lower bound is known"
+    if gap < 0:
+        return f"below the lower bound of {fmt.usd_per_hour(plan.lower_bound_usd_per_hour)} for keeping the promise"
     if gap == 0:
         return "proven cheapest in the space searched"
     return f"at most {fmt.percent(gap)} of the cost could still be saved"

@@ -116,6 +116,12 @@ def test_anchors_and_merge_keys_work_and_own_fields_win() -> None:
     assert spec.supply["other"] == Hardware(price="$1/h", startup="5s", threads=2)
 
 
+def test_nothing_behind_a_name_is_an_empty_declaration() -> None:
+    spec = loads(MINIMAL + "stages:\n  a:\n    variants:\n      small:\n      large: {}\n  b: {after: {a: }}\n")
+    same = loads(MINIMAL + "stages: {a: {variants: {small: {}, large: {}}}, b: {after: {a: {}}}}")
+    assert spec == same
+
+
 def test_an_error_in_an_alias_stands_where_the_alias_is_defined() -> None:
     text = MINIMAL + "stages:\n  a: &stage\n    max_batch_size: x\n  b: *stage\n"
     assert error_of(text).splitlines() == [

@@ -82,6 +82,11 @@ Names = Annotated[
 """One name or several."""
 
 
+def nothing_is_empty(value: Any) -> Any:
+    """In YAML, `small:` with nothing behind it stands for `small: {}`."""
+    return {} if value is None else value
+
+
 class Strict(BaseModel):
     """Base of every declared value: immutable, no unknown keys, no silent conversions of types."""
 

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from headway.spec.base import Name, NamesList, Options, Strict, tag_of_names
+from headway.spec.base import Name, NamesList, Options, Strict, nothing_is_empty, tag_of_names
 from headway.spec.graph import Graph
 from headway.spec.units import Duration, Price, Share
 
@@ -145,6 +145,10 @@ class Edge(Strict):
     )
 
 
+MaybeEmptyEdge = Annotated[Edge, BeforeValidator(nothing_is_empty, json_schema_input_type=Edge | None)]
+MaybeEmptyVariant = Annotated[Variant, BeforeValidator(nothing_is_empty, json_schema_input_type=Variant | None)]
+
+
 class Stage(Strict):
     """What every stage declares, whatever does its work: its place in the graph. Domains add their own fields."""
 
@@ -154,7 +158,7 @@ class Stage(Strict):
     after: Annotated[
         Annotated[str, Tag("(text)")]
         | Annotated[NamesList, Tag("(list)")]
-        | Annotated[dict[str, Edge], Tag("(mapping)")],
+        | Annotated[dict[str, MaybeEmptyEdge], Tag("(mapping)")],
         Discriminator(
             tag_of_names,
             custom_error_type="headway",

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from headway.errors import PlanError
 from headway.spec.base import Name, Names, Options, Strict
-from headway.spec.model import Stage, Variant
+from headway.spec.model import MaybeEmptyVariant, Stage, Variant
 from headway.spec.units import Duration, Share
 from headway.spec.wording import describe
 
@@ -51,7 +51,7 @@ class ModelStage(Stage):
     accuracy: Share | None = Field(
         default=None, gt=0, examples=[0.95], description="The share of items that the stage gets right."
     )
-    variants: dict[Name, Variant] = Field(
+    variants: dict[Name, MaybeEmptyVariant] = Field(
         default_factory=dict,
         examples=[{"small": {"model": "small.onnx", "accuracy": 0.91}}],
         description="Models to choose from, by name; without any there is one, named `default`.",

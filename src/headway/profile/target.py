@@ -1,0 +1,148 @@
+"""What can be measured: every model of a spec on every hardware of this machine, and why the rest cannot."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from headway.errors import ProfileError, nearest
+from headway.serve.model_ref import HardwareView, ModelRef, resolve
+from headway.spec.model import Hardware, Spec, Variant
+
+MAX_BATCH_SIZE = 16
+"""The largest batch size measured where neither the caller nor the stage names one."""
+
+
+@runtime_checkable
+class Measurable(Protocol):
+    """A stage whose work is done by a model with variants, such as those of the domain `pipeline`."""
+
+    @property
+    def variant_names(self) -> tuple[str, ...]: ...
+    @property
+    def hardware_names(self) -> tuple[str, ...] | None: ...
+    @property
+    def max_batch_size(self) -> int | None: ...
+    def variant(self, name: str) -> Variant: ...
+
+
+@dataclass(frozen=True)
+class Model:
+    """One variant of one stage, ready to be loaded by a worker."""
+
+    stage: str
+    variant: str
+    ref: ModelRef
+    options: Mapping[str, Any]
+    children: tuple[str, ...]
+    fingerprint: str
+
+    @property
+    def label(self) -> str:
+        """The model's name in messages."""
+        return self.stage if self.variant == "default" else f"{self.stage}/{self.variant}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model on some hardware, and the batch sizes to measure; `absent` says why this machine cannot, else None."""
+
+    model: Model
+    hardware: HardwareView
+    batch_sizes: tuple[int, ...]
+    absent: str | None
+
+    @property
+    def label(self) -> str:
+        """The target's name in messages."""
+        return f"{self.model.label} on {self.hardware.name}"
+
+
+def models(spec: Spec, folder: str | os.PathLike[str]) -> dict[str, dict[str, Model]]:
+    """Return the models by stage and variant; stages without code are left out.
+
+    Raises SpecError when a model is not where the spec says, ProfileError when no stage names one.
+    """
+    found: dict[str, dict[str, Model]] = {}
+    for name, stage in spec.stages.items():
+        if not isinstance(stage, Measurable):
+            continue
+        for variant_name in stage.variant_names:
+            variant = stage.variant(variant_name)
+            if variant.model is None:
+                continue
+            ref = resolve(variant.model, folder, f"stages.{name}.model")
+            children = tuple(edge.child for edge in spec.graph.children[name])
+            model = Model(name, variant_name, ref, dict(variant.options), children, ref.fingerprint)
+            found.setdefault(name, {})[variant_name] = model
+    if not found:
+        raise ProfileError(
+            "profile: no stage names a model, so there is nothing to measure; add model: file.py:Class or file.onnx"
+        )
+    return found
+
+
+def targets(
+    spec: Spec, stages: Mapping[str, Mapping[str, Model]], batch_sizes: Sequence[int] | None = None
+) -> list[Target]:
+    """Return every model on every hardware that its stage may use, in the order of the spec.
+
+    Raises ProfileError for batch sizes without 1, or hardware that is not in the supply.
+    """
+    if batch_sizes is not None and (1 not in batch_sizes or min(batch_sizes) < 1):
+        raise ProfileError(f"profile: batch sizes {list(batch_sizes)} must be at least 1 and include 1")
+    found = []
+    for name, variants in stages.items():
+        stage = spec.stages[name]
+        assert isinstance(stage, Measurable)
+        largest = stage.max_batch_size
+        wanted = sorted(set(batch_sizes)) if batch_sizes is not None else _powers_of_two(largest or MAX_BATCH_SIZE)
+        sizes = tuple(size for size in wanted if largest is None or size <= largest)
+        for hardware_name in stage.hardware_names or tuple(spec.supply):
+            if hardware_name not in spec.supply:
+                hint = nearest(hardware_name, spec.supply)
+                raise ProfileError(f"profile: stages.{name}.hardware: {hardware_name!r} is not in supply{hint}")
+            hardware = spec.supply[hardware_name]
+            view = HardwareView(hardware_name, hardware.threads, hardware.device)
+            absent = absence(hardware)
+            found += [Target(model, view, sizes, absent) for model in variants.values()]
+    return found
+
+
+def absence(hardware: Hardware) -> str | None:
+    """Return why this machine cannot stand for the hardware, or None. Devices of unknown kinds are left to the model.
+
+    >>> absence(Hardware(price="$1/h"))
+    """
+    cores = available_cores()
+    if hardware.threads > len(cores):
+        return f"it computes with {hardware.threads} threads and this machine has {len(cores)} cores"
+    match = re.fullmatch(r"cuda(?::(\d+))?", hardware.device or "")
+    # Under Windows' Linux every NVIDIA device is reached through /dev/dxg.
+    if match and not any(os.path.exists(p) for p in (f"/dev/nvidia{match[1] or 0}", "/dev/dxg", "/dev/nvhost-gpu")):
+        return f"this machine has no device {hardware.device!r}"
+    if hardware.device == "mps" and sys.platform != "darwin":
+        return "this machine has no device 'mps'"
+    return None
+
+
+def available_cores() -> tuple[int, ...]:
+    """Return the numbers of the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def pinned(threads: int) -> tuple[int, ...] | None:
+    """Return the cores to pin a worker to, the last ones, or None where the system cannot pin."""
+    return available_cores()[-threads:] if hasattr(os, "sched_setaffinity") else None
+
+
+def _powers_of_two(largest: int) -> list[int]:
+    """1, 2, 4, ... up to and including `largest` (InferLine section 4.1 profiles powers of two)."""
+    sizes = [2**k for k in range(largest.bit_length())]
+    return sizes if sizes[-1] == largest else [*sizes, largest]

@@ -190,8 +190,14 @@ def test_the_verdict_follows_the_measurement(story: Story) -> None:
     assert "Promise kept when measured" in render(story)
     _, broken = outcome(kind="measured", unanswered=100)
     html = render(replace(story, measured=broken))
-    assert "Promise broken when measured: 5% missed" in html
+    assert "Promise broken when measured on this machine: 5% missed" in html
     assert "Promise kept" not in html
+
+
+def test_without_a_measurement_the_verdict_is_the_planners(story: Story) -> None:
+    alone = replace(story, measured=None, predicted=None, production_plan=None)
+    assert "Predicted to keep the promise" in render(alone)
+    assert "Predicted to break the promise" in render(replace(alone, plan=replace(PLAN, feasible=False)))
 
 
 def test_all_unanswered_is_drawn_and_said() -> None:

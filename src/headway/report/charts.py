@@ -26,7 +26,6 @@ from headway.report.svg import (
     text,
 )
 
-
 _HOVER_POINTS = 32
 
 

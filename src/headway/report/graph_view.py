@@ -45,7 +45,8 @@ def pipeline_drawing(plan: Plan, look: Look, measured: Mapping[str, Any] | None 
     at, width, height = _places(layers, look)
     edges = [_edge(edge, layers, at, look) for name in graph.order for edge in graph.children[name]]
     nodes = [_node(plan, name, at[name], look, measured or {}) for name in graph.order]
-    label = f"Pipeline of {fmt.plural(len(graph.order), 'stage')}: {', '.join(graph.order)}"
+    ways = [f"{edge.parent} to {edge.child}" for name in graph.order for edge in graph.children[name]]
+    label = f"Pipeline of {fmt.plural(len(graph.order), 'stage')}: {', '.join(ways or graph.order)}"
     return drawing(width, height, label, [*edges, *nodes], "chart graph")
 
 

@@ -104,19 +104,25 @@ def _against_baselines(story: Story) -> str:
 
 def _verdict(story: Story) -> tuple[str, str]:
     """Tone and text of the judgement: by what was measured where there is a measurement, else by the prediction."""
-    slo = story.plan.spec.slo
-    measured = words.kept(slo, words.summary(story.measured))
+    figures = words.summary(story.measured)
+    measured = words.kept(story.plan.spec.slo, figures)
     if measured is not None:
-        rate = fmt.percent(words.summary(story.measured).get("miss_rate"))
-        return (
-            ("good", f"Promise kept when measured: {rate} missed")
-            if measured
-            else ("bad", f"Promise broken when measured: {rate} missed")
-        )
-    predicted = words.kept(slo, words.summary(story.predicted) or story.leading.predicted)
-    if not story.leading.feasible or predicted is False:
-        return "bad", "Predicted to break the promise"
-    return ("good", "Predicted to keep the promise") if predicted else ("", "Not yet simulated")
+        where = "measured on this machine" if story.production_plan else "measured"
+        said = f"when {where}: {fmt.percent(figures.get('miss_rate'))} missed"
+        return ("good", f"Promise kept {said}") if measured else ("bad", f"Promise broken {said}")
+    predicted = _predicted_to_keep(story)
+    if predicted is None:
+        return "", "Not yet simulated"
+    return ("good", "Predicted to keep the promise") if predicted else ("bad", "Predicted to break the promise")
+
+
+def _predicted_to_keep(story: Story) -> bool | None:
+    """The simulated outcome's word for it where it is about the leading plan, else the planner's."""
+    plan = story.leading
+    outcome = words.kept(plan.spec.slo, words.summary(story.predicted)) if plan is story.plan else None
+    if outcome is not None or not plan.feasible:
+        return bool(outcome) and plan.feasible
+    return True if plan.predicted else None
 
 
 def _key_figures(story: Story) -> list[Markup]:
@@ -133,7 +139,7 @@ def _key_figures(story: Story) -> list[Markup]:
             f"{name} predicted",
             words.latency_text(predicted, key),
             f"SLO {fmt.duration(slo.latency_s)}, {fmt.percent(predicted.get('miss_rate'))} miss",
-            words.kept(slo, predicted) is False,
+            _predicted_to_keep(story) is False,
         ),
     ]
     if measured:

@@ -39,7 +39,8 @@ def pipeline(story: Story) -> Markup:
         "What runs where. A bar shows how busy a stage's replicas are on average; a label on an edge is the share of "
         "items that take it, and how many items each becomes."
     )
-    return section("The deployment", about, _graph(plan), _stage_table(plan))
+    said = [about, f"Predicted: {'; '.join(words.prediction(plan))}."] if plan.predicted else about
+    return section("The deployment", said, _graph(plan), _stage_table(plan))
 
 
 def _graph(plan: Plan, measured: Mapping[str, Any] | None = None) -> Markup:

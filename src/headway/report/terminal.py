@@ -43,7 +43,7 @@ def outcome_view(outcome: Outcome | Mapping[str, Any]) -> Group:
     facts = [
         ("requests", words.request_counts(figures)),
         ("promise", slo + verdict),
-        ("latency", _percentiles(figures)),
+        ("latency", words.percentiles(figures)),
         ("miss rate", fmt.percent(figures.get("miss_rate"))),
         ("worst 5 min", f"P99 {words.latency_text(figures, 'worst_5m_p99_s')}"),
         ("cost", cost),
@@ -142,9 +142,7 @@ def _headline(plan: Plan) -> list[RenderableType]:
         ("promise", promised if plan.feasible else f"{promised}: predicted to be broken"),
     ]
     if plan.predicted:
-        allowed = fmt.percent(1 - slo.percentile / 100)
-        missed = fmt.percent(plan.predicted.get("miss_rate"))
-        facts.append(("predicted", f"{_percentiles(plan.predicted)}; {missed} miss ({allowed} allowed)"))
+        facts.append(("predicted", "\n".join(words.prediction(plan))))
     facts.append(("headroom", words.headroom(plan)))
     if plan.accuracy is not None:
         facts.append(("accuracy", fmt.percent(plan.accuracy)))
@@ -166,11 +164,6 @@ def _frontier_table(points: Sequence[tuple[float, float | None]], slo_s: float) 
         bar = "█" * max(1, round(_BAR_WIDTH * cost / most)) if cost is not None else "infeasible"
         rows.append([fmt.duration(slo), fmt.usd(cost), f"{bar} ◂ this plan" if slo == slo_s else bar])
     return _table(["SLO", "$/h", ""], rows, text_columns=("",))
-
-
-def _percentiles(figures: Mapping[str, Any]) -> str:
-    names = ("P50", "P95", "P99")
-    return ", ".join(f"{name} {words.latency_text(figures, f'{name.lower()}_s')}" for name in names)
 
 
 def _wait_rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[list[str]]:

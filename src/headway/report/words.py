@@ -27,7 +27,10 @@ def promise(slo: Slo) -> str:
     >>> promise(Slo(latency="300ms", percentile=99))
     '99% of requests within 300 ms'
     """
-    return f"{fmt.percent(slo.percentile / 100)} of requests within {fmt.duration(slo.latency_s)}"
+    whole = f"{fmt.percent(slo.percentile / 100)} of requests within {fmt.duration(slo.latency_s)}"
+    if slo.window_s is None or slo.objective is None:
+        return whole
+    return f"{whole} in {fmt.percent(slo.objective)} of the windows of {fmt.clock(slo.window_s)}"
 
 
 def percentile_key(percent: float) -> str | None:
@@ -47,7 +50,23 @@ def kept(slo: Slo, figures: Mapping[str, Any]) -> bool | None:
     if "slo_holds" in figures:
         return bool(figures["slo_holds"])
     miss_rate = figures.get("miss_rate")
-    return None if miss_rate is None else miss_rate <= 1 - slo.percentile / 100 + 1e-12
+    return None if miss_rate is None or slo.window_s is not None else miss_rate <= 1 - slo.percentile / 100 + 1e-12
+
+
+def percentiles(figures: Mapping[str, Any]) -> str:
+    """Return a summary's percentiles as a phrase."""
+    return ", ".join(f"{name} {latency_text(figures, f'{name.lower()}_s')}" for name in ("P50", "P95", "P99"))
+
+
+def prediction(plan: Plan) -> list[str]:
+    """Return what is predicted of a plan as clauses: percentiles, misses, and the worst that was seen."""
+    figures, allowed = plan.predicted, fmt.percent(1 - plan.spec.slo.percentile / 100)
+    parts = [f"{percentiles(figures)}; {fmt.percent(figures.get('miss_rate'))} miss ({allowed} allowed)"]
+    if "worst_5m_p99_s" in figures:
+        parts.append(f"P99 {latency_text(figures, 'worst_5m_p99_s')} in the worst five minutes")
+    if figures.get("miss_rate_p97") is not None:
+        parts.append(f"at most {fmt.percent(figures['miss_rate_p97'])} miss on 97% of the resampled traces")
+    return parts
 
 
 def optimality(plan: Plan) -> str:

@@ -23,6 +23,8 @@ MAX_BODY_BYTES: Final = 2**30
 _PREFIX: Final = struct.Struct("<IQ")
 _CODEC_INDEX: Final = {codec: index for index, codec in enumerate(CODECS)}
 _READ_BYTES: Final = 256 * 2**10
+_KEPT_BYTES: Final = 16 * 2**20
+SOCKET_BYTES: Final = 2**20
 
 
 class Payload(msgspec.Struct, frozen=True):
@@ -240,10 +242,11 @@ class FrameReader(Generic[M]):
 
     def _make_room(self, start: int, needed: int) -> None:
         rest = self._filled - start
-        size = max(needed, _READ_BYTES)
-        if start or len(self._buffer) < size:
+        size = len(self._buffer)
+        fits = needed <= size and (rest or size <= _KEPT_BYTES)
+        if start or not fits:
             # A new buffer where the size changes: the caller may still hold a view of the old one, which pins it.
-            target = self._buffer if len(self._buffer) == size else bytearray(size)
+            target = self._buffer if fits else bytearray(max(needed, _READ_BYTES))
             target[:rest] = bytes(memoryview(self._buffer)[start : self._filled])
             self._buffer = target
             self._filled = rest

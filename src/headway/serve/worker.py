@@ -20,6 +20,7 @@ from typing import Any
 from headway.errors import ServeError, WorkerDied, WorkerTimeout
 from headway.serve.model_ref import HardwareView, ModelRef
 from headway.serve.wire import (
+    SOCKET_BYTES,
     Batch,
     Body,
     Broken,
@@ -115,6 +116,9 @@ class Worker:
         loop = asyncio.get_running_loop()
         name = name or f"{ref.text} on {hardware.name}"
         ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            # Fewer switches between the processes per large batch; the system may grant less.
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
         try:
             process = _spawn(theirs.fileno(), hardware.threads)
         except OSError as error:

@@ -173,7 +173,7 @@ def _bar_words(bar: CostBar, at: float, top: float, own: float | None) -> list[M
 
 
 def frontier(points: Sequence[tuple[float, float | None]], slo_s: float, cost: float, width: float) -> Markup:
-    """Return how the cheapest cost moves with the SLO, as a staircase; SLOs nobody can keep are tinted."""
+    """Return how the cheapest cost moves with the SLO, as a staircase; SLOs without a plan are tinted."""
     frame = Frame(width, 300 if width > 500 else 260, left=60, right=24, top=28, bottom=44)
     known = [(s, c) for s, c in points if c is not None]
     every = [s for s, _ in points] + [slo_s]
@@ -187,8 +187,8 @@ def frontier(points: Sequence[tuple[float, float | None]], slo_s: float, cost: f
     if impossible:
         edge = min([s for s, _ in known if s > max(impossible)], default=max(impossible))
         parts.append(rect(frame.x0, frame.y0, x(edge) - frame.x0, frame.y1 - frame.y0, "broken"))
-        if x(edge) - frame.x0 > 72:
-            parts.append(text(frame.x0 + 8, frame.y1 - 10, "infeasible", "bad-text"))
+        if x(edge) - frame.x0 > 96:
+            parts.append(text(frame.x0 + 8, frame.y1 - 10, "no plan found", "bad-text"))
     parts += frame.y_axis(y, y.ticks(5), fmt.usd)
     parts += frame.x_axis(x, x.ticks(6 if width > 500 else 4), fmt.duration, "SLO on latency")
     parts.append(text(0, 14, "cheapest plan, $ per hour", "axis-title"))

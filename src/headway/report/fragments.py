@@ -13,7 +13,12 @@ from headway.sim.outcome import Outcome
 
 
 def plan_fragment(plan: Plan) -> str:
-    """Return a plan as a fragment of HTML: a sentence and a table of its stages."""
+    """Return a plan as a fragment of HTML: a sentence and a table of its stages.
+
+    >>> from headway.testing.examples import tiny_plan
+    >>> plan_fragment(tiny_plan()).startswith('<div class="headway"><p><strong>tiny</strong>')
+    True
+    """
     keep = words.shown_columns(plan)
     head = [words.STAGE_COLUMNS[i] for i in keep]
     rows = [[row[i] for i in keep] for row in words.stage_rows(plan)]

@@ -30,8 +30,9 @@ SECTIONS = (
 def render(story: Story) -> str:
     """Return the report as an HTML document. Equal stories give equal bytes; whatever comes from outside is escaped.
 
-    >>> callable(render)
-    True
+    >>> from headway.testing.examples import tiny_plan
+    >>> render(Story("One plan", tiny_plan())).splitlines()[0]
+    '<!doctype html>'
     """
     found = [markup for build in SECTIONS if (markup := build(story)) is not None]
     head = tag(
@@ -79,7 +80,10 @@ def _doubts(story: Story) -> list[str]:
 def _lede(story: Story) -> Markup:
     plan = story.leading
     cost = tag("strong", f"{fmt.usd(plan.cost_usd_per_hour)} an hour")
-    first = join([f"Deploy {words.capacity(plan)} for ", cost, f" to answer {words.promise(plan.spec.slo)}"])
+    what, promised = words.capacity(plan), words.promise(plan.spec.slo)
+    first = join([f"Deploy {what} for ", cost, f" to answer {promised}"])
+    if not plan.feasible:
+        first = join([f"The promise, {promised}, is not kept by {what} for ", cost])
     return join([first, f"; {words.optimality(plan)}. ", _against_baselines(story)])
 
 
@@ -150,7 +154,7 @@ def _key_figures(story: Story) -> list[Markup]:
             _tile(f"{name} measured", words.latency_text(measured, key), sub, words.kept(slo, measured) is False)
         )
     first = words.breaks_first(plan)
-    breaks = f"then {first} breaks first" if first else "the traffic until the promise breaks"
+    breaks = f"then {first} breaks first" if first else "the traffic at which it still holds"
     tiles.append(_tile("Headroom", fmt.times(plan.headroom_ratio), breaks, (plan.headroom_ratio or math.inf) < 1))
     if len(tiles) < 4 and plan.accuracy is not None:
         tiles.append(_tile("Accuracy", fmt.percent(plan.accuracy), "over the path of the chosen variants", False))

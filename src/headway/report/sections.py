@@ -161,13 +161,12 @@ def costs(story: Story) -> Markup | None:
 def frontier(story: Story) -> Markup | None:
     """How the cheapest cost moves with the SLO."""
     plan = story.leading
-    points = words.frontier_rows(plan)
+    points = words.frontier_points(plan)
     if len(points) < 2:
         return None
     slo_s, cost = plan.spec.slo.latency_s, plan.cost_usd_per_hour
-    rows = [[fmt.duration(s), fmt.usd(c) if c is not None else "infeasible"] for s, c in points]
     about = "What a tighter promise would cost, and what a looser one would save, planned anew for each point."
-    data = table(["SLO", "$/h"], rows)
+    data = table(["SLO", "$/h", ""], words.frontier_rows(plan), last_is_text=True)
     return section("Cost against the SLO", about, figure(lambda w: charts.frontier(points, slo_s, cost, w), data=data))
 
 
@@ -190,7 +189,7 @@ def reasons(story: Story) -> Markup | None:
     plan = story.leading
     if not plan.reasons:
         return None
-    items = [tag("li", tag("b", reason.stage or "plan"), tag("span", reason.text)) for reason in plan.reasons]
+    items = [tag("li", tag("b", where), tag("span", text)) for where, text in words.reason_pairs(plan)]
     return section("Reasons", "Why the plan is as it is, by stage.", tag("ol", *items, class_="reasons"))
 
 

@@ -29,6 +29,10 @@ class Story:
     load, and then leads the report. `baselines` are (name, {cost_usd_per_hour, miss_rate, p99_s, feasible, note}),
     what the leading plan is compared with. `predicted` and `measured` are outcomes of `plan` on `trace`, whole or as
     their JSON; `interval` is the simulator's own interval of a percentile: `{"p50_s": (low, high), ...}` in seconds.
+
+    >>> from headway.testing.examples import tiny_plan
+    >>> Story("One plan", tiny_plan()).leading.spec.name
+    'tiny'
     """
 
     title: str
@@ -50,7 +54,11 @@ class Story:
 
 
 def latencies(outcome: Told | None) -> NDArray[np.float64] | None:
-    """Return all latencies in seconds, sorted, or None when only a summary is at hand."""
+    """Return all latencies in seconds, sorted, or None when only a summary is at hand.
+
+    >>> latencies({"p50_s": 0.1}) is None
+    True
+    """
     return np.sort(outcome.latency_s) if isinstance(outcome, Outcome) and outcome.requests else None
 
 
@@ -64,7 +72,7 @@ def story_from_files(
     plan = Plan.read(plan_path)
     found: dict[str, Mapping[str, Any]] = {}
     for path in outcomes:
-        value = _read_outcome(Path(path))
+        value = read_outcome(Path(path))
         part = "predicted" if value.get("kind", "simulated") == "simulated" else "measured"
         if part in found:
             raise HeadwayError(f"{path}: a second {part} outcome; give at most one simulated and one measured outcome")
@@ -78,7 +86,8 @@ def story_from_files(
     )
 
 
-def _read_outcome(path: Path) -> Mapping[str, Any]:
+def read_outcome(path: Path) -> Mapping[str, Any]:
+    """Return an outcome's JSON values. Raises HeadwayError when the file cannot be read or is something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

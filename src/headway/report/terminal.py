@@ -19,15 +19,21 @@ _BAR_WIDTH = 24
 
 
 def plan_view(plan: Plan) -> Group:
-    """Return a plan to be printed with Rich: what it costs and promises, its stages, its reasons, its frontier."""
+    """Return a plan to be printed with Rich: what it costs and promises, its stages, its reasons, its frontier.
+
+    >>> from headway.testing.examples import tiny_plan
+    >>> len(plan_view(tiny_plan()).renderables)
+    3
+    """
     from rich.console import Group
 
     parts: list[RenderableType] = [*_headline(plan), _stage_table(plan)]
     if plan.reasons:
-        parts += [_heading("why"), _pairs((reason.stage or "plan", reason.text) for reason in plan.reasons)]
-    points = words.frontier_rows(plan)
+        said = words.headroom(plan)
+        parts += [_heading("why"), _pairs(pair for pair in words.reason_pairs(plan) if pair[1] != said)]
+    points = words.frontier_points(plan)
     if points:
-        parts += [_heading("\ncheapest cost against the SLO"), _frontier_table(points, plan.spec.slo.latency_s)]
+        parts += [_heading("\ncheapest cost against the SLO"), _frontier_table(plan)]
     return Group(*parts, *_warnings(plan.predicted.get("low_confidence", ())))
 
 
@@ -111,7 +117,8 @@ def diff_view(diff: Mapping[str, Any]) -> Group:
     effect = f"saves {fmt.usd_per_hour(saved)}" if (saved or 0) >= 0 else f"costs {fmt.usd_per_hour(-saved)} more"
     ratio = fmt.change(words.relative(cost.get("from"), cost.get("to")))
     costs = f"{fmt.usd_per_hour(cost.get('from'))} → {fmt.usd_per_hour(cost.get('to'))}, {effect} ({ratio})"
-    parts: list[RenderableType] = [_heading(f"{diff.get('from')} → {diff.get('to')}"), _pairs([("cost", costs)])]
+    title = f"{_end(diff.get('from'))} → {_end(diff.get('to'))}"
+    parts: list[RenderableType] = [_heading(title), _pairs([("cost", costs)])]
     rows = [
         [str(c["stage"]), str(c["field"]), fmt.plain(c.get("from")), fmt.plain(c.get("to"))]
         for c in diff.get("changes", ())
@@ -157,13 +164,22 @@ def _stage_table(plan: Plan) -> Table:
     return _table(head, rows, text_columns=("stage", "variant", "hardware"))
 
 
-def _frontier_table(points: Sequence[tuple[float, float | None]], slo_s: float) -> Table:
+def _frontier_table(plan: Plan) -> Table:
+    points = words.frontier_points(plan)
     most = max((cost for _, cost in points if cost is not None), default=0.0) or 1.0
     rows = []
-    for slo, cost in points:
-        bar = "█" * max(1, round(_BAR_WIDTH * cost / most)) if cost is not None else "infeasible"
-        rows.append([fmt.duration(slo), fmt.usd(cost), f"{bar} ◂ this plan" if slo == slo_s else bar])
-    return _table(["SLO", "$/h", ""], rows, text_columns=("",))
+    for (slo_s, cost), (slo, price, sure) in zip(points, words.frontier_rows(plan), strict=True):
+        bar = "" if cost is None else "█" * max(1, round(_BAR_WIDTH * cost / most))
+        said = f"{sure}, this plan" if slo_s == plan.spec.slo.latency_s else sure
+        rows.append([slo, price, bar, said])
+    return _table(["SLO", "$/h", "", " "], rows, text_columns=("", " "))
+
+
+def _end(end: Any) -> str:
+    """One end of a difference: a plan's name and the begin of its hash, which tells two plans of one name apart."""
+    if not isinstance(end, Mapping):
+        return str(end)
+    return f"{end.get('name')} ({str(end['plan_hash'])[:8]})" if end.get("plan_hash") else str(end.get("name"))
 
 
 def _wait_rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[list[str]]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from headway.plan.plan import Plan
+from headway.plan.plan import Plan, Reason
 from headway.report import format as fmt
 from headway.sim.outcome import Outcome
 from headway.spec.model import Slo
@@ -64,13 +64,19 @@ def prediction(plan: Plan) -> list[str]:
     parts = [f"{percentiles(figures)}; {fmt.percent(figures.get('miss_rate'))} miss ({allowed} allowed)"]
     if "worst_5m_p99_s" in figures:
         parts.append(f"P99 {latency_text(figures, 'worst_5m_p99_s')} in the worst five minutes")
-    if figures.get("miss_rate_p97") is not None:
-        parts.append(f"at most {fmt.percent(figures['miss_rate_p97'])} miss on 97% of the resampled traces")
+    traces = plan.provenance.get("resampled_traces")
+    if traces and figures.get("miss_rate_p97") is not None:
+        parts.append(f"at most {fmt.percent(figures['miss_rate_p97'])} miss on 97% of {traces} resampled traces")
     return parts
 
 
 def optimality(plan: Plan) -> str:
-    """Return how far from the cheapest possible the plan can be, as a clause."""
+    """Return how far from the cheapest possible the plan can be, as a clause.
+
+    >>> from headway.testing.examples import tiny_plan
+    >>> optimality(tiny_plan())
+    'no lower bound is known'
+    """
     gap = plan.gap_ratio
     if gap is None:
         return "no lower bound is known"
@@ -83,22 +89,37 @@ def optimality(plan: Plan) -> str:
 
 def breaks_first(plan: Plan) -> str | None:
     """Return the stage that the plan's reasons name as the first to break under more traffic, or None."""
-    for reason in plan.reasons:
-        if "headroom" in reason.code:
-            return reason.stage or reason.values.get("stage") or reason.values.get("breaks_first")
-    return None
+    reason = _headroom_reason(plan)
+    return reason.stage if reason else None
 
 
 def headroom(plan: Plan) -> str:
     """Return at which multiple of the traffic the promise breaks, and where first, as far as this is known."""
-    if plan.headroom_ratio is None:
-        return "headroom is not known"
-    where = breaks_first(plan)
-    return f"breaks at {fmt.times(plan.headroom_ratio)} the traffic" + (f", first at {where}" if where else "")
+    reason = _headroom_reason(plan)
+    if reason:
+        return reason.text
+    return "not known" if plan.headroom_ratio is None else f"holds up to {fmt.times(plan.headroom_ratio)} the traffic"
+
+
+def _headroom_reason(plan: Plan) -> Reason | None:
+    return next((reason for reason in plan.reasons if reason.code == "headroom"), None)
+
+
+def reason_pairs(plan: Plan) -> list[tuple[str, str]]:
+    """Return (stage or `plan`, sentence) for every reason; a sentence need not repeat the stage it stands beside."""
+    return [
+        (reason.stage or "plan", reason.text.removeprefix(f"{reason.stage}: ") if reason.stage else reason.text)
+        for reason in plan.reasons
+    ]
 
 
 def capacity(plan: Plan) -> str:
-    """Return what is deployed, as a phrase: replicas, stages and hardware."""
+    """Return what is deployed, as a phrase: replicas, stages and hardware.
+
+    >>> from headway.testing.examples import tiny_plan
+    >>> capacity(tiny_plan())
+    '4 replicas over 2 stages on cpu'
+    """
     fields = [config.to_dict() for config in plan.stages.values()]
     stages = fmt.plural(len(fields), "stage")
     if not all("replicas" in f and "hardware" in f for f in fields):
@@ -160,15 +181,20 @@ def comparison_rows(named: Iterable[tuple[str, Mapping[str, Any]]]) -> list[list
     return rows
 
 
-def frontier_rows(plan: Plan) -> list[tuple[float, float | None]]:
-    """Return (SLO in seconds, cheapest cost in dollars per hour or None when infeasible), by rising SLO."""
-    found = []
-    for point in plan.frontier:
-        slo_s = point.get("slo_s", point.get("latency_s"))
-        if slo_s is not None:
-            feasible = point.get("feasible", True)
-            found.append((float(slo_s), point.get("cost_usd_per_hour") if feasible else None))
-    return sorted(found, key=lambda row: row[0])
+def frontier_points(plan: Plan) -> list[tuple[float, float | None]]:
+    """Return (SLO in seconds, cheapest cost in dollars per hour or None when no plan was found), by rising SLO."""
+    points = [(float(point["slo_s"]), point.get("cost_usd_per_hour")) for point in plan.frontier]
+    return sorted(points, key=lambda point: point[0])
+
+
+def frontier_rows(plan: Plan) -> list[list[str]]:
+    """Return rows of (SLO, cost, how sure this is), by rising SLO."""
+    rows = []
+    for point in sorted(plan.frontier, key=lambda point: float(point["slo_s"])):
+        cost = point.get("cost_usd_per_hour")
+        sure = "no plan found" if cost is None else "proven" if point.get("proven") else "best found"
+        rows.append([fmt.duration(point["slo_s"]), fmt.usd(cost), sure])
+    return rows
 
 
 def compared_rows(predicted: Mapping[str, Any], measured: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:

@@ -67,6 +67,15 @@ class Never:
     def predict(self, batch):
         raise RuntimeError("never works")
 
+class Counts:
+    """Writes the size of every batch to a file."""
+    def __init__(self, path):
+        self.path = path
+    def predict(self, batch):
+        with open(self.path, "a") as out:
+            print(len(batch), file=out)
+        return batch
+
 class Lazy:
     def predict(self, batch):
         time.sleep(0.02 * len(batch))
@@ -219,6 +228,14 @@ def test_a_stage_that_never_works_leaves_those_below_without_input(folder: Path)
     ]
     with pytest.raises(ProfileError, match=r"nothing could be measured; the first reason: .*never works"):
         run(spec_of({"a": {"model": "m.py:Never"}}), folder, batch_sizes=[1])
+
+
+def test_warm_up_batches_come_on_top_of_those_that_count(folder: Path, tmp_path: Path) -> None:
+    log = tmp_path / "batches"
+    spec = spec_of({"a": {"model": "m.py:Counts", "options": {"path": str(log)}}})
+    profile = run(spec, folder, effort=Effort(min_repeats=4, good_repeats=4, max_repeats=4, warmup=3))
+    assert [row.samples for row in profile.rows] == [4, 4]
+    assert log.read_text().split() == ["1"] * 7 + ["2"] * 7
 
 
 def test_hardware_that_is_not_here_is_skipped_and_told(folder: Path) -> None:

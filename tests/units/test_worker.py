@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,15 @@ class Ends:
         if "stubborn" in batch:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return batch
+
+class Parent:
+    """Starts a process of its own and says its number; hangs on more than one input."""
+    def predict(self, batch):
+        import subprocess, sys
+        if len(batch) > 1:
+            time.sleep(600)
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        return [str(child.pid)]
 
 class Broken:
     def setup(self, hardware):
@@ -279,6 +289,21 @@ def test_a_batch_that_hangs_is_given_up_and_its_process_killed(folder: Path) -> 
     use(folder, "Ends", body)
 
 
+def test_what_a_killed_worker_started_goes_with_it(folder: Path) -> None:
+    async def body(worker: Worker) -> int:
+        (pid,) = words(await worker.predict(text("start")))
+        with pytest.raises(WorkerTimeout):
+            await worker.predict(text("hang", "on"), timeout_s=0.01)
+        return int(pid)
+
+    pid = use(folder, "Parent", body)
+    for _ in range(500):
+        if gone(pid) or zombie(pid):
+            return
+        time.sleep(0.02)
+    pytest.fail("what the worker started outlived it")
+
+
 def test_stopping_fails_the_batch_in_hand_and_kills_what_will_not_stop(folder: Path) -> None:
     async def body(worker: Worker) -> None:
         await worker.predict(text("stubborn"))
@@ -373,7 +398,7 @@ def test_a_worker_ends_with_its_parent_even_in_mid_batch(folder: Path, tmp_path:
     for _ in range(500):
         if gone(pid) or zombie(pid):
             return
-        subprocess.run([sys.executable, "-c", "import time; time.sleep(0.02)"], check=True)
+        time.sleep(0.02)
     pytest.fail("the worker outlived its parent")
 
 

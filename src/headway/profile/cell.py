@@ -16,6 +16,7 @@ from headway.serve.wire import Input, Result
 from headway.serve.worker import Worker
 
 _NORMAL_95 = 1.96
+_WARMUP_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class Effort:
 
     It ends when the mean is known to `precision` (half the 95 % interval over the mean) after at least `good_repeats`
     batches, when its share of time is used after at least `min_repeats`, or at `max_repeats`. `warmup` batches come
-    first and are dropped. A batch, and a start, may take `timeout_s`.
+    first and are dropped; of slow ones, as many as fit into a quarter of the share, and at least one. A batch, and a
+    start, may take `timeout_s`.
     """
 
     min_repeats: int = 8
@@ -102,7 +104,8 @@ async def _times(
     last: bool,
 ) -> list[float]:
     times_s: list[float] = []
-    done = 0
+    warm = 0
+    warm_until_s = clock() + _WARMUP_SHARE * (end_s - clock())
     batches = batches_of(pool, batch_size, rng)
     while not settled(times_s, effort, out_of_time=clock() >= end_s):
         batch = next(batches)
@@ -114,9 +117,9 @@ async def _times(
             pool = _without_failed(pool, batch, results)
             batches = batches_of(pool, batch_size, rng)
             continue
-        done += 1
-        if done > effort.warmup:
+        if times_s or warm >= effort.warmup or (warm and started_s >= warm_until_s):
             times_s.append(took_s)
+        warm += 1
     return times_s
 
 

@@ -33,14 +33,20 @@ RECORDING_SHARE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a measurement is: steps done and to do, and a line that says what was just done."""
+    """How far a measurement is: steps done and to do, and a line that says what was just done.
+
+    A problem is told with no steps.
+
+    >>> str(Progress(1, 4, "detect on cpu, batch 1: 33.1 ms (120x)"))
+    '1/4 detect on cpu, batch 1: 33.1 ms (120x)'
+    """
 
     done: int
     total: int
     text: str
 
     def __str__(self) -> str:
-        return f"{self.done}/{self.total} {self.text}"
+        return f"{self.done}/{self.total} {self.text}" if self.total else self.text
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,10 @@ def read_samples(path: str | os.PathLike[str]) -> list[Payload]:
     A file becomes `text` (.txt), `json` (.json) or else `raw` bytes; a line becomes `text` when it is a JSON string,
     else `json`. Hidden files and folders within are left out. At most 10,000 samples of 64 MiB, 1 GiB together. Raises
     ProfileError naming the file and line.
+
+    >>> read_samples("nowhere")
+    Traceback (most recent call last):
+    headway.errors.ProfileError: nowhere: cannot read the samples: No such file or directory
     """
     target = Path(path)
     try:

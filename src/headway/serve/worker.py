@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import os
 import signal
 import socket
@@ -217,7 +218,7 @@ class Worker:
     def _time_out(self, timeout_s: float, why: str) -> None:
         problem = f"took longer than {timeout_s:g} s {why} and was killed"
         self._fail(WorkerTimeout(f"worker of {self.name} (pid {self.pid}) {problem}"), problem)
-        self._process.kill()
+        self._kill()
 
     def _fail(self, error: ServeError, problem: str) -> None:
         self._problem = self._problem or problem
@@ -232,7 +233,7 @@ class Worker:
     async def _reap(self) -> None:
         """After the socket closed: wait for the process, learn why it ended, tell whoever waits for an answer."""
         if not await self._exited(_EXIT_GRACE_S):
-            self._process.kill()
+            self._kill()
             await self._exited(None)
         await self._output.ended(_OUTPUT_GRACE_S)
         last = "; last output: " + " | ".join(self._output.tail) if self._output.tail else ""
@@ -243,7 +244,7 @@ class Worker:
 
     async def _end(self, grace_s: float) -> None:
         self._problem = self._problem or "was stopped"
-        for act, wait_s in ((None, grace_s), (self._process.terminate, _EXIT_GRACE_S), (self._process.kill, None)):
+        for act, wait_s in ((None, grace_s), (self._process.terminate, _EXIT_GRACE_S), (self._kill, None)):
             if act is not None:
                 act()
             if await self._exited(wait_s):
@@ -252,6 +253,12 @@ class Worker:
         if self._link.connected:
             self._link.close()  # losing the connection starts the clean-up
             await self._ended.wait()
+
+    def _kill(self) -> None:
+        """Kill the process and whatever it started; as long as it is not reaped, its group's number is its own."""
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     async def _exited(self, timeout_s: float | None) -> bool:
         """Whether the process has ended (and been reaped) within the time."""

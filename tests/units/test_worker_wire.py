@@ -43,7 +43,7 @@ def test_any_batches_cut_anywhere_arrive_whole_and_in_order(batches: list[list[w
     for number, batch in enumerate(batches):
         buffers: list[bytes] = []
         items = [wire.slots(item, buffers) for item in batch]
-        stream += wire.pack(Batch(number, items, False), buffers)
+        stream += wire.pack(Batch(number, items, False, 0.5), buffers)
     while stream:
         space = reader.space()
         count = min(piece, len(stream), len(space))
@@ -58,7 +58,7 @@ def test_a_frame_larger_than_the_first_buffer_arrives_whole() -> None:
     reader = FrameReader(wire.to_worker_decoder, lambda m, body: got.append(body.payload(m.items[0]).data))
     data = bytes(range(256)) * 8192
     buffers: list[bytes] = []
-    stream = wire.pack(Batch(1, [wire.slot(Payload("raw", data), buffers)], False), buffers) * 2
+    stream = wire.pack(Batch(1, [wire.slot(Payload("raw", data), buffers)], False, 0.5), buffers) * 2
     while stream:
         space = reader.space()
         count = min(len(space), len(stream))
@@ -84,7 +84,7 @@ def test_an_oversized_frame_is_refused_before_memory_is_taken_for_it(prefix: byt
 def test_a_batch_too_large_to_send_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "MAX_BODY_BYTES", 10)
     with pytest.raises(ServeError, match="11 payload bytes cannot be sent; at most 10"):
-        wire.pack(Batch(1, [], False), [bytes(11)])
+        wire.pack(Batch(1, [], False, 0.5), [bytes(11)])
 
 
 @given(st.binary(max_size=60))

@@ -17,7 +17,9 @@ _SPIN_S = 0.0003
 class SleepModel:
     """Takes as long as the profile says and returns its inputs; of a joining input, how many results each stage gave.
 
-    `table_s[n]` holds equally likely service times of a batch of `n`; one is drawn per batch with `seed`.
+    `table_s[n]` holds equally likely service times of a batch of `n`; one is drawn per batch with `seed`. A profiled
+    time runs from handing a batch over to holding its results, so the sleep counts from `handed_s` (monotonic clock),
+    which the worker sets before each batch.
 
     >>> SleepModel([[], [0.001]]).predict(["page"])
     ['page']
@@ -26,6 +28,7 @@ class SleepModel:
     def __init__(self, table_s: Sequence[Sequence[float]], seed: int = 0) -> None:
         self._table_s = table_s
         self._seed = seed
+        self.handed_s: float | None = None
 
     def setup(self, hardware: HardwareView) -> None:
         """Prepare the draws; profile-only stages load nothing."""
@@ -35,7 +38,8 @@ class SleepModel:
 
     def predict(self, batch: list[Any]) -> list[Any]:
         """Sleep the time of a batch of this size."""
-        started_s = time.perf_counter()
+        started_s = time.monotonic() if self.handed_s is None else self.handed_s
+        self.handed_s = None
         if len(batch) >= len(self._table_s):
             raise ServeError(f"a batch of {len(batch)} is larger than any profiled ({len(self._table_s) - 1})")
         times = self._table_s[len(batch)]
@@ -43,7 +47,7 @@ class SleepModel:
         return [{k: len(v) for k, v in item.items()} if isinstance(item, Mapping) else item for item in batch]
 
 
-def sleep_until(end_s: float, clock: Callable[[], float] = time.perf_counter) -> None:
+def sleep_until(end_s: float, clock: Callable[[], float] = time.monotonic) -> None:
     """Return when `clock` reaches `end_s`, to within microseconds on an idle core."""
     while (left_s := end_s - clock()) > 0:
         if left_s > _SPIN_S:

@@ -21,6 +21,7 @@ from typing import Any
 
 from headway.errors import HeadwayError, ServeError, nearest
 from headway.serve import values
+from headway.serve.builtin import OnnxModel, SleepModel
 from headway.serve.model_ref import HardwareView, ModelRef
 from headway.serve.wire import (
     CODECS,
@@ -50,8 +51,6 @@ _MAX_ERROR_CHARS = 4000
 
 def load(ref: ModelRef, hardware: HardwareView, options: Mapping[str, Any]) -> Any:
     """Return the model, created with `options` and set up. Whatever the model's own code raises passes through."""
-    from headway.serve.builtin import OnnxModel, SleepModel
-
     if ref.folder and ref.folder not in sys.path:
         sys.path.insert(0, ref.folder)
     if ref.kind == "sleep":
@@ -91,12 +90,14 @@ class Replica:
         self._model = model
         self._children = frozenset(children)
 
-    def run(self, items: list[Any]) -> tuple[list[Any], float]:
+    def run(self, items: list[Any], handed_s: float) -> tuple[list[Any], float]:
         """Return an output or an exception per item, and the seconds spent in `predict`.
 
         Items that are exceptions (a payload that could not be decoded) stay as they are.
         """
         good = [item for item in items if not isinstance(item, Exception)]
+        if isinstance(self._model, SleepModel):
+            self._model.handed_s = handed_s
         started_s = time.perf_counter()
         outputs = self._predict(good) if good else []
         service_s = time.perf_counter() - started_s
@@ -216,7 +217,7 @@ class _Server:
     def _answer(self, message: Batch, body: Body) -> None:
         items = [_decoded(item, body) for item in message.items]
         assert self._replica is not None
-        outputs, service_s = self._replica.run(items)
+        outputs, service_s = self._replica.run(items, message.handed_s)
         self._reply(message.number, outputs, service_s, message.render)
 
     def _reply(self, number: int, outputs: list[Any], service_s: float, render: bool) -> None:

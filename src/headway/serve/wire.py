@@ -71,11 +71,15 @@ class Start(msgspec.Struct, tag=True, array_like=True):
 
 
 class Batch(msgspec.Struct, tag=True, array_like=True):
-    """Inputs to work on; with `render` the results are wanted in a form that is not a pickle."""
+    """Inputs to work on; with `render` the results are wanted in a form that is not a pickle.
+
+    `handed_s` is the sender's monotonic clock, which all processes of a machine share.
+    """
 
     number: int
     items: list[Slots]
     render: bool
+    handed_s: float
 
 
 class Render(msgspec.Struct, tag=True, array_like=True):

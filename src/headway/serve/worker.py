@@ -154,10 +154,12 @@ class Worker:
         process ends first; after `timeout_s` it is killed and WorkerTimeout raised; a batch too large to send raises
         ServeError.
         """
+        handed_s = time.monotonic()
         buffers: list[bytes] = []
         items = [slots(item, buffers) for item in inputs]
         self._number += 1
-        results: list[Result] = await self._ask(Batch(self._number, items, render), buffers, timeout_s, "for a batch")
+        message = Batch(self._number, items, render, handed_s)
+        results: list[Result] = await self._ask(message, buffers, timeout_s, "for a batch")
         return results
 
     async def render(self, payloads: Sequence[Payload], timeout_s: float | None = None) -> list[Result]:

@@ -262,7 +262,7 @@ def test_rates_add_up_to_the_requests(arrivals: list[float], longer_s: float) ->
     bin_s, curve = curves.rate_over_time(trace)
     lengths = [min(bin_s, trace.duration_s - start) for start, _ in curve]
     assert sum(rate * length for (_, rate), length in zip(curve, lengths, strict=True)) == pytest.approx(len(arrivals))
-    assert len(curve) <= 200
+    assert len(curve) <= 120
 
 
 @st.composite

@@ -42,7 +42,7 @@ def percentiles_of(figures: Mapping[str, Any]) -> Curve:
     return [(float(value), share) for share, value in known if value is not None and math.isfinite(value) and value > 0]
 
 
-def rate_over_time(trace: Trace, most_bins: int = 200) -> tuple[float, Curve]:
+def rate_over_time(trace: Trace, most_bins: int = 120) -> tuple[float, Curve]:
     """Return the width of a bin in seconds, and (start of the bin, requests per second in it).
 
     The last bin may be cut by the end of the trace; its rate is over the part that was observed.

@@ -86,11 +86,6 @@ class BatchStation:
         """Start all replicas at once; return when every one can take items. Raises ServeError when one cannot."""
         self._host = host
         self._pool = None if self._pool_name is None else host.pool(self._pool_name)
-        if self._pool is not None and self.threads > self._pool.cores:
-            raise ServeError(
-                f"stage {self.name!r}: a replica computes with {self.threads} threads but pool {self._pool_name!r} has "
-                f"only {self._pool.cores} cores; give the pool more cores or the hardware fewer threads"
-            )
         self._replicas = [Replica(self._start_worker, host.clock()) for _ in range(self._initial)]
         started = await asyncio.gather(*(r.first_start() for r in self._replicas), return_exceptions=True)
         for problem in started:

@@ -124,8 +124,7 @@ class Engine:
         """Take an item's result and start what follows from it."""
         if not isinstance(work, Item):
             raise TypeError("a station returned an item that it was not given")
-        if work.start_s:
-            self.records[work.stage].add(work.request.number, work.arrival_s, work.start_s, done_s, work.batch_size)
+        self.records[work.stage].add(work.request.number, work.arrival_s, work.start_s, done_s, work.batch_size)
         request = work.request
         if request.over:
             return

@@ -5,8 +5,8 @@ bytes or an array. With several inputs, or a BYTES input of several elements, th
 names to the lists of their elements; a numeric tensor is one element, with its shape as sent.
 
 A BYTES element is a JSON string, or length-prefixed bytes in the binary extension. The input's parameter
-`content_type` says what it is: `str` (text), `base64` (in JSON: bytes in base64), `json` (a JSON value), `raw` (bytes,
-binary extension only). Text in JSON and bytes in the binary extension are what is meant without it.
+`content_type` says what it is: `str` (text), `base64` (in JSON: bytes in base64), `json` (the text of a JSON value),
+`raw` (bytes, binary extension only). Text in JSON and bytes in the binary extension are what is meant without it.
 
 Outputs are named after the stages where items ended. Text, JSON values and bytes are BYTES with one element per item
 and the same `content_type`; equal-shaped arrays of several items are stacked. Results of one stage that do not fit one
@@ -161,9 +161,6 @@ def _texts(tensor: _Tensor, where: str, count: int) -> list[Payload]:
         raise BadRequest(f"{where}: shape {tensor.shape} means {count} elements, but data has {len(flat)}")
     out = []
     for element in flat:
-        if kind == "json" and not isinstance(element, str):
-            out.append(outside("json", _encode(element)))
-            continue
         if not isinstance(element, str):
             raise BadRequest(f"{where}: a BYTES element in JSON must be a string, not {type(element).__name__}")
         try:

@@ -44,10 +44,10 @@ def encode(payload: Any) -> InferBody:
         raise ServeError(f"payload: an array of {payload.dtype} cannot be sent; valid: {', '.join(DATATYPES)}")
     try:
         if isinstance(payload, Mapping) and "inputs" in payload:
-            return InferBody(json.dumps(payload).encode())
+            return InferBody(json.dumps(payload, allow_nan=False).encode())
         tensor: dict[str, Any] = {"name": "input", "datatype": "BYTES", "shape": [1], "data": [payload]}
         if not isinstance(payload, str):
-            tensor["parameters"] = {"content_type": "json"}
+            tensor.update(data=[json.dumps(payload, allow_nan=False)], parameters={"content_type": "json"})
         return InferBody(json.dumps({"inputs": [tensor]}, ensure_ascii=False).encode())
     except (TypeError, ValueError) as error:
         raise ServeError(f"payload: a {type(payload).__name__} cannot be sent: {error}") from None

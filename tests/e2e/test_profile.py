@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -280,6 +282,44 @@ def test_a_measurement_goes_on_where_it_stopped(folder: Path, tmp_path: Path) ->
     assert both.visits == first.visits != ()
     again = run(spec, folder, batch_sizes=[1, 2], resume=path)
     assert (again.rows, again.visits) == (both.rows, both.visits)
+
+
+def test_what_was_finished_before_an_interruption_is_kept(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cells.json"
+    script = tmp_path / "interrupted.py"
+    script.write_text(
+        "import os, signal\n"
+        "from headway.profile.measure import measure\n"
+        "from headway.serve.wire import Payload\n"
+        "from headway.spec.model import Spec\n"
+        "spec = Spec.from_dict({'slo': {'latency': '9s'}, 'supply': {'cpu': {'price': '$1/h'}},\n"
+        "                       'stages': {'a': {'model': 'm.py:Upper'}}})\n"
+        "def stop(state):\n"
+        "    if 'batch 1' in str(state):\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        f"measure(spec, [Payload('text', b'a')], folder={str(folder)!r}, resume={str(path)!r}, progress=stop)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+    assert "KeyboardInterrupt" in done.stderr
+    kept = json.loads(path.read_text())["cells"]
+    assert list(kept) == ["a/default/cpu/1"]
+    profile = run(spec_of({"a": {"model": "m.py:Upper"}}), folder, [Payload("text", b"a")], resume=path)
+    assert profile.rows[0].to_dict() == kept["a/default/cpu/1"]["row"]
+    assert len(profile.rows) == 2
+
+
+def test_more_items_than_a_request_may_have_are_told(folder: Path) -> None:
+    spec = spec_of(
+        {
+            "a": {"model": "m.py:Split", "options": {"times": 10_001}},
+            "word": {"model": "m.py:Upper", "after": "a"},
+            "number": {"after": "a"},
+            "other": {"model": "m.py:Upper"},
+        }
+    )
+    profile = run(spec, folder, [Payload("text", b"a")], batch_sizes=[1])
+    assert any("the request grew beyond 10000 items" in problem["text"] for problem in profile.stamp["problems"])
+    assert {"a", "other"} <= {row.stage for row in profile.rows}
 
 
 def test_a_resumed_measurement_starts_no_process_for_what_is_known(folder: Path, tmp_path: Path) -> None:

@@ -248,7 +248,8 @@ class _Run:
         made = [model.fingerprint for variants in self.stages.values() for model in variants.values()]
         options = [dict(model.options) for variants in self.stages.values() for model in variants.values()]
         graph = [
-            [(e.parent, e.child, e.probability, e.fan_out) for e in self.spec.graph.parents[n]] for n in self.stages
+            (name, name in self.spec.graph.joins, [(e.parent, e.probability, e.fan_out) for e in parents])
+            for name, parents in self.spec.graph.parents.items()
         ]
         return content_hash([made, options, graph, origin, self.seed])
 

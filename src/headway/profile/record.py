@@ -131,7 +131,12 @@ class Recorder:
                 continue
             self._decided = self._decided or result.branches is not None
             if graph.children[stage]:
-                walk.follow(item, result)
+                try:
+                    walk.follow(item, result)
+                except ServeError as error:
+                    self._note(stage, str(error))
+                    failed = True
+                    queue[:] = [other for other in queue if other.up is None]  # other sources still have their turn
         return None if failed else visits
 
     async def _result(self, stage: str, choice: Mapping[str, str], payload: Input) -> Result:

@@ -6,6 +6,7 @@ Started by `headway.serve.worker` as `python -m headway.serve.child FD`, with th
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import importlib.util
 import os
@@ -211,6 +212,9 @@ class _Server:
             self._send(Broken(_setup_problem(error)))
             self._stopped = True
             return
+        # What setup has made stays, so the collector need not look through it in the middle of a batch.
+        gc.collect()
+        gc.freeze()
         self._replica = Replica(model, message.children)
         self._send(Ready())
 

@@ -239,7 +239,7 @@ class Worker:
             await self._exited(None)
         await self._output.ended(_OUTPUT_GRACE_S)
         last = "; last output: " + " | ".join(self._output.tail) if self._output.tail else ""
-        problem = f"{_how(self._process.returncode)} before it answered{last}"
+        problem = self._problem or f"{_how(self._process.returncode)} before it answered{last}"
         self._fail(WorkerDied(f"worker of {self.name} (pid {self.pid}) {problem}"), problem)
         self._output.close()
         self._ended.set()

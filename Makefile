@@ -14,7 +14,7 @@ SOURCES := src tests tools
 .PHONY: help demo test check bench docs format clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+	@awk -F ":.*## " "/^[a-z]+:.*## /{printf \"make %-8s%s\\n\", \$$1, \$$2}" $(MAKEFILE_LIST)
 
 demo: .venv/.demo ## profile, plan, serve and replay a real document pipeline; writes out/report.html
 	$(BIN)/headway demo
@@ -33,7 +33,7 @@ bench: .venv/.bench ## run every benchmark: a table here, rows in out/bench.json
 	$(BIN)/headway bench -o out/bench.json
 
 docs: .venv/.docs ## build the documentation into site/, strictly
-	DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: .venv/.check ## rewrite the sources as the formatter wants them
 	$(BIN)/ruff check --fix $(SOURCES)

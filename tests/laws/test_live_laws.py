@@ -16,7 +16,7 @@ from headway.profile.profile import Row
 from headway.serve.batcher import BatchStation
 from headway.serve.engine import Answer, Engine, Limits, Rejected
 from headway.serve.wire import Failure, Input, Payload, Result
-from headway.sim.simulate import simulate
+from headway.sim.simulation import simulate
 from headway.spec.model import Spec
 from headway.testing.live import FakeWorker, echo, fake_starter, fake_stations, run_virtual
 from headway.trace import Trace

@@ -36,7 +36,7 @@ class Domain(Protocol):
         ...
 
     def parse_config(self, value: Mapping[str, Any], where: str) -> Config:
-        """Return the configuration that a mapping (from `current:` or a plan) describes; raises PlanError naming `where`."""
+        """Return the configuration that a mapping (of `current:`, or a plan) describes; PlanError names `where`."""
         ...
 
     def cost_usd_per_hour(self, config: Config, spec: Spec) -> float:

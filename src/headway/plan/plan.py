@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from headway.errors import PlanError
+from headway.errors import PlanError, ProfileError, SpecError
 from headway.files import canonical_json, content_hash, write_atomic
 from headway.plan.config import Config
 from headway.profile import Profile
@@ -182,5 +182,7 @@ class Plan:
                 provenance={k: v for k, v in value.get("provenance", {}).items() if k != "plan_hash"},
                 feasible=bool(value.get("feasible", True)),
             )
+        except (SpecError, ProfileError) as error:
+            raise PlanError(str(error)) from None
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise PlanError(f"not a complete plan: {error}") from None

@@ -110,7 +110,7 @@ class Profile:
         return tuple(dict.fromkeys(r.hardware for r in self.rows if r.stage == stage and r.variant == variant))
 
     def service(self, stage: str, variant: str, hardware: str) -> ServiceTime:
-        """Return the service time of a stage's variant on some hardware. Raises ProfileError when it was not profiled."""
+        """Return the service time of a stage's variant on some hardware; ProfileError when it was not profiled."""
         key = (stage, variant, hardware)
         if key not in self._services:
             rows = [r for r in self.rows if (r.stage, r.variant, r.hardware) == key]

@@ -1,4 +1,4 @@
-"""Service time of one (stage, variant, hardware) as a function of batch size: means, and a quantile table to draw from."""
+"""Service time of one (stage, variant, hardware) by batch size: means, and a table of quantiles to draw from."""
 
 from __future__ import annotations
 
@@ -46,23 +46,29 @@ class ServiceTime:
         return cls(tuple(row.batch_size for row in rows), mean_s, quantile_s)
 
     def mean_at(self, batch_size: int) -> float:
-        """Return the mean latency of a batch of this size, in seconds. Raises ProfileError outside the profiled range."""
+        """Return the mean latency of a batch of this size in seconds. Raises ProfileError outside what was measured."""
         self._check(batch_size)
         return float(np.interp(batch_size, self.batch_sizes, self.mean_s))
 
     def table(self, max_batch_size: int, sampled: bool) -> NDArray[np.float64]:
-        """Return latencies `[batch size, quantile]` for sizes 0 (unused) to `max_batch_size`; one column of means unless
-        `sampled`. The number of columns is a power of two."""
+        """Return latencies `[batch size, quantile]` for sizes 0 (unused) to `max_batch_size`.
+
+        One column of means unless `sampled`; the number of columns is a power of two.
+        """
         self._check(max_batch_size)
-        sizes = np.arange(max_batch_size + 1)
         source = self.quantile_s if sampled else self.mean_s[:, None]
-        out = np.empty((max_batch_size + 1, source.shape[1]))
-        for column in range(source.shape[1]):
-            out[:, column] = np.interp(sizes, self.batch_sizes, source[:, column])
-        return out
+        known = np.array(self.batch_sizes)
+        sizes = np.maximum(np.arange(max_batch_size + 1), 1)
+        above = np.clip(np.searchsorted(known, sizes), 1, max(known.size - 1, 1))
+        if known.size == 1:
+            return np.repeat(source, max_batch_size + 1, axis=0)
+        low, high = known[above - 1], known[above]
+        share = ((sizes - low) / (high - low))[:, None]
+        # At a profiled size the share is exactly 0 or 1, and the row comes back as it was measured.
+        return np.where(share == 1, source[above], source[above - 1] + share * (source[above] - source[above - 1]))
 
     def throughput_per_s(self, max_batch_size: int) -> float:
-        """Return requests per second that one replica completes when every batch is full (mu of InferLine section 4)."""
+        """Return requests per second of one replica whose batches are all full (mu of InferLine section 4)."""
         return max_batch_size / self.mean_at(max_batch_size)
 
     def _check(self, batch_size: int) -> None:

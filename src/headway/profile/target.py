@@ -122,12 +122,18 @@ def absence(hardware: Hardware) -> str | None:
     if hardware.threads > len(cores):
         return f"it computes with {hardware.threads} threads and this machine has {len(cores)} cores"
     match = re.fullmatch(r"cuda(?::(\d+))?", hardware.device or "")
-    # Under Windows' Linux every NVIDIA device is reached through /dev/dxg.
-    if match and not any(os.path.exists(p) for p in (f"/dev/nvidia{match[1] or 0}", "/dev/dxg", "/dev/nvhost-gpu")):
+    if match and not _has_cuda_device(int(match[1] or 0)):
         return f"this machine has no device {hardware.device!r}"
     if hardware.device == "mps" and sys.platform != "darwin":
         return "this machine has no device 'mps'"
     return None
+
+
+def _has_cuda_device(index: int) -> bool:
+    # In a container the files keep the host's numbers while CUDA counts from 0, so they are counted too. Under
+    # Windows' Linux, and on boards with a built-in GPU, devices have no files of their own.
+    numbered = [name for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name)]
+    return len(numbered) > index or any(os.path.exists(path) for path in ("/dev/dxg", "/dev/nvhost-gpu"))
 
 
 def available_cores() -> tuple[int, ...]:

@@ -37,8 +37,8 @@ def low_confidence(plan: Plan, stages: Mapping[str, StageOutcome]) -> tuple[str,
         if stage.peak_utilization_10s > PEAK_LIMIT:
             reasons.append(f"{name}: the busiest 10 s offer {stage.peak_utilization_10s:.2f} times its capacity")
         fields = plan.stages[name].to_dict()
-        used = [r for r in plan.profile.rows
-                if r.stage == name and r.variant == fields.get("variant") and r.hardware == fields.get("hardware")]  # fmt: skip
+        key = (name, fields.get("variant"), fields.get("hardware"))
+        used = [row for row in plan.profile.rows if (row.stage, row.variant, row.hardware) == key]
         if any(row.evidence == "prior" for row in used):
             reasons.append(f"{name}: its profile holds a prior, not a measurement")
     return tuple(reasons)

@@ -1,7 +1,7 @@
 """The event kernel: all stages on one clock, decided by the policies as they are.
 
-It covers what the feed-forward recursion cannot: unequal replicas, cores shared by stages, bounded queues, replicas that
-come and go while it runs. It can be advanced to any time and asked again, so that feedback can be simulated.
+It covers what the feed-forward recursion cannot: unequal replicas, cores shared by stages, bounded queues, replicas
+that come and go while it runs. It can be advanced to any time and asked again, so that feedback can be simulated.
 
 At one instant all completions are delivered first (by stage, then by batch), then new requests, then joins; only then
 are batches started, downstream stages first. So the result does not depend on how simultaneous events were scheduled.

@@ -1,4 +1,4 @@
-"""A whole pipeline in the event kernel: built from a workload and its replica groups, advanced, asked for departures."""
+"""A whole pipeline in the event kernel: built from a workload and groups of replicas, advanced, asked for results."""
 
 from __future__ import annotations
 
@@ -83,8 +83,7 @@ class EventSimulation:
 
     def add_replica(self, stage: str, from_s: float) -> int:
         """Add a replica like the stage's first group, taking batches from `from_s` on; return its number."""
-        replica = self._add(stage, 0, None, from_s)
-        return replica
+        return self._add(stage, 0, None, from_s)
 
     def retire_replica(self, replica: int, until_s: float) -> None:
         """Let a replica take no batch at or after `until_s`; what it has begun it finishes."""
@@ -114,11 +113,11 @@ class EventSimulation:
             position[served] = np.arange(served.size)
             left = np.flatnonzero((done_s >= 0) & (done_s < np.inf))
             # Batches leave by time, and at one time in the order in which they were started: that of their items.
-            left = left[np.lexsort((position[left], done_s[left]))].astype(np.int32)
+            ordered = left[np.lexsort((position[left], done_s[left]))].astype(np.int32)
             gone = np.flatnonzero(done_s == np.inf).astype(np.int32)
-            waiting = served[done_s[served] == events.PENDING]
+            waiting = np.asarray(served[done_s[served] == events.PENDING], np.int32)
             out[stage] = Departures(
-                done_s[left], left, self._state.start_s[low:high][served], gone, waiting.astype(np.int32),
+                done_s[ordered], ordered, self._state.start_s[low:high][served], gone, waiting,
                 int(self._state.batches[at]), float(self._state.busy_s[at]),
             )  # fmt: skip
         return out

@@ -152,9 +152,7 @@ def window(replicas: int) -> int:
 
 
 @kernel
-def expand(
-    done_s: Floats, done_item: Ints, n: int, first_child: Ints, arrival_s: Floats, item: Ints
-) -> int:
+def expand(done_s: Floats, done_item: Ints, n: int, first_child: Ints, arrival_s: Floats, item: Ints) -> int:
     """Turn departures into a child stage's arrivals: item i becomes items `first_child[i]` to `first_child[i + 1]`."""
     out = 0
     for j in range(n):

@@ -53,13 +53,11 @@ def stream(seed: int, name: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key))
 
 
-def build_items(
-    graph: Graph, trace: Trace, seed: int, recorded: RecordedVisits | None = None
-) -> dict[str, StageItems]:
+def build_items(graph: Graph, trace: Trace, seed: int, recorded: RecordedVisits | None = None) -> dict[str, StageItems]:
     """Return every stage's items for a trace.
 
-    Edges are drawn with `seed`, item by item, as declared. Visits in trace columns `visits.STAGE`, else `recorded` ones,
-    replace what is declared for those stages. Raises TraceError when the visits contradict the graph or the items
+    Edges are drawn with `seed`, item by item, as declared. Visits in trace columns `visits.STAGE`, else `recorded`
+    ones, replace what is declared for those stages. Raises TraceError when the visits contradict the graph or the items
     would not fit in memory.
     """
     n = trace.requests
@@ -81,7 +79,9 @@ def build_items(
                 counts = _draw(stream(seed, f"{edge.parent}>{name}"), above.count, edge.probability, edge.fan_out)
             total = int(counts.sum())
             if total > MAX_ITEMS:
-                raise TraceError(f"stage {name!r} would see {total} items; simulate a shorter trace (at most {MAX_ITEMS})")
+                raise TraceError(
+                    f"stage {name!r} would see {total} items; simulate a shorter trace (at most {MAX_ITEMS})"
+                )
             above.first_child[name] = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
             items[name] = StageItems(
                 np.repeat(above.request, counts), np.repeat(np.arange(above.count, dtype=np.int32), counts)

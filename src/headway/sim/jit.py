@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -55,11 +55,13 @@ def kernel(function: F) -> F:
         return function
     import numba
 
-    before = numba.config.CACHE_DIR
+    settings: Any = numba.config
+    before = settings.CACHE_DIR
     # numba reads the folder when a function is decorated; other users of numba in this process keep theirs.
-    numba.config.CACHE_DIR = cache_dir()
+    settings.CACHE_DIR = cache_dir()
     try:
-        on_disk = getattr(function, "__name__", "<lambda>") != "<lambda>"
-        return numba.njit(nogil=True, cache=on_disk)(function)  # type: ignore[no-any-return]
+        on_disk = function.__name__ != "<lambda>"
+        compiled: Any = numba.njit(nogil=True, cache=on_disk)(function)
+        return cast(F, compiled)
     finally:
-        numba.config.CACHE_DIR = before
+        settings.CACHE_DIR = before

@@ -16,6 +16,8 @@ SCHEMA = "headway.outcome/1"
 ANSWERED, DROPPED, REJECTED, FAILED, IN_FLIGHT = range(5)
 STATUS_NAMES = ("answered", "dropped", "rejected", "failed", "in_flight")
 FIVE_MINUTES_S = 300.0
+TOLERANCE_S = 1e-9
+"""A request is late when it exceeds the promise by more than this, so that rounding decides nothing."""
 
 
 def percentile(values: NDArray[np.float64], percent: float) -> float:
@@ -39,6 +41,40 @@ def allowed_misses(requests: int, percent: float) -> int:
     10
     """
     return math.floor(requests * (100 - percent) / 100 + 1e-9)
+
+
+def promise_holds(
+    arrival_s: NDArray[np.float64],
+    missed: NDArray[np.bool_],
+    percent: float,
+    window_s: float | None = None,
+    objective: float | None = None,
+) -> bool:
+    """Return whether a promise is kept: over all requests, or in the share `objective` of windows of `window_s`."""
+    if window_s is None or objective is None:
+        return int(np.count_nonzero(missed)) <= allowed_misses(missed.size, percent)
+    windows = by_window(arrival_s, missed, window_s)
+    kept = sum(int(np.count_nonzero(w)) <= allowed_misses(w.size, percent) for w in windows)
+    return kept >= objective * len(windows) - 1e-9
+
+
+def most_misses(
+    arrival_s: NDArray[np.float64], percent: float, window_s: float | None = None, objective: float | None = None
+) -> int:
+    """Return the largest number of misses with which the promise can still be kept, however they are spread."""
+    if window_s is None or objective is None:
+        return allowed_misses(arrival_s.size, percent)
+    sizes = sorted((w.size for w in by_window(arrival_s, arrival_s, window_s)), reverse=True)
+    lost = math.floor(len(sizes) * (1 - objective) + 1e-9)
+    return sum(sizes[:lost]) + sum(allowed_misses(size, percent) for size in sizes[lost:])
+
+
+def by_window(arrival_s: NDArray[np.float64], values: NDArray[Any], window_s: float) -> list[NDArray[Any]]:
+    """Split per-request values into tumbling windows from the first arrival; windows without requests are left out."""
+    if not arrival_s.size:
+        return []
+    index = ((arrival_s - arrival_s[0]) // window_s).astype(np.int64)
+    return np.split(values, np.flatnonzero(np.diff(index)) + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +149,7 @@ class Outcome:
     @property
     def missed(self) -> NDArray[np.bool_]:
         """Which requests are late, dropped, rejected, failed or unanswered."""
-        return ~(self.latency_s <= self.slo_s)
+        return ~(self.latency_s <= self.slo_s + TOLERANCE_S)
 
     @property
     def misses(self) -> int:
@@ -128,18 +164,14 @@ class Outcome:
     @property
     def holds(self) -> bool:
         """Whether the promise was kept: over all requests, or in the declared share of windows."""
-        if self.window_s is None or self.objective is None:
-            return self.misses <= allowed_misses(self.requests, self.slo_percentile)
-        kept = [
-            int(np.count_nonzero(missed)) <= allowed_misses(missed.size, self.slo_percentile)
-            for missed in self._by_window(self.missed, self.window_s)
-        ]
-        return sum(kept) >= self.objective * len(kept) - 1e-9
+        return promise_holds(self.arrival_s, self.missed, self.slo_percentile, self.window_s, self.objective)
 
     @property
     def worst_5m_p99_s(self) -> float:
         """The 99th percentile of the worst five minutes (tumbling windows from the first scheduled arrival)."""
-        return max((percentile(w, 99) for w in self._by_window(self.latency_s, FIVE_MINUTES_S)), default=math.nan)
+        return max(
+            (percentile(w, 99) for w in by_window(self.arrival_s, self.latency_s, FIVE_MINUTES_S)), default=math.nan
+        )
 
     def counts(self) -> dict[str, int]:
         """Return requests by what became of them; `late` ones are among the answered."""
@@ -170,12 +202,6 @@ class Outcome:
             "stages": {name: stage.to_dict() for name, stage in self.stages.items()},
             "provenance": dict(self.provenance),
         }
-
-    def _by_window(self, values: NDArray[Any], window_s: float) -> list[NDArray[Any]]:
-        if not self.requests:
-            return []
-        index = ((self.arrival_s - self.arrival_s[0]) // window_s).astype(np.int64)
-        return np.split(values, np.flatnonzero(np.diff(index)) + 1)
 
 
 def number(value: float) -> float | None:

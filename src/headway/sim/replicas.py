@@ -9,7 +9,6 @@ import numpy as np
 from headway.sim.station import Arrivals, Departures, Floats
 
 
-
 @dataclass(frozen=True)
 class ReplicaStation:
     """Equal replicas, each serving one batch at a time.

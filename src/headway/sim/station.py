@@ -17,8 +17,8 @@ Ints = NDArray[np.int32]
 class Arrivals:
     """Items that reach a station, in order of time.
 
-    `arrival_s` is sorted; `item` is each one's number within the stage (dense, from 0), `request` the request it belongs
-    to; `deadline_s` (per item, or empty) is when it is given up. `attributes` are the trace's columns by request.
+    `arrival_s` is sorted; `item` is each one's number within the stage (dense, from 0); `request` maps items to
+    requests; `deadline_s` (per arrival, or empty) is when it is given up; `attributes` are the trace's columns.
     """
 
     arrival_s: Floats

@@ -91,7 +91,9 @@ class Workload:
                     feedforward.mark(gone, items.request, done_s)
         return done_s
 
-    def _joined(self, stage: str, before: Mapping[str, Departures]) -> tuple[Floats, np.ndarray[tuple[int], np.dtype[np.int32]]]:
+    def _joined(
+        self, stage: str, before: Mapping[str, Departures]
+    ) -> tuple[Floats, np.ndarray[tuple[int], np.dtype[np.int32]]]:
         count = self.items[stage].count
         ready_s = np.full(count, -np.inf)
         scope = self.graph.scope[stage]

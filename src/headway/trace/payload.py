@@ -25,7 +25,7 @@ def payload_index(trace: Trace, count: int, seed: int) -> NDArray[np.int64]:
     if column is not None:
         index = column.astype(np.int64)
         if index.size and (index.min() < 0 or index.max() >= count or np.any(index != column)):
-            raise TraceError(f"trace: column payload must hold whole numbers from 0 to {count - 1}, one per sample payload")
+            raise TraceError(f"trace: column payload must hold whole numbers from 0 to {count - 1}, one per sample")
         return index
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, _STREAM], np.uint64)))
     return rng.integers(0, count, trace.requests)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from headway.domains.pipeline.declare import ConfigText, ModelStage, ReplicaConfig
-from headway.errors import PlanError, nearest
+from headway.errors import PlanError
 from headway.plan.config import StageContext
 from headway.spec.model import Spec
 
 if TYPE_CHECKING:
+    from headway.plan.oracle import Oracle
     from headway.serve.station import LiveStation
     from headway.sim.eventsim import StageSetup
     from headway.sim.replicas import ReplicaStation
+    from headway.sim.worklaw import Gains
 
 
 class PipelineDomain:
@@ -26,32 +27,50 @@ class PipelineDomain:
     declaration = ModelStage
     tunable = frozenset({"replicas", "max_batch_size", "max_wait_s"})
 
+    @property
+    def planners(self) -> Mapping[str, Callable[[Oracle, Mapping[str, str]], Mapping[str, ReplicaConfig] | None]]:
+        """The published planners that know this kind of stage, by name."""
+        from headway.domains.pipeline.coarse import coarse_grained
+        from headway.domains.pipeline.inferline import Greedy
+
+        return {
+            "greedy": lambda oracle, variants: Greedy(oracle, variants).run(),
+            "cg-mean": lambda oracle, variants: coarse_grained(oracle, variants, peak=False),
+            "cg-peak": lambda oracle, variants: coarse_grained(oracle, variants, peak=True),
+        }
+
+    def richest(self, oracle: Oracle, variants: Mapping[str, str]) -> Iterator[Mapping[str, ReplicaConfig]]:
+        """Configurations with all the capacity that supply allows, each stage on its fastest hardware."""
+        from headway.domains.pipeline.inferline import Greedy
+
+        helper = Greedy(oracle, variants)
+        hardware = {name: helper.hardware_by_latency(name)[0] for name in helper.order}
+        largest = max(max(self.batch_sizes(helper.context(n), variants[n], hardware[n])) for n in helper.order)
+        batch = 1
+        while batch <= largest:
+            configs = {}
+            for name in helper.order:
+                sizes = self.batch_sizes(helper.context(name), variants[name], hardware[name])
+                config = ReplicaConfig(hardware[name], 1, max(b for b in sizes if b <= batch), variants[name])
+                configs[name] = _with(config, replicas=min(helper.most(name, config), 1024))
+            yield configs
+            batch *= 2
+
     def parse_config(self, value: Mapping[str, Any], where: str) -> ReplicaConfig:
         """Return the configuration that a mapping describes, as written under `current:` or found in a plan."""
-        known = {name: value[name] for name in ("hardware", "replicas", "max_batch_size", "variant") if name in value}
-        unknown = [name for name in value if name not in (*known, "max_wait", "max_wait_s", *_PREDICTED)]
-        if unknown:
-            valid = ("hardware", "replicas", "max_batch_size", "max_wait", "variant")
-            raise PlanError(f"{where}.{unknown[0]}: not a field{nearest(unknown[0], valid)}; valid: {', '.join(valid)}")
-        if "max_wait" in value:
-            known["max_wait"] = value["max_wait"]
-        try:
-            text = ConfigText.model_validate(known)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            raise PlanError(f"{where}.{field}: {first['msg']}") from None
-        wait_s = value.get("max_wait_s", text.max_wait_s)
+        known = {name: value[name] for name in value if name not in (*_PREDICTED, "max_wait_s")}
+        config = ConfigText.read(known, where)
+        wait_s = value.get("max_wait_s", config.max_wait_s)
         if isinstance(wait_s, bool) or not isinstance(wait_s, int | float) or not 0 <= wait_s < np.inf:
             raise PlanError(f"{where}.max_wait_s: {wait_s!r} must be a number of seconds, at least 0")
-        return ReplicaConfig(text.hardware, text.replicas, text.max_batch_size, text.variant, float(wait_s))
+        return _with(config, max_wait_s=float(wait_s))
 
     def cost_usd_per_hour(self, config: ReplicaConfig, spec: Spec) -> float:
         """Replicas times the price of their hardware."""
         return config.replicas * spec.supply[config.hardware].price_usd_per_hour
 
     def startup_s(self, context: StageContext, config: ReplicaConfig) -> float:
-        """Seconds from asking for a replica until it takes its first batch: capacity's delay plus the model's, measured."""
+        """Seconds from asking for a replica to its first batch: the capacity's delay plus the model's, as measured."""
         rows = [r.startup_s for r in context.profile.rows if (r.stage, r.variant, r.hardware)
                 == (context.name, config.variant, config.hardware) and r.startup_s is not None]  # fmt: skip
         return context.spec.supply[config.hardware].startup_s + max(rows, default=0.0)
@@ -93,7 +112,7 @@ class PipelineDomain:
         """Replicas of one hardware that budget, count limit and pool allow this stage."""
         supply = context.spec.supply[hardware]
         most = 100_000
-        if supply.price_usd_per_hour > 0:
+        if supply.price_usd_per_hour > 0 and max_cost_usd_per_hour < np.inf:
             most = int(max_cost_usd_per_hour / supply.price_usd_per_hour + 1e-9)
         if supply.max_replicas is not None:
             most = min(most, supply.max_replicas)
@@ -141,6 +160,30 @@ class PipelineDomain:
         table = service.table(config.max_batch_size, sampled)
         group = ReplicaGroup(table, config.replicas, pool=supply.pool, threads=supply.threads)
         return StageSetup([group], config.max_wait_s)
+
+    def fastest_s(self, context: StageContext, variant: str | None, *, sampled: bool) -> float:
+        """The quickest service of a variant on any hardware: no item is done sooner."""
+        names = [variant] if variant is not None else list(self._stage(context).variant_names)
+        return min(
+            float(context.profile.service(context.name, name, hardware).table(1, sampled)[1].min())
+            for name in names
+            for hardware in self.hardware(context, name)
+        )
+
+    def capacity(self, config: ReplicaConfig) -> int:
+        """Batches that can be served at once."""
+        return config.replicas
+
+    def work_law(self, config: ReplicaConfig) -> tuple[str, str, int]:
+        """What `work_gains` depends on."""
+        return config.variant, config.hardware, config.max_batch_size
+
+    def work_gains(self, context: StageContext, config: ReplicaConfig, *, sampled: bool) -> Gains:
+        """What each item costs the capacity at least, as in `headway.sim.worklaw`."""
+        from headway.sim.worklaw import work_gains
+
+        service = context.profile.service(context.name, config.variant, config.hardware)
+        return work_gains(service.table(config.max_batch_size, sampled))
 
     def live(self, context: StageContext, config: ReplicaConfig) -> LiveStation:
         """The server's station of a configuration."""

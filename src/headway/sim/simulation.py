@@ -93,7 +93,7 @@ def _run_events(
     for name, context in where.items():
         if not hasattr(domains[name], "setup"):
             raise PlanError(
-                f"stages.{name}: kind {context.stage.kind!r} cannot be simulated beside stages that share a pool of cores"
+                f"stages.{name}: kind {context.stage.kind!r} cannot run beside stages that share a pool of cores"
             )
         setups[name] = domains[name].setup(context, plan.stages[name], sampled=sampled)
     simulation = EventSimulation(work, setups, {name: pool.cores for name, pool in plan.spec.pools.items()})
@@ -157,7 +157,9 @@ def build_outcome(plan: Plan, work: Workload, runs: Mapping[str, StageRun], *, s
     )  # fmt: skip
 
 
-def interval(plan: Plan, trace: Trace, *, seed: int = 0, runs: int = 40, confidence: float = 0.95) -> dict[str, list[float]]:
+def interval(
+    plan: Plan, trace: Trace, *, seed: int = 0, runs: int = 40, confidence: float = 0.95
+) -> dict[str, list[float]]:
     """Return the simulator's own interval of P50, P95, P99 and miss rate for this trace, over re-drawn service times.
 
     >>> from headway.testing.examples import tiny_plan
@@ -180,12 +182,9 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
     figures = {}
     for key in ("p50_s", "p95_s", "p99_s", "mean_s", "miss_rate", "worst_5m_p99_s", "cost_usd"):
         left, right = a.get(key), b.get(key)
-        both = isinstance(left, int | float) and isinstance(right, int | float)
-        figures[key] = {
-            "a": left,
-            "b": right,
-            "difference": right - left if both else None,
-            "ratio": right / left if both and left else None,
-        }
+        figures[key] = {"a": left, "b": right, "difference": None, "ratio": None}
+        if isinstance(left, int | float) and isinstance(right, int | float):
+            figures[key]["difference"] = right - left
+            figures[key]["ratio"] = right / left if left else None
     return {"schema": "headway.comparison/1", "a": a.get("kind"), "b": b.get("kind"), "figures": figures,
             "requests": {"a": a.get("requests"), "b": b.get("requests")}}  # fmt: skip

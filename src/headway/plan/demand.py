@@ -1,0 +1,107 @@
+"""What traffic asks of a stage whatever the others do: earliest arrivals, latest finishes, and bounds from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from headway.sim.jit import kernel
+from headway.sim.station import Floats, Ints
+from headway.sim.workload import Workload
+
+
+@kernel
+def latest_with_tail(done_s: Floats, item: Ints, request: Ints, tail_s: Floats, out_s: Floats) -> None:
+    """Raise each request's `out_s` to its items' departure plus what must follow at least."""
+    for at in range(done_s.size):
+        finish_s = done_s[at] + tail_s[item[at]]
+        to = request[item[at]]
+        if finish_s > out_s[to]:
+            out_s[to] = finish_s
+
+
+@kernel
+def dropped_work(release_s: Floats, due_s: Floats, work_s: Floats, capacity: float) -> float:
+    """Return the least work that must be late when `capacity` servers share all of it freely.
+
+    Jobs are in order of release and of due time. Serving in that order at full speed and giving up what would be late
+    loses the least work of all schedules, so that no schedule of whole batches can do better.
+    """
+    free_s = -np.inf
+    lost = 0.0
+    for at in range(release_s.size):
+        if release_s[at] > free_s:
+            free_s = release_s[at]
+        free_s += work_s[at] / capacity
+        if free_s > due_s[at]:
+            lost += (free_s - due_s[at]) * capacity
+            free_s = due_s[at]
+    return lost
+
+
+@dataclass(frozen=True)
+class Tails:
+    """Least remaining time after each item, by stage, given every stage's quickest service."""
+
+    tail_s: Mapping[str, Floats]
+    head_s: Mapping[str, float]
+
+    @classmethod
+    def of(cls, work: Workload, fastest_s: Mapping[str, float]) -> Tails:
+        """Return the tails and heads of a workload: `head_s[stage]` is the least time from arrival to the stage."""
+        graph = work.graph
+        tail_s: dict[str, Floats] = {}
+        for name in reversed(graph.order):
+            items = work.items[name]
+            tail = np.zeros(items.count)
+            for child, first in items.first_child.items():
+                following = fastest_s[child] + tail_s[child]
+                parent = np.repeat(np.arange(items.count), np.diff(first))
+                np.maximum.at(tail, parent, following)
+            for join, target in items.joins.items():
+                waits = target >= 0
+                following = fastest_s[join] + tail_s[join]
+                tail[waits] = np.maximum(tail[waits], following[target[waits]])
+            tail_s[name] = tail
+        head_s: dict[str, float] = {}
+        for name in graph.order:
+            before = [head_s[edge.parent] + fastest_s[edge.parent] for edge in graph.parents[name]]
+            # A join may run when only its quickest branch was taken.
+            head_s[name] = min(before, default=0.0)
+        return cls(tail_s, head_s)
+
+    def finish_at_least(self, work: Workload, name: str, done_s: Floats, item: Ints, out_s: Floats) -> None:
+        """Raise `out_s` (per request) to the least possible completion given one stage's departures."""
+        latest_with_tail(done_s, item, work.items[name].request, self.tail_s[name], out_s)
+
+
+@dataclass(frozen=True)
+class StageDemand:
+    """One stage's share of a workload, one job per request that visits it: items, earliest start, latest finish."""
+
+    items: Floats
+    release_s: Floats
+    due_s: Floats
+
+    @classmethod
+    def of(cls, work: Workload, tails: Tails, name: str, slo_s: float) -> StageDemand:
+        """Return what a stage is asked for at least, whatever all other stages do."""
+        stage = work.items[name]
+        per_request = np.bincount(stage.request, minlength=work.requests)
+        visiting = np.flatnonzero(per_request)
+        tail_s = float(tails.tail_s[name].min()) if stage.count else 0.0
+        arrival_s = work.trace.arrival_s[visiting]
+        return cls(per_request[visiting].astype(float), arrival_s + tails.head_s[name], arrival_s + (slo_s - tail_s))
+
+    def least_late(self, work_s: float, credit_s: float, capacity: float) -> int:
+        """Return how many requests are late at least, when each item is at least `work_s` of a server's time.
+
+        `credit_s` is how much less than that any stretch of consecutive batches may take in all.
+        """
+        if not self.items.size:
+            return 0
+        job_s = self.items * work_s
+        lost_s = dropped_work(self.release_s, self.due_s + credit_s / capacity, job_s, capacity)
+        return int(np.ceil(lost_s / job_s.max() - 1e-6))

@@ -1,0 +1,92 @@
+"""What changes from one plan to another, what it saves, what it risks, and on which evidence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headway.errors import PlanError
+from headway.plan.plan import Plan
+from headway.profile import Profile
+from headway.spec.kinds import load_domain
+from headway.spec.model import Spec
+
+SCHEMA = "headway.diff/1"
+
+
+def current_plan(spec: Spec, profile: Profile | None = None) -> Plan:
+    """Return what runs today, as declared under `current:`. Raises PlanError when the spec does not say."""
+    if spec.current is None:
+        raise PlanError(f"spec {spec.name!r} has no current: section, so there is nothing to compare with; add one")
+    stages = {}
+    for name, stage in spec.stages.items():
+        if name not in spec.current:
+            raise PlanError(f"current.{name}: missing; every stage needs its present configuration")
+        stages[name] = load_domain(stage.kind).parse_config(spec.current[name], f"current.{name}")
+    return Plan(spec, profile or Profile(()), stages)
+
+
+def diff(before: Plan, after: Plan) -> dict[str, Any]:
+    """Return the difference of two plans of the same stages as JSON values. Raises PlanError when stages differ."""
+    if set(before.stages) != set(after.stages):
+        only = sorted(set(before.stages) ^ set(after.stages))
+        raise PlanError(
+            f"the plans have different stages ({', '.join(only)} in only one of them); compare like with like"
+        )
+    changes = []
+    for name in after.stages:
+        old, new = before.stages[name].to_dict(), after.stages[name].to_dict()
+        changes += [
+            {"stage": name, "field": field, "from": old.get(field), "to": new.get(field)}
+            for field in new
+            if old.get(field) != new.get(field)
+        ]
+    saved = before.cost_usd_per_hour - after.cost_usd_per_hour
+    return {
+        "schema": SCHEMA,
+        "from": {"name": before.spec.name, "plan_hash": before.hash},
+        "to": {"name": after.spec.name, "plan_hash": after.hash},
+        "changes": changes,
+        "cost_usd_per_hour": {"from": before.cost_usd_per_hour, "to": after.cost_usd_per_hour, "saved": saved},
+        "predicted": {"from": dict(before.predicted) or None, "to": dict(after.predicted) or None},
+        "risks": _risks(before, after),
+        "evidence": _evidence(after),
+    }
+
+
+def _risks(before: Plan, after: Plan) -> list[str]:
+    risks = []
+    for name in after.stages:
+        old, new = before.stages[name].to_dict(), after.stages[name].to_dict()
+        if old.get("hardware") != new.get("hardware"):
+            risks.append(
+                f"{name} moves from {old.get('hardware')} to {new.get('hardware')}: every replica is started anew"
+            )
+        if old.get("variant") != new.get("variant"):
+            risks.append(f"{name} answers with model {new.get('variant')} instead of {old.get('variant')}")
+        if (new.get("replicas") or 0) < (old.get("replicas") or 0) and old.get("hardware") == new.get("hardware"):
+            risks.append(f"{name} gives up {old['replicas'] - new['replicas']} of {old['replicas']} replicas")
+        if (new.get("max_batch_size") or 0) > (old.get("max_batch_size") or 0):
+            risks.append(f"{name} batches up to {new['max_batch_size']} instead of {old['max_batch_size']} requests")
+    if after.headroom_ratio is not None and after.headroom_ratio < 1.1:
+        risks.append(f"the promise breaks at {after.headroom_ratio:.2f} times the planned traffic")
+    if before.accuracy is not None and after.accuracy is not None and after.accuracy < before.accuracy - 1e-12:
+        risks.append(f"accuracy falls from {before.accuracy:.4f} to {after.accuracy:.4f}")
+    risks += [f"low confidence: {reason}" for reason in after.predicted.get("low_confidence", [])]
+    return risks
+
+
+def _evidence(after: Plan) -> list[str]:
+    lines = []
+    used = after.provenance
+    if "trace_hash" in used:
+        rate = f", {used['requests']} requests" if "requests" in used else ""
+        lines.append(f"trace {used['trace_hash']}{rate}, feasibility {used.get('feasibility')}")
+    for name, config in after.stages.items():
+        fields = config.to_dict()
+        key = (name, fields.get("variant"), fields.get("hardware"))
+        rows = [row for row in after.profile.rows if (row.stage, row.variant, row.hardware) == key]
+        if rows:
+            kinds = ", ".join(sorted({row.evidence for row in rows}))
+            samples = sum(row.samples or 0 for row in rows)
+            lines.append(f"profile of {name} on {fields.get('hardware')}: {len(rows)} rows, {kinds}, {samples} samples")
+    return lines

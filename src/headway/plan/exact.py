@@ -1,0 +1,209 @@
+"""The exact planner: best-first search over stage configurations with the simulator as oracle and per-stage bounds.
+
+A beginning of a plan (the first stages in topological order) is simulated by itself: what comes later cannot change it.
+It is dropped only when even the quickest remainder would leave too many requests late; nothing rests on monotonicity
+across stages, which does not hold. Costs of stages still open are bounded by the cheapest configuration whose capacity
+can carry the demand at all. So the first complete plan found is optimal over the space, and a stopped search knows how
+far from optimal the best one can be.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from headway.plan.accuracy import plan_accuracy
+from headway.plan.config import Config
+from headway.plan.demand import StageDemand
+from headway.plan.oracle import Oracle
+from headway.plan.search import Expansion, Limits, Node, SearchResult, best_first
+from headway.sim.outcome import percentile
+
+BUDGET = 200_000
+TIES = 32
+TIE_BUDGET = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """A beginning of a plan: the choice of variants, the configurations so far, and which option comes next."""
+
+    choice: int
+    stages: tuple[Config, ...]
+    option: int
+
+
+@dataclass(frozen=True)
+class Options:
+    """A choice of variants, and for each stage in topological order its configurations by cost, with costs."""
+
+    variants: Mapping[str, str]
+    configs: tuple[tuple[Config, ...], ...]
+    costs: tuple[tuple[float, ...], ...]
+    rest: tuple[float, ...]
+    """`rest[i]`: least cost of stages i and later."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The exact planner's answer."""
+
+    stages: Mapping[str, Config] | None
+    cost_usd_per_hour: float
+    lower_bound_usd_per_hour: float
+    stop: str
+    expanded: int
+    ties: int
+
+
+def variant_choices(oracle: Oracle) -> list[dict[str, str]]:
+    """Return the choices of variants that meet the accuracy floor, of all stages that have variants."""
+    spec = oracle.spec
+    names = {n: getattr(spec.stages[n], "variant_names", None) for n in spec.graph.order}
+    with_variants = {n: v for n, v in names.items() if v is not None}
+    choices = []
+    for combination in itertools.product(*with_variants.values()):
+        choice = dict(zip(with_variants, combination, strict=True))
+        accuracy = plan_accuracy(spec, oracle.profile, choice)
+        if spec.slo.accuracy is None or (accuracy is not None and accuracy >= spec.slo.accuracy - 1e-12):
+            choices.append(choice)
+    return choices
+
+
+def search(
+    oracle: Oracle,
+    incumbent: Mapping[str, Config] | None,
+    cap_usd_per_hour: float,
+    *,
+    budget: int = BUDGET,
+    ties: int = TIES,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Found:
+    """Return the cheapest feasible plan that costs at most `cap_usd_per_hour`, or the incumbent when it is optimal.
+
+    The search stops early after `budget` simulated candidates and then returns the incumbent with the bound proven.
+    Among plans of least cost the one with the fewest misses across traces wins.
+    """
+    order = oracle.spec.graph.order
+    choices = [_options(oracle, choice, cap_usd_per_hour) for choice in variant_choices(oracle)]
+    prefixes = not any(hardware.pool for hardware in oracle.spec.supply.values())
+    start = oracle.judged
+
+    def first(choice: int, stages: tuple[Config, ...], cost: float) -> Iterator[Node[Partial]]:
+        depth = len(stages)
+        options = choices[choice]
+        if options.configs[depth]:
+            bound = cost + options.costs[depth][0] + options.rest[depth + 1]
+            yield Node(bound, depth, Partial(choice, stages, 0))
+
+    def expand(node: Node[Partial]) -> Expansion[Partial]:
+        at, options, depth = node.state, choices[node.state.choice], node.depth
+        costs = options.costs[depth]
+        paid = node.bound - costs[at.option] - options.rest[depth + 1]
+        more: list[Node[Partial]] = []
+        if at.option + 1 < len(costs):
+            bound = paid + costs[at.option + 1] + options.rest[depth + 1]
+            more.append(Node(bound, depth, Partial(at.choice, at.stages, at.option + 1)))
+        stages = (*at.stages, options.configs[depth][at.option])
+        named = dict(zip(order, stages, strict=False))
+        if depth + 1 == len(order):
+            return Expansion(more, complete=oracle.feasible(named))
+        if not prefixes or oracle.may_be_feasible(named, options.variants):
+            more.extend(first(at.choice, stages, paid + costs[at.option]))
+        return Expansion(more)
+
+    roots = [node for choice in range(len(choices)) for node in first(choice, (), 0.0)]
+    limits = Limits(lambda: oracle.judged - start, budget, ties, TIE_BUDGET, progress)
+    result: SearchResult[Partial] = best_first(roots, expand, cap_usd_per_hour, limits)
+    if not result.best:
+        bound = min(result.lower_bound, cap_usd_per_hour)
+        cost = oracle.total_cost(incumbent) if incumbent is not None else float("inf")
+        stop = "optimal" if result.stop == "exhausted" and incumbent is not None else result.stop
+        return Found(incumbent, cost, min(bound, cost), stop, result.expanded, 0)
+    plans = []
+    for state in result.best:
+        configs = (*state.stages, choices[state.choice].configs[len(order) - 1][state.option])
+        plans.append(dict(zip(order, configs, strict=True)))
+    best = min(plans, key=lambda stages: robustness(oracle, stages)) if len(plans) > 1 else plans[0]
+    cost = oracle.total_cost(best)
+    return Found(best, cost, cost, result.stop, result.expanded, len(plans))
+
+
+def robustness(oracle: Oracle, stages: Mapping[str, Config]) -> tuple[float, float, float]:
+    """Return what ties are broken by, less is better: the 97th percentile of the miss rate over traces, its mean, and
+    the mean over traces of the promised percentile's latency."""
+    rates = np.array(oracle.miss_rates(stages))
+    latencies = [
+        percentile(oracle.finish_s(k, stages) - oracle.traces[k].arrival_s, oracle.spec.slo.percentile)
+        for k in range(len(oracle.traces))
+    ]
+    return percentile(rates, 97), float(rates.mean()), float(np.mean(latencies))
+
+
+def _options(oracle: Oracle, choice: Mapping[str, str], cap: float) -> Options:
+    configs: list[tuple[Config, ...]] = []
+    costs: list[tuple[float, ...]] = []
+    for name in oracle.spec.graph.order:
+        domain, context = oracle.domains[name], oracle.contexts[name]
+        mine = [c for c in domain.configs(context, cap) if getattr(c, "variant", None) in (None, choice.get(name))]
+        mine = carrying(oracle, name, mine, choice)
+        priced = sorted(((oracle.cost_usd_per_hour(name, c), at) for at, c in enumerate(mine)), key=lambda pair: pair)
+        configs.append(tuple(mine[at] for _, at in priced))
+        costs.append(tuple(cost for cost, _ in priced))
+    rest = [0.0]
+    for own in reversed(costs):
+        rest.append(rest[-1] + (own[0] if own else float("inf")))
+    return Options(dict(choice), tuple(configs), tuple(costs), tuple(reversed(rest)))
+
+
+def carrying(oracle: Oracle, name: str, configs: Sequence[Config], variants: Mapping[str, str]) -> list[Config]:
+    """Return the configurations of a stage whose capacity can carry its demand, whatever the other stages do.
+
+    Domains without `work_gains` keep all their configurations.
+    """
+    domain = oracle.domains[name]
+    if not hasattr(domain, "work_gains"):
+        return list(configs)
+    needed: dict[object, int] = {}
+    kept = []
+    for config in configs:
+        law = domain.work_law(config)
+        if law not in needed:
+            needed[law] = _needed(oracle, name, config, law, variants)
+        if domain.capacity(config) >= needed[law]:
+            kept.append(config)
+    return kept
+
+
+def _needed(oracle: Oracle, name: str, config: Config, law: object, variants: Mapping[str, str]) -> int:
+    """Return the capacity without which too many traces have too many late requests for sure."""
+    largest = [1] * (oracle.may_fail + 1)
+    for k in range(len(oracle.traces)):
+        demand = oracle.demand(k, name, variants)
+        bounds = oracle.work_bounds(k, name, config, law, int(demand.items.sum()))
+        least = _least_capacity(demand, bounds, oracle.most_misses[k], largest[0])
+        largest = sorted([*largest, least])[1:]
+    return largest[0]
+
+
+def _least_capacity(demand: StageDemand, bounds: Sequence[tuple[float, float]], most_misses: int, least: int) -> int:
+    """Return the least number of servers, from `least` on, that leaves at most so many requests late for sure."""
+    for work_s, credit_s in bounds:
+        if demand.least_late(work_s, credit_s, least) <= most_misses:
+            continue
+        low, high = least, 2 * least
+        while demand.least_late(work_s, credit_s, high) > most_misses:
+            low, high = high, 2 * high
+            if high > 1 << 20:
+                return high
+        while high - low > 1:
+            middle = (low + high) // 2
+            if demand.least_late(work_s, credit_s, middle) > most_misses:
+                low = middle
+            else:
+                high = middle
+        least = high
+    return least

@@ -1,0 +1,293 @@
+"""`headway plan`: from spec, profile and trace to the cheapest plan that keeps the promise, with its reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from headway import __version__
+from headway.errors import PlanError, nearest
+from headway.plan import explain
+from headway.plan.config import Config
+from headway.plan.exact import BUDGET, TIES, Found, search, variant_choices
+from headway.plan.infeasible import Infeasible, Obstacle, explain_infeasible, least_latency_s
+from headway.plan.oracle import TRACES, Oracle
+from headway.plan.plan import Plan, Reason
+from headway.profile import Profile
+from headway.sim.outcome import percentile
+from headway.spec.model import Spec
+from headway.trace import Trace
+
+PLANNERS = ("exact", "greedy", "cg-mean", "cg-peak")
+FRONTIER = (0.5, 0.75, 1.5, 2.0)
+FRONTIER_BUDGET = 400
+WARM_CHOICES = 4
+
+Progress = Callable[[str], None]
+
+
+def make(
+    spec: Spec,
+    profile: Profile,
+    trace: Trace,
+    *,
+    planner: str = "exact",
+    feasibility: str = "robust",
+    seed: int = 0,
+    budget: int | None = None,
+    progress: Progress | None = None,
+    explained: bool = True,
+) -> Plan:
+    """Return the cheapest plan that keeps the spec's promise on the trace.
+
+    `planner`: "exact" (best-first search with bounds), or a baseline: "greedy" (InferLine as published), "cg-mean",
+    "cg-peak". `feasibility`: "robust" (drawn service times, resampled traces) or "trace" (means, the given trace).
+    `budget` counts simulated candidates. `explained` False leaves out headroom, rejections and the frontier. Raises
+    Infeasible, naming the stage and the smallest promise that is feasible, PlanError and ProfileError.
+
+    >>> from headway.testing.examples import tiny_profile, tiny_spec
+    >>> plan = make(tiny_spec(), tiny_profile(), Trace.poisson(rate=20, seconds=60, seed=1), feasibility="trace")
+    >>> plan.gap_ratio
+    0.0
+    """
+    if planner not in PLANNERS:
+        raise PlanError(f"planner is {planner!r}{nearest(planner, PLANNERS)}; valid: {', '.join(PLANNERS)}")
+    oracle = Oracle(spec, profile, trace, feasibility=feasibility, seed=seed)
+    tell = progress or (lambda _: None)
+    choices = variant_choices(oracle)
+    if not choices:
+        raise Infeasible(spec.name, explain_infeasible(oracle, choices, []))
+    found = _search(oracle, choices, planner, budget if budget is not None else BUDGET, tell)
+    if found.stages is None:
+        raise Infeasible(spec.name, _obstacle(oracle, choices, found, planner))
+    limit = spec.slo.max_cost_usd_per_hour
+    if limit is not None and found.cost_usd_per_hour > limit + 1e-9:
+        text = (
+            f"the cheapest plan found costs ${found.cost_usd_per_hour:.4g}/h (at least "
+            f"${found.lower_bound_usd_per_hour:.4g}/h is needed), above max_cost ${limit:.4g}/h"
+        )
+        raise Infeasible(spec.name, Obstacle("budget", None, text, None, found.cost_usd_per_hour))
+    return _plan(oracle, found, planner, tell, explained)
+
+
+def baselines(
+    spec: Spec, profile: Profile, trace: Trace, *, feasibility: str = "robust", seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Return what the published planners would deploy, and how it does, judged as a plan of the same mode is.
+
+    Keys are planner names; a value has `cost_usd_per_hour, miss_rate, miss_rate_p97, p99_s, feasible, stages`, or a
+    `note` when that planner finds nothing.
+    """
+    oracle = Oracle(spec, profile, trace, feasibility=feasibility, seed=seed)
+    choices = variant_choices(oracle)
+    out: dict[str, dict[str, Any]] = {}
+    for planner in ("greedy", "cg-mean", "cg-peak"):
+        stages = _baseline(oracle, choices[:1], planner) if choices else None
+        if stages is None:
+            out[planner] = {"feasible": False, "note": "finds no configuration"}
+            continue
+        predicted = explain.predict(oracle, stages)
+        out[planner] = {
+            "cost_usd_per_hour": oracle.total_cost(stages),
+            **{k: predicted.to_dict()[k] for k in ("p50_s", "p95_s", "p99_s", "miss_rate", "miss_rate_p97")},
+            "feasible": oracle.feasible(stages),
+            "stages": {name: stages[name].to_dict() for name in spec.stages},
+        }
+    return out
+
+
+def _search(
+    oracle: Oracle, choices: list[dict[str, str]], planner: str, budget: int, tell: Progress, ties: int = TIES
+) -> Found:
+    if planner != "exact":
+        stages = _baseline(oracle, choices[:1], planner)
+        if stages is None:
+            return Found(None, float("inf"), 0.0, "exhausted", 0, 0)
+        return Found(
+            stages, oracle.total_cost(stages), 0.0, "local optimum" if planner == "greedy" else "formula", 0, 0
+        )
+    if all(least_latency_s(oracle, choice) > oracle.spec.slo.latency_s + 1e-9 for choice in choices):
+        return Found(None, float("inf"), 0.0, "exhausted", 0, 0)
+    warm = _baseline(oracle, choices[:WARM_CHOICES], "greedy", feasible_only=True)
+    cap = oracle.total_cost(warm) if warm is not None else _most_cost(oracle)
+    if warm is not None:
+        tell(f"greedy plan: ${cap:.4f}/h after {oracle.judged} simulations; searching for a cheaper one")
+    return search(oracle, warm, cap, budget=budget, ties=ties, progress=tell)
+
+
+def _baseline(
+    oracle: Oracle, choices: list[dict[str, str]], planner: str, *, feasible_only: bool = False
+) -> Mapping[str, Config] | None:
+    """The cheapest plan of a published planner over the given choices of variants; None when it finds none."""
+    known = [getattr(domain, "planners", {}) for domain in oracle.domains.values()]
+    if any(planner not in names for names in known):
+        if feasible_only:
+            return None
+        raise PlanError(f"planner {planner!r} knows stages of kind pipeline only; use the exact planner")
+    best: Mapping[str, Config] | None = None
+    for choice in choices:
+        stages = known[0][planner](oracle, choice)
+        if stages is not None and (best is None or oracle.total_cost(stages) < oracle.total_cost(best)):
+            best = stages
+    return best
+
+
+def _most_cost(oracle: Oracle) -> float:
+    """The dearest plan worth looking at: all capacity that supply allows, else room for every request at once."""
+    total = 0.0
+    for name in oracle.spec.graph.order:
+        most = 0.0
+        for hardware in oracle.spec.supply.values():
+            limits = [oracle.workload(0, {}).items[name].count if not oracle.profile.visits else oracle.trace.requests]
+            if hardware.max_replicas is not None:
+                limits.append(hardware.max_replicas)
+            if hardware.pool is not None:
+                limits.append(oracle.spec.pools[hardware.pool].cores // hardware.threads)
+            most = max(most, min(limits) * hardware.price_usd_per_hour)
+        total += most
+    return total
+
+
+def _obstacle(oracle: Oracle, choices: list[dict[str, str]], found: Found, planner: str) -> Obstacle:
+    if found.stop == "budget":
+        text = (
+            f"no feasible plan was found within the budget; none below ${found.lower_bound_usd_per_hour:.4g}/h exists"
+        )
+        return Obstacle("budget_of_simulations", None, text)
+    if planner in ("cg-mean", "cg-peak"):
+        return Obstacle("black_box", None, f"{planner}: no common batch size fits the promise even without queueing")
+    richest = []
+    for choice in choices[:WARM_CHOICES]:
+        richest += [
+            stages for domain in list(oracle.domains.values())[:1] for stages in _richest(oracle, domain, choice)
+        ]
+    return explain_infeasible(oracle, choices, richest)
+
+
+def _richest(oracle: Oracle, domain: Any, choice: dict[str, str]) -> list[Mapping[str, Config]]:
+    return list(domain.richest(oracle, choice)) if hasattr(domain, "richest") else []
+
+
+def _plan(oracle: Oracle, found: Found, planner: str, tell: Progress, explained: bool) -> Plan:
+    assert found.stages is not None
+    stages = found.stages
+    predicted = explain.predict(oracle, stages)
+    lower = found.lower_bound_usd_per_hour if planner == "exact" else None
+    reasons = [_optimality(found, planner)]
+    ratio: float | None = None
+    frontier: tuple[dict[str, Any], ...] = ()
+    judged = oracle.judged
+    if explained:
+        tell("measuring headroom and what cheaper plans would miss")
+        reasons += explain.rejected(oracle, stages)
+        ratio, first = explain.headroom(oracle, stages)
+        reasons.append(_headroom(ratio, first))
+        frontier = _frontier(oracle, planner, found, tell)
+    reasons.append(_judged_on(oracle, predicted))
+    keep = [
+        (name, str(fields["variant"]), str(fields["hardware"]))
+        for name, config in stages.items()
+        if {"variant", "hardware"} <= (fields := config.to_dict()).keys()
+    ]
+    reasons += _against_current(oracle, found)
+    plan = Plan(
+        spec=oracle.spec,
+        profile=oracle.profile.subset(keep),
+        stages={name: stages[name] for name in oracle.spec.graph.order},
+        predicted=predicted.to_dict(),
+        lower_bound_usd_per_hour=lower,
+        headroom_ratio=ratio,
+        reasons=tuple(reasons),
+        frontier=frontier,
+        stage_predictions=predicted.stages(),
+        provenance={
+            "headway": __version__, "planner": planner, "feasibility": oracle.feasibility, "seed": oracle.seed,
+            "trace_hash": oracle.trace.hash, "requests": oracle.trace.requests, "rate_per_s": oracle.trace.rate_per_s,
+            "profile_hash": oracle.profile.hash, "resampled_traces": TRACES if oracle.sampled else 0,
+            "block_s": oracle.block_s, "simulated_candidates": judged, "stop": found.stop, "ties": found.ties,
+        },
+    )  # fmt: skip
+    return Plan(**{**plan.__dict__, "envelope": explain.planned_envelope(plan, oracle)})
+
+
+def _optimality(found: Found, planner: str) -> Reason:
+    cost, lower = found.cost_usd_per_hour, found.lower_bound_usd_per_hour
+    values = {"cost_usd_per_hour": cost, "lower_bound_usd_per_hour": lower, "stop": found.stop, "ties": found.ties}
+    if planner != "exact":
+        return Reason(
+            "baseline", f"planned by the baseline {planner}: no bound on how far from optimal it is", None, values
+        )
+    if found.stop == "optimal":
+        among = f"; the most robust of {found.ties} plans of equal cost" if found.ties > 1 else ""
+        text = (
+            f"proven cheapest over variants, hardware, batch sizes and replicas{among} ({found.expanded} partial plans)"
+        )
+        return Reason("optimal", text, None, values)
+    text = f"stopped by its budget: at most {100 * (cost - lower) / cost:.1f}% of the cost could still be saved (${lower:.4g}/h is the bound)"
+    return Reason("gap", text, None, values)
+
+
+def _headroom(ratio: float, first: str | None) -> Reason:
+    if first is None:
+        text = f"holds at {ratio:g} times this traffic, the most that was tried"
+    elif ratio <= 0:
+        text = f"does not hold at this traffic; {first} breaks first"
+    else:
+        text = f"holds up to {ratio:.2f} times this traffic; then {first} breaks first"
+    return Reason("headroom", text, first, {"headroom_ratio": ratio})
+
+
+def _judged_on(oracle: Oracle, predicted: explain.Predicted) -> Reason:
+    percent = 100 * percentile(np.array(predicted.miss_rates), 97)
+    if not oracle.sampled:
+        text = f"judged on the given trace with mean service times: {percent:.3g}% of requests miss"
+        return Reason("judged", text, None, {"traces": 1})
+    kept = sum(rate <= 1 - oracle.spec.slo.percentile / 100 + 1e-12 for rate in predicted.miss_rates)
+    text = (
+        f"holds on {kept} of {TRACES} traces resampled in blocks of {oracle.block_s:.3g} s; 97% of them miss at most "
+        f"{percent:.3g}% of requests"
+    )
+    return Reason("judged", text, None, {"traces": TRACES, "kept": kept, "block_s": oracle.block_s})
+
+
+def _against_current(oracle: Oracle, found: Found) -> list[Reason]:
+    if oracle.spec.current is None:
+        return []
+    from headway.plan.difference import current_plan
+
+    now = current_plan(oracle.spec, oracle.profile)
+    cost = now.cost_usd_per_hour
+    saved = cost - found.cost_usd_per_hour
+    rate = percentile(np.array(oracle.miss_rates(now.stages)), 97)
+    verb = "saves" if saved >= 0 else "adds"
+    text = f"{verb} ${abs(saved):.4g}/h against what runs today (${cost:.4g}/h, which would miss {100 * rate:.3g}%)"
+    values = {"current_usd_per_hour": cost, "saved_usd_per_hour": saved, "current_miss_rate_p97": rate}
+    return [Reason("current", text, None, values)]
+
+
+def _frontier(oracle: Oracle, planner: str, found: Found, tell: Progress) -> tuple[dict[str, Any], ...]:
+    """How the cost moves with the promise: the same planner at a few other latencies, within a small budget."""
+    points = [_point(oracle.spec.slo.latency_s, found, planner)]
+    for factor in FRONTIER:
+        slo_s = oracle.spec.slo.latency_s * factor
+        tell(f"frontier: promise of {slo_s * 1e3:.4g} ms")
+        other = oracle.with_slo(slo_s)
+        at = _search_from(other, planner, found if factor > 1 else None)
+        points.append(_point(slo_s, at, planner))
+    return tuple(sorted(points, key=lambda point: point["slo_s"]))
+
+
+def _search_from(oracle: Oracle, planner: str, known: Found | None) -> Found:
+    """Search within a small budget; a plan known to be feasible spares the greedy start."""
+    choices = variant_choices(oracle)
+    if known is None or known.stages is None or planner != "exact":
+        return _search(oracle, choices, planner, FRONTIER_BUDGET, lambda _: None, ties=0)
+    return search(oracle, known.stages, oracle.total_cost(known.stages), budget=FRONTIER_BUDGET, ties=0)
+
+
+def _point(slo_s: float, found: Found, planner: str) -> dict[str, Any]:
+    cost = found.cost_usd_per_hour if found.stages is not None else None
+    proven = found.stop == "optimal" and planner == "exact"
+    return {"slo_s": slo_s, "cost_usd_per_hour": cost, "feasible": cost is not None, "proven": proven}

@@ -1,0 +1,296 @@
+"""Is a candidate feasible? The simulator as oracle, on one trace or on many resampled ones, whole or stage by stage."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from headway.errors import PlanError
+from headway.plan.config import Config, StageContext
+from headway.plan.demand import StageDemand, Tails
+from headway.plan.plan import Plan
+from headway.profile import Profile
+from headway.sim.draws import batch_key, bits_for
+from headway.sim.outcome import TOLERANCE_S, most_misses, promise_holds
+from headway.sim.simulation import needs_events, run_stages
+from headway.sim.station import Departures, Floats, Station
+from headway.sim.worklaw import Gains, credits
+from headway.sim.workload import Workload
+from headway.spec.kinds import load_domain
+from headway.spec.model import Spec
+from headway.trace import Trace
+
+TRACES = 40
+"""K: resampled traces on which a robust plan is judged."""
+HOLD_SHARE = 0.97
+"""On which share of them the promise must hold."""
+CACHE_BYTES = 768 << 20
+"""Room for simulated stages; the least recently used ones go first."""
+
+
+def block_s(trace: Trace, slo_s: float) -> float:
+    """Return the block length of the bootstrap: long against the promise, short against the trace."""
+    gap_s = trace.duration_s / max(1, trace.requests)
+    return float(min(max(20 * slo_s, 50 * gap_s), trace.duration_s / 8))
+
+
+def derive(seed: int, index: int) -> int:
+    """Return the seed of the `index`-th resampled trace."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0])
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the oracle found: whether the candidate may be (or is) feasible, and misses by trace as far as judged."""
+
+    feasible: bool
+    misses: tuple[int, ...]
+    miss_rates: tuple[float, ...] = ()
+
+
+class Oracle:
+    """Judges candidates for one spec, profile and trace. Every candidate sees the same requests, ways and draws.
+
+    In `trace` mode service times are means and the promise must hold on the given trace (InferLine section 3). In
+    `robust` mode they are drawn, and it must hold on at least 97 % of `TRACES` block-bootstrapped traces.
+    `judged` counts the candidates, whole or partial, that were simulated.
+    """
+
+    def __init__(
+        self, spec: Spec, profile: Profile, trace: Trace, *, feasibility: str = "robust", seed: int = 0
+    ) -> None:
+        if feasibility not in ("robust", "trace"):
+            raise PlanError(f"feasibility is {feasibility!r}; valid: robust, trace")
+        if not trace.requests:
+            raise PlanError("the trace holds no request, so there is nothing to plan for")
+        self.spec, self.profile, self.trace, self.seed = spec, profile, trace, seed
+        self.feasibility = feasibility
+        self.sampled = feasibility == "robust"
+        self.block_s = block_s(trace, spec.slo.latency_s) if self.sampled else None
+        if self.block_s is not None:
+            self.seeds = [derive(seed, k) for k in range(TRACES)]
+            self.traces = [trace.resample(self.block_s, s) for s in self.seeds]
+        else:
+            self.seeds, self.traces = [seed], [trace]
+        self.may_fail = int(np.floor(len(self.traces) * (1 - HOLD_SHARE) + 1e-9))
+        slo = spec.slo
+        self.most_misses = [most_misses(t.arrival_s, slo.percentile, slo.window_s, slo.objective) for t in self.traces]
+        self.contexts = {n: StageContext(n, spec.stages[n], spec, profile) for n in spec.graph.order}
+        self.domains = {n: load_domain(spec.stages[n].kind) for n in spec.graph.order}
+        self.judged = 0
+        self._order = sorted(range(len(self.traces)), key=lambda k: -self.traces[k].requests)
+        self._work: dict[tuple[int, object], Workload] = {}
+        self._tails: dict[tuple[int, object], Tails] = {}
+        self._stations: dict[tuple[str, Config], Station] = {}
+        self._kept = _Kept(CACHE_BYTES)
+        self._above = {
+            name: tuple(n for n in spec.graph.order if n == name or self._leads_to(n, name))
+            for name in spec.graph.order
+        }
+        self._gains: dict[tuple[str, object], Gains] = {}
+        self._bounds: dict[tuple[int, str, object], list[tuple[float, float]]] = {}
+        self._verdicts: dict[tuple[Config, ...], Verdict] = {}
+
+    def with_slo(self, latency_s: float) -> Oracle:
+        """Return an oracle for another latency promise that judges on the same traces and shares what was simulated."""
+        other = copy.copy(self)
+        slo = self.spec.slo.model_copy(update={"latency_s": latency_s})
+        other.spec = self.spec.model_copy(update={"slo": slo})
+        other.contexts = {n: StageContext(n, c.stage, other.spec, c.profile) for n, c in self.contexts.items()}
+        other._verdicts = {}
+        other._order = list(self._order)
+        return other
+
+    def plan(self, stages: Mapping[str, Config]) -> Plan:
+        """Return the bare plan of a candidate."""
+        return Plan(self.spec, self.profile, {name: stages[name] for name in self.spec.graph.order})
+
+    def cost_usd_per_hour(self, name: str, config: Config) -> float:
+        """Dollars per hour of one stage's configuration."""
+        return float(self.domains[name].cost_usd_per_hour(config, self.spec))
+
+    def total_cost(self, stages: Mapping[str, Config]) -> float:
+        """Dollars per hour of a whole candidate, summed in the spec's order as the plan does."""
+        return sum(self.cost_usd_per_hour(name, stages[name]) for name in self.spec.stages)
+
+    def feasible(self, stages: Mapping[str, Config]) -> bool:
+        """Return whether a whole candidate keeps the promise."""
+        return self.judge(stages).feasible
+
+    def judge(self, stages: Mapping[str, Config], *, all_traces: bool = False) -> Verdict:
+        """Simulate a whole candidate, trace by trace; stop as soon as too many fail unless `all_traces`."""
+        key = tuple(stages[name] for name in self.spec.graph.order)
+        known = self._verdicts.get(key)
+        if known is not None and (len(known.misses) == len(self.traces) or not all_traces):
+            return known
+        self.judged += 1
+        misses: dict[int, int] = {}
+        failed = 0
+        for k in list(self._order):
+            missed = ~(self.finish_s(k, stages) - self.traces[k].arrival_s <= self.spec.slo.latency_s + TOLERANCE_S)
+            misses[k] = int(np.count_nonzero(missed))
+            if not self._holds(k, missed):
+                failed += 1
+                self._to_front(k)
+                if failed > self.may_fail and not all_traces:
+                    break
+        rates = tuple(misses[k] / self.traces[k].requests for k in sorted(misses))
+        verdict = Verdict(failed <= self.may_fail, tuple(misses[k] for k in sorted(misses)), rates)
+        self._verdicts[key] = verdict
+        return verdict
+
+    def finish_s(self, k: int, stages: Mapping[str, Config]) -> Floats:
+        """Return each request's completion on trace k under a whole candidate; infinite when it never finishes."""
+        plan = self.plan(stages)
+        if not needs_events(plan):
+            return self.completion(k, stages, stages)
+        work = self.workload(k, stages)
+        runs = run_stages(plan, work, sampled=self.sampled, record=False)
+        return work.completion({name: run.departures for name, run in runs.items()})
+
+    def may_be_feasible(self, stages: Mapping[str, Config], variants: Mapping[str, str]) -> bool:
+        """Return False only when no way of configuring the remaining stages can make this beginning feasible.
+
+        `stages` holds the first stages in topological order. Their departures do not depend on later stages, and what
+        must follow takes at least its quickest service, so the misses counted here happen in every completion.
+        """
+        self.judged += 1
+        failed = 0
+        for k in list(self._order):
+            done_s = self.completion(k, stages, variants)
+            missed = ~(done_s - self.traces[k].arrival_s <= self.spec.slo.latency_s + 2 * TOLERANCE_S)
+            if not self._holds(k, missed):
+                failed += 1
+                self._to_front(k)
+                if failed > self.may_fail:
+                    return False
+        return True
+
+    def completion(self, k: int, stages: Mapping[str, Config], variants: Mapping[str, object]) -> Floats:
+        """Return each request's completion on trace k, or a lower bound of it when later stages are not given."""
+        work = self.workload(k, variants)
+        departures = {name: self.departures(k, name, stages, work, variants) for name in stages}
+        if len(stages) == len(self.spec.stages):
+            return work.completion(departures)
+        done_s = np.full(work.requests, -np.inf)
+        tails = self.tails(k, variants)
+        for name, left in departures.items():
+            tails.finish_at_least(work, name, left.done_s, left.item, done_s)
+        return done_s
+
+    def departures(
+        self, k: int, name: str, stages: Mapping[str, Config], work: Workload, variants: Mapping[str, object]
+    ) -> Departures:
+        """Return one stage's departures on trace k, kept for as long as there is room."""
+        above = self._above[name]
+        key = (k, name, *(stages[n] for n in above), self._ways(variants))
+        kept = self._kept.get(key)
+        if kept is not None:
+            return kept
+        before = {n: self.departures(k, n, stages, work, variants) for n in above if n != name}
+        left = work.run(name, self.station(name, stages[name]), before)
+        self._kept.put(key, left)
+        return left
+
+    def station(self, name: str, config: Config) -> Station:
+        """Return the simulator's station of a stage's configuration."""
+        key = (name, config)
+        if key not in self._stations:
+            station: Station = self.domains[name].station(self.contexts[name], config, sampled=self.sampled)
+            self._stations[key] = station
+        return self._stations[key]
+
+    def workload(self, k: int, variants: Mapping[str, object]) -> Workload:
+        """Return trace k's workload; recorded visits may depend on the chosen variants."""
+        key = (k, self._ways(variants))
+        if key not in self._work:
+            record = self.profile.visits_for(_names(variants))
+            self._work[key] = Workload.of(self.spec.graph, self.traces[k], self.seeds[k], record)
+        return self._work[key]
+
+    def tails(self, k: int, variants: Mapping[str, object]) -> Tails:
+        """Return the least remaining times on trace k."""
+        key = (k, self._ways(variants))
+        if key not in self._tails:
+            self._tails[key] = Tails.of(self.workload(k, variants), self.fastest_s(_names(variants)))
+        return self._tails[key]
+
+    def fastest_s(self, variants: Mapping[str, str]) -> dict[str, float]:
+        """Return each stage's quickest service under a choice of variants, over all its hardware."""
+        return {
+            name: float(self.domains[name].fastest_s(self.contexts[name], variants.get(name), sampled=self.sampled))
+            for name in self.spec.graph.order
+        }
+
+    def demand(self, k: int, name: str, variants: Mapping[str, str]) -> StageDemand:
+        """Return what trace k asks of a stage at least, whatever the other stages do."""
+        return StageDemand.of(self.workload(k, variants), self.tails(k, variants), name, self.spec.slo.latency_s)
+
+    def work_bounds(self, k: int, name: str, config: Config, law: object, batches: int) -> list[tuple[float, float]]:
+        """Return pairs `(work_s, credit_s)` for a stage's configurations of one law on trace k."""
+        key = (k, name, law)
+        if key not in self._bounds:
+            if (name, law) not in self._gains:
+                context = self.contexts[name]
+                self._gains[name, law] = self.domains[name].work_gains(context, config, sampled=self.sampled)
+            gains = self._gains[name, law]
+            self._bounds[key] = credits(gains, batch_key(self.seeds[k], name), bits_for(gains[0][1].size), batches)
+        return self._bounds[key]
+
+    def miss_rates(self, stages: Mapping[str, Config]) -> Sequence[float]:
+        """Return a whole candidate's miss rate on every trace."""
+        return self.judge(stages, all_traces=True).miss_rates
+
+    def _holds(self, k: int, missed: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> bool:
+        slo = self.spec.slo
+        return promise_holds(self.traces[k].arrival_s, missed, slo.percentile, slo.window_s, slo.objective)
+
+    def _to_front(self, k: int) -> None:
+        """Judge first on the traces that refuted others: most candidates then fail after very few."""
+        self._order.remove(k)
+        self._order.insert(0, k)
+
+    def _ways(self, variants: Mapping[str, object]) -> object:
+        """What the recorded visits depend on: nothing unless visits were recorded by variant."""
+        record = self.profile.visits_for(_names(variants))
+        return None if record is None else tuple(sorted(record.variants.items()))
+
+    def _leads_to(self, above: str, name: str) -> bool:
+        parents = [edge.parent for edge in self.spec.graph.parents[name]]
+        return above in parents or any(self._leads_to(above, parent) for parent in parents)
+
+
+def _names(variants: Mapping[str, object]) -> dict[str, str]:
+    """Variant names, from names or from configurations that have one."""
+    out = {}
+    for stage, value in variants.items():
+        name = value if isinstance(value, str) else getattr(value, "variant", None)
+        if name is not None:
+            out[stage] = name
+    return out
+
+
+class _Kept:
+    """Departures of simulated stages, up to a number of bytes."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self._bytes = 0
+        self._values: OrderedDict[tuple[object, ...], Departures] = OrderedDict()
+
+    def get(self, key: tuple[object, ...]) -> Departures | None:
+        value = self._values.get(key)
+        if value is not None:
+            self._values.move_to_end(key)
+        return value
+
+    def put(self, key: tuple[object, ...], value: Departures) -> None:
+        self._values[key] = value
+        self._bytes += value.done_s.nbytes + value.item.nbytes
+        while self._bytes > self.most_bytes:
+            _, old = self._values.popitem(last=False)
+            self._bytes -= old.done_s.nbytes + old.item.nbytes

@@ -1,0 +1,145 @@
+"""The verbs as functions. Each hands over to the part that does the work, which is imported when it is called."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from headway.errors import HeadwayError
+
+if TYPE_CHECKING:
+    from headway.plan.plan import Plan
+    from headway.profile import Profile
+    from headway.serve.run import ServerHandle
+    from headway.sim.outcome import Outcome
+    from headway.spec.model import Spec
+    from headway.trace import Trace
+
+
+def load(path: str | os.PathLike[str]) -> Spec:
+    """Read a spec from YAML. Raises SpecError naming file, line, field and the nearest valid name."""
+    from headway.spec.load import load
+
+    return load(path)
+
+
+def profile(
+    spec: Spec,
+    samples: Sequence[Any] | str | os.PathLike[str],
+    *,
+    folder: str | os.PathLike[str] = ".",
+    batch_sizes: Sequence[int] | None = None,
+    budget_s: float | None = None,
+    seed: int = 0,
+) -> Profile:
+    """Measure every stage that names a model, on this machine, in worker processes of its own.
+
+    `samples` are what requests carry: a folder, a JSONL file, or a list of text, bytes, arrays and JSON values.
+    `folder` is where the spec's model files are looked up; `budget_s` the time to share out. A cell that fails is
+    listed in the profile's `stamp["problems"]` and does not lose the others. Raises ProfileError and SpecError.
+    """
+    from headway.profile.measure import measure
+    from headway.profile.samples import read_samples
+
+    if isinstance(samples, str | os.PathLike):
+        inputs = read_samples(samples)
+    else:
+        from headway.serve.values import encode
+
+        inputs = [encode(sample) for sample in samples]
+    return measure(spec, inputs, folder=folder, batch_sizes=batch_sizes, budget_s=budget_s, seed=seed)
+
+
+def simulate(
+    plan: Plan, profile: Profile | None = None, trace: Trace | None = None, *, seed: int = 0, mode: str = "sampled"
+) -> Outcome:
+    """Return what the plan would do under the trace.
+
+    A plan carries the profile rows it was made from; `profile` replaces them. `mode` is `sampled` (service times are
+    drawn from the profile's quantiles) or `mean`. Same seed, same bytes. Raises HeadwayError.
+    """
+    from headway.sim.simulation import simulate
+
+    if trace is None:
+        raise HeadwayError("simulate: no trace; call it as simulate(plan, trace=trace, seed=1)")
+    chosen = plan if profile is None else replace(plan, profile=profile)
+    return simulate(chosen, trace, seed=seed, mode=mode)
+
+
+def plan(
+    spec: Spec,
+    profile: Profile,
+    trace: Trace,
+    *,
+    planner: str = "exact",
+    feasibility: str = "robust",
+    seed: int = 0,
+    budget: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Plan:
+    """Return the cheapest plan that keeps the spec's promise on the trace, with its bound, gap and reasons.
+
+    `planner` is exact, or a published one to compare with: greedy (InferLine), cg-mean, cg-peak. `feasibility` is
+    robust (drawn service times, resampled traces) or trace (means, the given trace). `budget` is a number of
+    simulations; `progress` is told how far the search is. Raises Infeasible, which names the smallest promise that can
+    be kept, and HeadwayError for contradictory inputs.
+    """
+    from headway.plan.make import make
+
+    return make(
+        spec,
+        profile,
+        trace,
+        planner=planner,
+        feasibility=feasibility,
+        seed=seed,
+        budget=budget,
+        progress=progress,
+    )
+
+
+def serve(plan: Plan, **options: Any) -> AbstractContextManager[ServerHandle]:
+    """Run the plan on real engines behind real HTTP, in a process of its own, for as long as the `with` block lasts.
+
+    The block is given the server's handle; its `url` is where requests go. `options` are those of
+    `headway.serve.run.ServeOptions`: host (loopback unless told otherwise), port (0: a free one), token, ...
+    Raises ServeError when the server cannot start.
+    """
+    from headway.serve.run import running
+
+    return running(plan, **options)
+
+
+def replay(
+    url: str,
+    trace: Trace,
+    *,
+    payloads: Sequence[Any] | str | os.PathLike[str] | None = None,
+    token: str | None = None,
+    seed: int = 0,
+) -> Outcome:
+    """Send a trace's requests to a server at their scheduled times, and return what was measured.
+
+    `payloads` is a folder or a list; the trace's column `payload` says which one a request carries, else `seed` does.
+    Latency counts from the scheduled arrival. Raises ServeError when the server cannot be reached.
+    """
+    from headway.serve.replay import replay
+
+    return replay(url, trace, payloads=payloads, token=token, seed=seed)
+
+
+def diff(before: Plan, after: Plan) -> dict[str, Any]:
+    """Return what changes from one plan to another, what it saves and what it risks, as JSON values."""
+    from headway.plan.difference import diff
+
+    return diff(before, after)
+
+
+def compare(a: Outcome | Mapping[str, Any], b: Outcome | Mapping[str, Any]) -> dict[str, Any]:
+    """Return two outcomes, or their JSON, side by side: figure by figure, with difference and ratio, as JSON values."""
+    from headway.sim.simulation import compare
+
+    return compare(*(value if isinstance(value, Mapping) else value.to_dict() for value in (a, b)))

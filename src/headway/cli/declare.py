@@ -1,0 +1,163 @@
+"""`headway check` and `headway profile`: what is declared, and what it costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headway.cli.frame import Json, Output, Seed, SpecArgument, Verb, duration, emit, read_spec
+from headway.cli.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from headway.profile import Profile
+    from headway.serve.wire import Payload
+    from headway.spec.model import Spec
+
+
+def check(
+    spec: Annotated[Path | None, typer.Argument(metavar="SPEC", help="What is declared: a YAML file.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of specs, for editors.")] = False,
+    json: Json = False,
+) -> None:
+    """Read a spec, or say which line of it is wrong.
+
+    Prints the stages in their order, the promise and the prices, as they were understood.
+    """
+    if schema:
+        from headway.spec.schema import json_schema
+
+        emit(json_schema(), True, str)
+        return
+    if spec is None:
+        raise typer.BadParameter("a spec file is needed, or --schema", param_hint="'SPEC'")
+    read = read_spec(spec)
+    emit(_summary(read), json, lambda: _text(read))
+
+
+def _summary(spec: Spec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "valid": True,
+        "stages": list(spec.graph.order),
+        "hardware": list(spec.supply),
+        "slo_s": spec.slo.latency_s,
+        "slo_percentile": spec.slo.percentile,
+        "spec": spec.to_dict(),
+    }
+
+
+def _text(spec: Spec) -> str:
+    slo = spec.slo
+    lines = [f"{spec.name}: {slo.percentile:g} % of requests within {slo.latency_s * 1e3:g} ms"]
+    for name in spec.graph.order:
+        stage = spec.stages[name]
+        edges = [
+            parent
+            + (f" x{edge.fan_out:g}" if edge.fan_out != 1.0 else "")
+            + (f" p={edge.probability:g}" if edge.probability != 1.0 else "")
+            for parent, edge in stage.edges.items()
+        ]
+        lines.append(f"  {name}" + (f" after {', '.join(edges)}" if edges else "") + (", gathers" * stage.gather))
+    lines.append("hardware: " + ", ".join(f"{n} at ${h.price_usd_per_hour:g}/h" for n, h in spec.supply.items()))
+    return "\n".join(lines)
+
+
+def profile(
+    spec: SpecArgument,
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            "--samples",
+            help="Inputs to measure with: a folder, a JSONL file, or one file; else `samples` or `samples.jsonl` "
+            "beside the spec, else one empty text.",
+        ),
+    ] = None,
+    batch_sizes: Annotated[
+        list[int] | None,
+        typer.Option("--batch-size", min=1, help="A batch size to measure, 1 among them; may be given several times."),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", parser=duration, metavar="TIME", help="Time to share out, such as 90s."),
+    ] = None,
+    seed: Seed = 0,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Measure what work costs on this machine.
+
+    Every stage that names a model is run in its own worker process with pinned threads. With `-o FILE.csv` finished
+    cells are kept in `FILE.cells.json` meanwhile: the same command goes on where an earlier one was interrupted.
+    """
+    from datetime import UTC, datetime
+
+    from headway.profile.measure import measure
+
+    declared = read_spec(spec)
+    cells = None if output is None else output.with_suffix(".cells.json")
+    with Progress("profile") as progress:
+        measured = measure(
+            declared,
+            _samples(spec, samples, progress),
+            folder=spec.parent,
+            batch_sizes=batch_sizes,
+            budget_s=budget,
+            resume=cells,
+            progress=lambda state: progress.step(state.done, state.total, state.text),
+            date=datetime.now(UTC).date().isoformat(),
+            seed=seed,
+        )
+        problems = measured.stamp.get("problems", [])
+        for problem in problems:
+            where = [str(problem[key]) for key in ("stage", "variant", "hardware", "batch_size") if key in problem]
+            progress.note(f"{problem['status']}: {', '.join(where)}: {problem['text']}")
+    if output is not None:
+        measured.write(output)
+        if cells is not None and not problems:
+            cells.unlink(missing_ok=True)
+    emit(measured.to_dict(), json, lambda: _rows(measured))
+
+
+def _samples(spec: Path, given: Path | None, progress: Progress) -> list[Payload]:
+    from headway.profile.samples import read_samples
+    from headway.serve.wire import Payload
+
+    beside = (spec.parent / "samples", spec.parent / "samples.jsonl")
+    found = given or next((path for path in beside if path.exists()), None)
+    if found is not None:
+        return read_samples(found)
+    progress.note("no samples are given; every stage without a parent is measured with an empty text")
+    return [Payload("text", b"")]
+
+
+def _rows(profile: Profile) -> Table:
+    from rich.table import Table
+
+    from headway.report import format as fmt
+
+    out = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("stage", "variant", "hardware"):
+        out.add_column(heading)
+    for heading in ("batch", "mean", "P50", "P99", "samples", "start-up"):
+        out.add_column(heading, justify="right")
+    for row in profile.rows:
+        times = [fmt.duration(value) for value in (row.mean_s, row.p50_s, row.p99_s)]
+        last = [fmt.count(row.samples), fmt.duration(row.startup_s)]
+        out.add_row(row.stage, row.variant, row.hardware, str(row.batch_size), *times, *last)
+    return out
+
+
+VERBS = (
+    Verb(check, ("headway check headway.yaml", "headway check --schema > headway.schema.json")),
+    Verb(
+        profile,
+        (
+            "headway profile headway.yaml -o profile.csv",
+            "headway profile headway.yaml --samples pages/ --budget 90s -o profile.csv",
+        ),
+    ),
+)

@@ -1,0 +1,164 @@
+"""What every verb shares: its common options, the two streams, and how errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from headway.errors import HeadwayError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from headway.plan.plan import Plan
+    from headway.profile import Profile
+    from headway.spec.model import Spec
+    from headway.trace import Trace
+
+FINE, ERROR, USAGE, INFEASIBLE, INTERRUPTED = 0, 1, 2, 3, 130
+
+Json = Annotated[bool, typer.Option("--json", envvar="HEADWAY_JSON", help="Print the result as JSON on stdout.")]
+Seed = Annotated[int, typer.Option("--seed", envvar="HEADWAY_SEED", min=0, help="Same seed, same bytes.")]
+TraceFile = Annotated[Path, typer.Option("--trace", envvar="HEADWAY_TRACE", help="When requests come: a trace file.")]
+ProfileFile = Annotated[Path, typer.Option("--profile", envvar="HEADWAY_PROFILE", help="What work costs: a CSV file.")]
+SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="What is declared: a YAML file.")]
+PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan: a JSON file that `headway plan` wrote.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write the result to this file.")]
+
+
+class Verb(NamedTuple):
+    """A verb's function, whose docstring is its help, and command lines to show below it."""
+
+    run: Callable[..., None]
+    examples: tuple[str, ...]
+
+
+def examples(*lines: str) -> str:
+    """Return the end of a help text; the control character tells typer to keep its lines as they stand.
+
+    >>> examples("headway check headway.yaml").splitlines()[1:]
+    ['Examples:', '  headway check headway.yaml']
+    """
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
+def duration(text: str) -> float:
+    """Return the seconds that an option such as 90s stands for."""
+    from headway.spec.units import duration_s
+
+    return _with_unit(duration_s, text)
+
+
+def rate(text: str) -> float:
+    """Return the requests per second that an option such as 50/s stands for."""
+    from headway.spec.units import rate_per_s
+
+    return _with_unit(rate_per_s, text)
+
+
+def _with_unit(parse: Callable[[str], float], text: str) -> float:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def emit(value: Any, as_json: bool, render: Callable[[], Any]) -> None:
+    """Print a result on stdout: as JSON, or as what `render` returns (text, or anything that `rich` prints)."""
+    if as_json:
+        from headway.files import canonical_json
+
+        sys.stdout.write(canonical_json(value))
+        return
+    shown = render()
+    if isinstance(shown, str):
+        sys.stdout.write(shown if shown.endswith("\n") else shown + "\n")
+    else:
+        stdout_console().print(shown)
+
+
+def stdout_console() -> Console:
+    """Return a console for results: no color unless stdout is a terminal and NO_COLOR is unset."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=False)
+
+
+def stderr_console() -> Console:
+    """Return a console for progress and logs."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """Print one line for a person on stderr."""
+    print(text, file=sys.stderr)
+
+
+def read_spec(path: Path) -> Spec:
+    """Read a spec file."""
+    from headway.api import load
+
+    return load(path)
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan file; a spec given by mistake is named as such."""
+    from headway.plan.plan import Plan
+
+    if path.suffix in (".yaml", ".yml"):
+        raise HeadwayError(f"{path}: this is a spec, a plan (JSON) is needed; make one: headway plan {path} ...")
+    return Plan.read(path)
+
+
+def read_profile(path: Path) -> Profile:
+    """Read a profile CSV."""
+    from headway.profile import Profile
+
+    return Profile.read(path)
+
+
+def read_trace(path: Path, seed: int = 0) -> Trace:
+    """Read a trace file; `seed` spreads arrivals that the file gives only as counts."""
+    from headway.trace import Trace
+
+    return Trace.read(path, seed=seed)
+
+
+def guarded(call: Callable[[], Any]) -> int:
+    """Run the command line and return its exit code; what a user can act on is one line on stderr.
+
+    With HEADWAY_DEBUG=1 exceptions are raised as they are.
+    """
+    debug = os.environ.get("HEADWAY_DEBUG", "") not in ("", "0")
+    try:
+        try:
+            call()
+        finally:
+            sys.stdout.flush()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else FINE if stop.code is None else ERROR
+    except BrokenPipeError:
+        # Whoever read our output has left; the interpreter would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ERROR
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except HeadwayError as error:
+        if debug:
+            raise
+        for line in str(error).splitlines():
+            say(f"error: {line}")
+        return ERROR
+    except Exception as error:
+        if debug:
+            raise
+        say(f"error: {type(error).__name__}: {error}; this is a defect of Headway: HEADWAY_DEBUG=1 shows where")
+        return ERROR
+    return FINE

@@ -1,0 +1,125 @@
+"""`headway serve`, `replay`, `compare` and `report`: run a plan, load it, and look at what came of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headway.cli.frame import Json, Output, PlanArgument, Seed, TraceFile, Verb, emit, read_plan, read_trace, say
+from headway.cli.progress import Progress
+
+Token = Annotated[
+    str | None, typer.Option("--token", envvar="HEADWAY_TOKEN", help="Bearer token that every request has to bring.")
+]
+
+
+def serve(
+    plan: PlanArgument,
+    host: Annotated[
+        str, typer.Option("--host", envvar="HEADWAY_HOST", help="Address; loopback unless told otherwise.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", envvar="HEADWAY_PORT", min=0, max=65535, help="Port; 0 takes a free one.")
+    ] = 8000,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--folder", help="Where model files are looked up; else the working folder."),
+    ] = None,
+    token: Token = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Run a plan on real engines behind HTTP, until interrupted.
+
+    Speaks the Open Inference Protocol v2 (REST); metrics for Prometheus at /metrics, the plan at /plan. A stage without
+    a model sleeps for its profiled time, which is good for rehearsals.
+    """
+    from headway.serve.run import serve
+
+    def announce(url: str) -> None:
+        emit({"url": url}, json, lambda: url)
+        sys.stdout.flush()
+
+    read = read_plan(plan)
+    if folder is not None:
+        os.chdir(folder)
+    serve(read, host=host, port=port, token=token, seed=seed, announce=announce, warn=say)
+
+
+def replay(
+    url: Annotated[str, typer.Option("--url", envvar="HEADWAY_URL", help="Where the plan is served.")],
+    trace: TraceFile,
+    payloads: Annotated[
+        Path | None, typer.Option("--payloads", help="Folder of files to send; the trace's payload column chooses.")
+    ] = None,
+    token: Token = None,
+    seed: Seed = 0,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Send a trace's requests to a server, and say how it did.
+
+    Every request is sent at its scheduled time, whatever the server does. Latency counts from then on, so that a server
+    that stalls cannot hide it.
+    """
+    from headway.files import canonical_json, write_atomic
+    from headway.report.terminal import outcome_view
+    from headway.serve.replay import replay
+
+    with Progress("replay") as progress:
+        outcome = replay(
+            url, read_trace(trace, seed), payloads=payloads, token=token, seed=seed, progress=progress.step
+        )
+    if output is not None:
+        write_atomic(output, canonical_json(outcome.to_dict()))
+    emit(outcome.to_dict(), json, lambda: outcome_view(outcome))
+
+
+def compare(
+    predicted: Annotated[Path, typer.Argument(metavar="PREDICTED", help="An outcome's JSON.")],
+    measured: Annotated[Path, typer.Argument(metavar="MEASURED", help="Another outcome's JSON.")],
+    json: Json = False,
+) -> None:
+    """Set two outcomes side by side, figure by figure."""
+    from headway.api import compare
+    from headway.report.story import read_outcome
+    from headway.report.terminal import predicted_measured_view
+
+    before, after = read_outcome(predicted), read_outcome(measured)
+    emit(compare(before, after), json, lambda: predicted_measured_view(before, after))
+
+
+def report(
+    plan: PlanArgument,
+    outcomes: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[OUTCOME]...", help="JSON of `headway simulate`, of `headway replay`, or both."),
+    ] = None,
+    title: Annotated[str | None, typer.Option("--title", help="Else the spec's name.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.")] = Path("report.html"),
+    json: Json = False,
+) -> None:
+    """Write a plan's whole story into one HTML file.
+
+    The file needs nothing else to be looked at: no network, no other files.
+    """
+    from headway.report.html import write
+    from headway.report.story import story_from_files
+
+    write(story_from_files(plan, outcomes or (), title), output)
+    emit({"report": str(output)}, json, lambda: str(output))
+
+
+VERBS = (
+    Verb(serve, ("headway serve plan.json", "headway serve plan.json --port 9000 --token secret")),
+    Verb(
+        replay,
+        ("headway replay --url http://127.0.0.1:8000 --trace requests.csv --payloads pages/ --json > measured.json",),
+    ),
+    Verb(compare, ("headway compare predicted.json measured.json",)),
+    Verb(report, ("headway report plan.json predicted.json measured.json -o report.html",)),
+)

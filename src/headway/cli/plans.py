@@ -1,0 +1,183 @@
+"""`headway simulate`, `headway plan` and `headway diff`: what would happen, which configuration, and what changes."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headway.cli.frame import (
+    INFEASIBLE,
+    Json,
+    Output,
+    PlanArgument,
+    ProfileFile,
+    Seed,
+    SpecArgument,
+    TraceFile,
+    Verb,
+    emit,
+    read_plan,
+    read_profile,
+    read_spec,
+    read_trace,
+    say,
+)
+from headway.cli.progress import Progress
+
+if TYPE_CHECKING:
+    from headway.plan.plan import Plan
+
+
+class Mode(StrEnum):
+    """How service times are taken from the profile."""
+
+    SAMPLED = "sampled"
+    MEAN = "mean"
+
+
+class Planner(StrEnum):
+    """Who looks for the plan."""
+
+    EXACT = "exact"
+    GREEDY = "greedy"
+    CG_MEAN = "cg-mean"
+    CG_PEAK = "cg-peak"
+
+
+class Feasibility(StrEnum):
+    """When a plan is said to keep the promise."""
+
+    ROBUST = "robust"
+    TRACE = "trace"
+
+
+def simulate(
+    plan: PlanArgument,
+    trace: TraceFile,
+    profile: Annotated[
+        Path | None, typer.Option("--profile", help="Replaces the profile rows that the plan carries.")
+    ] = None,
+    mode: Annotated[
+        Mode, typer.Option("--mode", help="Service times drawn from the profile's quantiles, or their means.")
+    ] = Mode.SAMPLED,
+    seed: Seed = 0,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Say what a plan would do under a trace.
+
+    Latency percentiles, misses, waits of every stage, and cost.
+    """
+    from headway.api import simulate
+    from headway.files import canonical_json, write_atomic
+    from headway.report.terminal import outcome_view
+
+    read = read_plan(plan)
+    rows = None if profile is None else read_profile(profile)
+    outcome = simulate(read, rows, read_trace(trace, seed), seed=seed, mode=mode.value)
+    if output is not None:
+        write_atomic(output, canonical_json(outcome.to_dict()))
+    emit(outcome.to_dict(), json, lambda: outcome_view(outcome))
+
+
+def plan(
+    spec: SpecArgument,
+    profile: ProfileFile,
+    trace: TraceFile,
+    planner: Annotated[
+        Planner, typer.Option("--planner", envvar="HEADWAY_PLANNER", help="exact proves how far the optimum can be.")
+    ] = Planner.EXACT,
+    feasibility: Annotated[
+        Feasibility,
+        typer.Option(
+            "--feasibility",
+            envvar="HEADWAY_FEASIBILITY",
+            help="robust: drawn service times on resampled traces; trace: mean service times on the given one.",
+        ),
+    ] = Feasibility.ROBUST,
+    budget: Annotated[
+        int | None, typer.Option("--budget", min=1, help="Stop after this many simulations with the best so far.")
+    ] = None,
+    seed: Seed = 0,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Find the cheapest deployment that keeps the promise.
+
+    The plan says why it is this one, how far from the optimum it can be, and how much more traffic it bears.
+    Exit code 3 when there is none: the result then names the stage that is too slow, and the smallest promise that
+    can be kept.
+    """
+    from headway.plan.infeasible import Infeasible
+    from headway.plan.make import make
+    from headway.report.terminal import plan_view
+
+    declared, measured, requests = read_spec(spec), read_profile(profile), read_trace(trace, seed)
+    with Progress("plan") as progress:
+        try:
+            found = make(
+                declared,
+                measured,
+                requests,
+                planner=planner.value,
+                feasibility=feasibility.value,
+                seed=seed,
+                budget=budget,
+                progress=progress.report,
+            )
+        except Infeasible as refusal:
+            progress.close()
+            if json:
+                emit(refusal.to_dict(), True, str)
+            say(f"infeasible: {refusal}")
+            raise typer.Exit(INFEASIBLE) from None
+    if output is not None:
+        found.write(output)
+    emit(found.to_dict(), json, lambda: plan_view(found))
+
+
+def diff(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="A plan, or a spec that says what runs today.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="A plan.")],
+    profile: Annotated[
+        Path | None, typer.Option("--profile", help="What work costs in what runs today; else the plan's own rows.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Say what changes between two plans, what it saves and risks."""
+    from headway.plan.difference import diff
+    from headway.report.terminal import diff_view
+
+    new = read_plan(after)
+    changes = diff(_today(before, profile), new)
+    emit(changes, json, lambda: diff_view(changes))
+
+
+def _today(path: Path, profile: Path | None) -> Plan:
+    if path.suffix not in (".yaml", ".yml"):
+        return read_plan(path)
+    from headway.plan.difference import current_plan
+
+    return current_plan(read_spec(path), None if profile is None else read_profile(profile))
+
+
+VERBS = (
+    Verb(
+        simulate,
+        (
+            "headway simulate plan.json --trace requests.csv --seed 2",
+            "headway simulate plan.json --trace requests.csv --json > predicted.json",
+        ),
+    ),
+    Verb(
+        plan,
+        (
+            "headway plan headway.yaml --profile profile.csv --trace requests.csv --json > plan.json",
+            "headway plan headway.yaml --profile profile.csv --trace requests.csv --planner greedy --feasibility trace",
+        ),
+    ),
+    Verb(diff, ("headway diff current.json plan.json", "headway diff headway.yaml plan.json")),
+)

@@ -1,0 +1,116 @@
+"""The verbs that simulate, compare and report, as a user runs them; what they compute is tested elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headway.cli.app import main
+from headway.testing.examples import tiny_plan, tiny_profile, tiny_spec
+from headway.trace import Trace
+
+SPEC = """\
+name: tiny
+slo: {latency: 300ms, percentile: 99}
+supply: {cpu: {price: $0.20/h, startup: 5s}}
+stages: {first: {}, second: {after: first, probability: 0.5}}
+current:
+  first: {hardware: cpu, replicas: 9, max_batch_size: 4}
+  second: {hardware: cpu, replicas: 9}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("HEADWAY_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "headway.yaml").write_text(SPEC)
+    tiny_plan().write("plan.json")
+    tiny_profile().write("profile.csv")
+    Trace.poisson(rate=10.0, seconds=20.0, seed=1).write("t.csv")
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert stop.value.code == code, err
+    return out
+
+
+def test_check_says_what_it_understood(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "check", "headway.yaml").splitlines() == [
+        "tiny: 99 % of requests within 300 ms",
+        "  first",
+        "  second after first p=0.5",
+        "hardware: cpu at $0.2/h",
+    ]
+    value = json.loads(run(capsys, "check", "headway.yaml", "--json"))
+    assert value["stages"] == list(tiny_spec().graph.order)
+    assert value["slo_s"] == 0.3
+
+
+def test_the_schema_is_json_without_asking_for_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "stages" in json.loads(run(capsys, "check", "--schema"))["properties"]
+
+
+def test_simulate_writes_what_it_prints_and_repeats_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["simulate", "plan.json", "--trace", "t.csv", "--seed", "2"]
+    printed = run(capsys, *flags, "--json", "-o", "outcome.json")
+    assert (folder / "outcome.json").read_text() == printed == run(capsys, *flags, "--json")
+    assert json.loads(printed)["requests"]["offered"] == Trace.read("t.csv").requests
+    assert "P99" in run(capsys, *flags)
+
+
+def test_a_profile_given_to_simulate_replaces_the_plans_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = "first,cpu,1,0.2\nfirst,cpu,4,0.6\nsecond,cpu,1,0.5\n"
+    (folder / "slow.csv").write_text(f"stage,hardware,batch_size,mean_s\n{rows}")
+    flags = ["simulate", "plan.json", "--trace", "t.csv", "--mode", "mean", "--json"]
+    quick = json.loads(run(capsys, *flags))
+    slow = json.loads(run(capsys, *flags, "--profile", "slow.csv"))
+    assert slow["p99_s"] > quick["p99_s"]
+
+
+def test_outcomes_are_compared_and_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "simulate", "plan.json", "--trace", "t.csv", "-o", "a.json")
+    run(capsys, "simulate", "plan.json", "--trace", "t.csv", "--seed", "9", "-o", "b.json")
+    same = json.loads(run(capsys, "compare", "a.json", "a.json", "--json"))
+    assert all(figure["difference"] in (0.0, None) for figure in same["figures"].values())
+    assert "P99" in run(capsys, "compare", "a.json", "b.json")
+    assert run(capsys, "report", "plan.json", "a.json", "-o", "r.html") == "r.html\n"
+    assert "<html" in (folder / "r.html").read_text(encoding="utf-8")[:200]
+
+
+def test_diff_takes_plans_and_what_runs_today(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert json.loads(run(capsys, "diff", "plan.json", "plan.json", "--json"))["changes"] == []
+    today = json.loads(run(capsys, "diff", "headway.yaml", "plan.json", "--json"))
+    assert today["cost_usd_per_hour"]["saved"] == pytest.approx(14 * 0.2)
+    assert "9" in run(capsys, "diff", "headway.yaml", "plan.json")
+
+
+def test_a_plan_is_served_replayed_and_drained(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Trace.poisson(rate=20.0, seconds=2.0, seed=1).write("t.csv")
+    command = [sys.executable, "-m", "headway", "serve", "plan.json", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        url = server.stdout.readline().strip()
+        try:
+            measured = json.loads(run(capsys, "replay", "--url", url, "--trace", "t.csv", "--json"))
+        finally:
+            server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=60) == 0
+    requests = measured["requests"]
+    assert requests["offered"] == Trace.read("t.csv").requests
+    assert requests["offered"] == sum(requests[k] for k in ("answered", "dropped", "rejected", "failed", "in_flight"))
+
+
+def test_a_server_that_is_not_there_is_an_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "replay", "--url", "http://127.0.0.1:9", "--trace", "t.csv", code=1) == ""

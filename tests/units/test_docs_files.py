@@ -1,0 +1,133 @@
+"""`docs/files.md` names every field of what Headway writes, and no field that it does not write."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headway.bench import Row as BenchRow
+from headway.plan.difference import diff
+from headway.plan.infeasible import Infeasible
+from headway.plan.make import make
+from headway.plan.plan import Plan
+from headway.profile import Profile, RecordedVisits
+from headway.profile import Row as ProfileRow
+from headway.sim.simulation import compare, simulate
+from headway.testing.examples import tiny_profile, tiny_spec
+from headway.trace import Trace
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "files.md"
+NAMED = ("stages", "figures")
+"""Objects whose keys are names that a user or a table gives."""
+
+
+def sections() -> dict[str, set[str]]:
+    """The first columns of the page's tables, by heading."""
+    found: dict[str, set[str]] = {}
+    for part in PAGE.read_text(encoding="utf-8").split("\n## ")[1:]:
+        heading, _, body = part.partition("\n")
+        first = [line.split(" | ")[0] for line in body.splitlines() if line.startswith("| `")]
+        found[heading] = {name for cell in first for name in re.findall(r"`([^`]+)`", cell)}
+    return found
+
+
+def paths(value: Any, at: str = "") -> Iterator[str]:
+    """Every field of a JSON value, as the page writes it: `a.b`, `list[].field`, `stages.NAME.field`."""
+    if isinstance(value, dict):
+        if at:
+            yield at
+        named = at.rpartition(".")[2] in NAMED
+        for key, item in value.items():
+            name = "NAME" if named else key
+            yield from paths(item, f"{at}.{name}" if at else name)
+    elif isinstance(value, list):
+        yield f"{at}[]"
+        for item in value:
+            if isinstance(item, dict):
+                yield from (path for path in paths(item, f"{at}[]") if path != f"{at}[]")
+    else:
+        yield at
+
+
+@cache
+def plan() -> Plan:
+    rows = [dataclasses.replace(row, samples=9) for row in tiny_profile().rows]
+    visits = [RecordedVisits({"first": (1, 1), "second": (0, 1)})]
+    profile = Profile.from_rows(rows, visits, {"cpu": "some"})
+    trace = Trace.poisson(rate=20, seconds=30, seed=1)
+    return make(tiny_spec(), profile, trace, feasibility="trace", budget=200)
+
+
+@cache
+def outcome() -> dict[str, Any]:
+    return simulate(plan(), Trace.poisson(rate=20, seconds=30, seed=2), seed=1).to_dict()
+
+
+@cache
+def infeasible() -> dict[str, Any]:
+    spec = tiny_spec().to_dict()
+    spec["slo"]["latency"] = "1ms"
+    with pytest.raises(Infeasible) as refusal:
+        make(tiny_spec().from_dict(spec), tiny_profile(), Trace.poisson(rate=5, seconds=20, seed=1))
+    return refusal.value.to_dict()
+
+
+WRITTEN = {
+    "Plan JSON": lambda: plan().to_dict(),
+    "Infeasibility JSON": infeasible,
+    "Diff JSON": lambda: diff(plan(), dataclasses.replace(plan(), stages={**plan().stages, **cheaper()})),
+    "Outcome JSON": outcome,
+    "Comparison JSON": lambda: compare(outcome(), outcome()),
+    "Bench rows": lambda: BenchRow("sim", 1.0, "ns").to_dict(),
+}
+
+
+def cheaper() -> dict[str, Any]:
+    config: Any = plan().stages["first"]
+    return {"first": dataclasses.replace(config, replicas=config.replicas + 1)}
+
+
+def covered(path: str, documented: set[str]) -> bool:
+    """Whether the page names a field, or names what holds it and goes no deeper there."""
+    if path in documented:
+        return True
+    if any(name.startswith((f"{path}.", f"{path}[]", path.removesuffix("[]") + "[].")) for name in documented):
+        return True
+    parents = [path[: match.start()] for match in re.finditer(r"\.|\[\]", path)]
+    for parent in parents:
+        for holder in (parent, f"{parent}[]"):
+            if holder in documented and not any(name.startswith(f"{holder}.") for name in documented):
+                return True
+    return False
+
+
+@pytest.mark.parametrize("heading", WRITTEN)
+def test_every_field_that_is_written_is_documented(heading: str) -> None:
+    documented = sections()[heading]
+    value = json.loads(json.dumps(WRITTEN[heading]()))
+    missing = sorted({path for path in paths(value) if not covered(path, documented)})
+    assert not missing
+
+
+@pytest.mark.parametrize("heading", WRITTEN)
+def test_every_documented_field_is_written(heading: str) -> None:
+    written = set(paths(json.loads(json.dumps(WRITTEN[heading]()))))
+    assert not sorted(sections()[heading] - written)
+
+
+def test_the_columns_of_a_profile_are_documented_in_both_directions() -> None:
+    assert sections()["Profile CSV"] == {field.name for field in dataclasses.fields(ProfileRow)}
+
+
+def test_a_trace_has_the_column_that_is_documented() -> None:
+    from headway.trace.formats import dump
+
+    header = next(line for line in dump(Trace.from_arrivals([1.0]), "").decode().splitlines() if line[0] != "#")
+    assert header in sections()["Trace CSV"]

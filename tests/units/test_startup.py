@@ -1,0 +1,73 @@
+"""What starts up stays small: the law is what is imported; how long it takes is the benchmark's matter."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("numba", "numpy", "pydantic", "starlette", "uvicorn", "rich", "httpx", "msgspec", "prometheus_client", "yaml")
+
+
+def imported_by(code: str) -> set[str]:
+    script = f"{code}\nimport json, sys\nsys.stderr.write(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    return set(json.loads(done.stderr))
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    modules = imported_by("import headway")
+    assert modules.isdisjoint(HEAVY)
+    assert not {name for name in modules if name.startswith("headway.")}
+
+
+def test_help_imports_nothing_that_computes_or_serves() -> None:
+    # The command line's own library may bring pydantic; what it does not need stays out.
+    code = "from headway.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass"
+    assert imported_by(code).isdisjoint(set(HEAVY) - {"pydantic"})
+
+
+@pytest.mark.parametrize("verb", ["plan", "profile", "serve"])
+def test_a_verb_is_both_a_package_and_a_function(verb: str) -> None:
+    code = f"""
+import headway as hw
+import headway.{verb}
+import importlib, types
+package = importlib.import_module("headway.{verb}")
+assert isinstance(hw.{verb}, types.ModuleType) and hw.{verb} is package
+assert callable(hw.{verb}) and package.__path__
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_verb_can_be_called_whichever_way_it_was_imported() -> None:
+    code = """
+import headway.plan.plan, headway.profile
+import headway as hw
+from headway import plan
+import headway.api
+headway.api.plan = lambda *args, **kwargs: (args, kwargs)
+assert hw.plan(1, 2, 3, seed=4) == ((1, 2, 3), {"seed": 4})
+assert plan is hw.plan and hw.plan.plan.Plan is hw.Plan
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_every_public_name_can_be_reached_and_is_listed() -> None:
+    code = """
+import headway as hw
+for name in hw.__all__:
+    assert getattr(hw, name) is not None, name
+assert set(hw.__all__) <= set(dir(hw))
+assert hw.__version__
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_an_unknown_public_name_is_an_attribute_error() -> None:
+    import headway
+
+    with pytest.raises(AttributeError, match="no attribute 'paln'"):
+        headway.paln  # noqa: B018

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from headway.errors import ServeError, SpecError, WorkerDied, WorkerTimeout
+from headway.errors import ServeError, WorkerDied, WorkerTimeout
 from headway.serve import wire
-from headway.serve.model_ref import HardwareView, ModelRef, resolve
+from headway.serve.model_ref import HardwareView, resolve
 from headway.serve.wire import Payload, Result
 from headway.serve.worker import Worker
 
@@ -26,8 +26,6 @@ import ast, os, signal, time
 class Shout:
     def __init__(self, mark="!"):
         self.mark = mark
-    def setup(self, hardware):
-        self.hardware = hardware
     def predict(self, batch):
         return [text.upper() + self.mark for text in batch]
 
@@ -400,46 +398,3 @@ def test_a_worker_ends_with_its_parent_even_in_mid_batch(folder: Path, tmp_path:
             return
         time.sleep(0.02)
     pytest.fail("the worker outlived its parent")
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        ("models.py", "is not a model; write file.py:Class"),
-        ("nothing.py:Shout", "there is no file 'nothing.py'"),
-        ("nothing.onnx", "there is no file 'nothing.onnx'"),
-        ("a b:Shout", "is not a model"),
-        ("models.py:1", "is not a model"),
-    ],
-)
-def test_a_model_that_is_nowhere_is_refused_with_its_place(folder: Path, model: str, message: str) -> None:
-    with pytest.raises(SpecError, match=f"stages.a.model: .*{message}"):
-        resolve(model, folder, "stages.a.model")
-
-
-def test_a_model_in_a_package_is_found_beside_the_spec(folder: Path) -> None:
-    (folder / "parts").mkdir()
-    (folder / "parts" / "one.py").write_text(MODELS)
-    ref = resolve("parts.one:Shout", folder)
-
-    async def main() -> list[Result]:
-        worker = await Worker.start(ref, HardwareView("cpu"))
-        try:
-            return await worker.predict(text("a"))
-        finally:
-            await worker.stop()
-
-    assert words(asyncio.run(main())) == ["A!"]
-
-
-def test_a_fingerprint_changes_with_the_model_and_only_with_it(folder: Path) -> None:
-    (folder / "parts").mkdir()
-    (folder / "parts" / "one.py").write_text(MODELS)
-    refs = [resolve(m, folder) for m in ("models.py:Shout", "models.py:Picky", "parts.one:Shout")]
-    before = [ref.fingerprint for ref in refs]
-    assert before == [ref.fingerprint for ref in refs]
-    assert before[0] != before[1]
-    for file in ("models.py", "parts/one.py"):
-        (folder / file).write_text(MODELS + "\n# changed\n")
-    assert not set(before) & {ref.fingerprint for ref in refs}
-    assert ModelRef("sleep", table_s=((), (0.1,))).fingerprint != ModelRef("sleep", table_s=((), (0.2,))).fingerprint

@@ -1,0 +1,274 @@
+"""Open-loop replay against real and misbehaving servers, and the light client that it uses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headway.domains.pipeline.declare import ReplicaConfig
+from headway.errors import ServeError
+from headway.plan.plan import Plan
+from headway.profile import Profile, Row
+from headway.serve.engine import Limits
+from headway.serve.http1 import Client, Reply
+from headway.serve.replay import replay
+from headway.serve.run import LiveServer, ServeOptions, bind, running_in_thread
+from headway.spec.model import Spec
+from headway.trace import Trace
+from headway.trace.payload import payload_index
+
+SERVICE_S = 0.02
+
+
+def sleeping_plan(**config: Any) -> Plan:
+    document = {
+        "name": "nap",
+        "slo": {"latency": "300ms"},
+        "supply": {"cpu": {"price": "$3.6/h"}},
+        "stages": {"a": {}, "b": {"after": "a"}},
+    }
+    rows = [Row(stage, "cpu", 1, SERVICE_S) for stage in "ab"]
+    return Plan(
+        Spec.from_dict(document), Profile.from_rows(rows), {stage: ReplicaConfig("cpu", **config) for stage in "ab"}
+    )
+
+
+@pytest.fixture(scope="module")
+def nap() -> Iterator[LiveServer]:
+    with running_in_thread(sleeping_plan()) as server:
+        yield server
+
+
+def test_a_replay_measures_every_request_from_its_scheduled_arrival(nap: LiveServer) -> None:
+    trace = Trace.from_arrivals(np.arange(20) * 0.06)
+    seen: list[int] = []
+    outcome = replay(nap.url, trace, seed=1, progress=lambda done, of: seen.append(done))
+    assert outcome.kind == "measured"
+    assert outcome.counts()["answered"] == 20
+    assert outcome.latency_s.min() >= 2 * SERVICE_S
+    np.testing.assert_array_equal(outcome.arrival_s, trace.arrival_s)
+    assert (outcome.slo_s, outcome.slo_percentile) == (0.3, 99.0)
+    assert [outcome.stages[name].items for name in "ab"] == [20, 20]
+    assert outcome.stages["a"].queue_wait_s.shape == (20,)
+    # Two replicas at $3.6/h cost $0.002 a second, from the first scheduled arrival to the last completion.
+    span_s = float((trace.arrival_s + outcome.latency_s).max())
+    assert outcome.cost_usd == pytest.approx(0.002 * span_s, rel=0.01)
+    assert outcome.provenance["client"]["lateness_p99_s"] >= 0
+    assert seen[-1] == 20
+    json.dumps(outcome.to_dict(), allow_nan=False)
+
+
+def test_a_backlog_counts_against_the_server_that_let_it_grow(nap: LiveServer) -> None:
+    # Ten at once through one replica: the last one waits for the nine before it, which a closed loop would hide.
+    outcome = replay(nap.url, Trace.from_arrivals(np.zeros(10), duration_s=1.0))
+    assert np.sort(outcome.latency_s)[-1] >= 10 * SERVICE_S
+
+
+def test_payloads_are_those_that_the_shared_rule_chooses(nap: LiveServer, tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    ordered = ["one", "three", "two"]
+    trace = Trace.from_arrivals(np.arange(12) * 0.01)
+    got: dict[int, str] = {}
+
+    def keep(i: int, reply: Reply) -> None:
+        got[i] = json.loads(reply.body)["outputs"][0]["data"][0]
+
+    replay(nap.url, trace, payloads=tmp_path, seed=5, on_reply=keep)
+    assert [got[i] for i in range(12)] == [ordered[k] for k in payload_index(trace, 3, 5)]
+
+
+def test_rejected_and_dropped_requests_never_have_a_latency() -> None:
+    options = ServeOptions(limits=Limits(queue_limit=4, timeout_s=0.05))
+    with running_in_thread(sleeping_plan(), options) as server:
+        outcome = replay(server.url, Trace.from_arrivals(np.zeros(30), duration_s=1.0))
+    counts = outcome.counts()
+    assert counts["rejected"] > 0
+    assert counts["dropped"] > 0
+    assert counts["answered"] + counts["rejected"] + counts["dropped"] == counts["offered"] == 30
+    assert np.isinf(outcome.latency_s).sum() == 30 - counts["answered"]
+
+
+def test_a_token_is_shown_and_its_absence_explained() -> None:
+    with running_in_thread(sleeping_plan(), ServeOptions(token="s3cret")) as server:
+        with pytest.raises(ServeError, match="pass its token"):
+            replay(server.url, Trace.from_arrivals([0.0]))
+        assert replay(server.url, Trace.from_arrivals([0.0]), token="s3cret").counts()["answered"] == 1
+
+
+def test_an_empty_trace_sends_nothing(nap: LiveServer) -> None:
+    assert replay(nap.url, Trace.from_arrivals([], duration_s=1.0)).requests == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("127.0.0.1:1", "not an address"),
+        ("ftp://127.0.0.1", "not an address"),
+        ("http://127.0.0.1:1", "cannot reach 127.0.0.1:1"),
+    ],
+)
+def test_a_server_that_is_not_there_is_an_error(url: str, says: str) -> None:
+    with pytest.raises(ServeError, match=says):
+        replay(url, Trace.from_arrivals([0.0]))
+
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
+
+
+@contextmanager
+def stub(handler: Handler) -> Iterator[str]:
+    """A server in a thread that treats each connection as `handler` says."""
+    listener = bind("127.0.0.1", 0)
+    begun = threading.Event()
+    held: dict[str, Any] = {}
+
+    async def main() -> None:
+        held["loop"], held["stop"] = asyncio.get_running_loop(), asyncio.Event()
+        writers: list[asyncio.StreamWriter] = []
+
+        async def treat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writers.append(writer)
+            try:
+                await handler(reader, writer)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                pass
+            finally:
+                writer.close()
+
+        async with await asyncio.start_server(treat, sock=listener):
+            begun.set()
+            await held["stop"].wait()
+            for writer in writers:
+                writer.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread.start()
+    begun.wait()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        held["loop"].call_soon_threadsafe(held["stop"].set)
+        thread.join()
+
+
+async def read_request(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    return head.split(b" ")[1]
+
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+def ask(url: str, count: int = 1, **options: Any) -> list[Reply]:
+    async def main() -> list[Reply]:
+        client = Client(url, **{"max_connections": 1, **options})
+        try:
+            return list(await asyncio.gather(*(client.request("GET", f"/{i}", timeout_s=5.0) for i in range(count))))
+        finally:
+            await client.close()
+
+    return asyncio.run(main())
+
+
+def test_a_connection_is_kept_and_requests_beyond_the_limit_wait_for_it() -> None:
+    connections: list[int] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(1)
+        while True:
+            await read_request(reader)
+            writer.write(OK)
+
+    with stub(handler) as url:
+        replies = ask(url, 5)
+    assert [(reply.status, reply.body) for reply in replies] == [(200, b"ok")] * 5
+    assert len(connections) == 1
+
+
+def test_a_request_on_a_connection_that_was_just_closed_is_sent_again() -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(OK)
+        await read_request(reader)
+
+    with stub(handler) as url:
+        assert [reply.status for reply in ask(url, 4)] == [200] * 4
+
+
+def test_a_server_that_says_it_closes_is_believed() -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
+
+    with stub(handler) as url:
+        assert [reply.status for reply in ask(url, 3)] == [200] * 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (b"", "closed before the answer"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", "closed before the answer"),
+        (b"SSH-2.0-x\r\n\r\n", "not HTTP/1.1"),
+    ],
+)
+def test_a_broken_answer_is_an_error_once(answer: bytes, says: str) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(answer)
+
+    with stub(handler) as url:
+        (reply,) = ask(url)
+    assert reply.status == 0
+    assert says in reply.error
+
+
+def test_a_chunked_answer_in_small_pieces_is_put_together() -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        for byte in b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n":
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0)
+
+    with stub(handler) as url:
+        assert ask(url)[0].body == b"abcde"
+
+
+def test_silence_times_out_and_the_next_request_gets_a_fresh_connection() -> None:
+    first = iter([True])
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        if next(first, False):
+            await asyncio.sleep(5.0)
+        writer.write(OK)
+
+    async def main(url: str) -> list[Reply]:
+        client = Client(url, max_connections=1)
+        try:
+            return [await client.request("GET", "/", timeout_s=wait_s) for wait_s in (0.1, 5.0)]
+        finally:
+            await client.close()
+
+    with stub(handler) as url:
+        silent, answered = asyncio.run(main(url))
+    assert "no answer within 0.1 s" in silent.error
+    assert answered.status == 200
+
+
+def test_a_server_that_is_no_headway_is_named_as_such() -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(OK.replace(b"200 OK", b"404 Not Found"))
+
+    with stub(handler) as url, pytest.raises(ServeError, match="is it a Headway server"):
+        replay(url, Trace.from_arrivals([0.0]))

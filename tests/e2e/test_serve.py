@@ -1,0 +1,401 @@
+"""A plan served over real HTTP by real worker processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headway.domains.pipeline.declare import ReplicaConfig
+from headway.errors import ServeError
+from headway.plan.plan import Plan
+from headway.profile import Profile, Row
+from headway.serve.app import HttpLimits
+from headway.serve.engine import Limits
+from headway.serve.run import LiveServer, ServeOptions, bind, running, running_in_thread
+from headway.spec.model import Spec
+
+MODELS = '''
+import time
+
+
+class Read:
+    """Splits a text into words and numbers; data decides what runs and how often."""
+
+    def setup(self, hardware):
+        pass
+
+    def predict(self, batch):
+        out = []
+        for item in batch:
+            if not isinstance(item, str):
+                out.append({"word": [repr(item)], "number": []})
+            elif item == "bad":
+                out.append(ValueError("cannot read it"))
+            else:
+                parts = item.split()
+                out.append({"word": [p for p in parts if not p.isdigit()], "number": [p for p in parts if p.isdigit()]})
+        return out
+
+
+class Upper:
+    def setup(self, hardware):
+        pass
+
+    def predict(self, batch):
+        return [item.upper() for item in batch]
+
+
+class Double:
+    def setup(self, hardware):
+        pass
+
+    def predict(self, batch):
+        return [2 * int(item) for item in batch]
+
+
+class Collect:
+    def setup(self, hardware):
+        pass
+
+    def predict(self, batch):
+        return [{"words": item.get("word", []), "numbers": item.get("number", [])} for item in batch]
+
+
+class Slow:
+    def __init__(self, seconds=0.05):
+        self.seconds = seconds
+
+    def setup(self, hardware):
+        pass
+
+    def predict(self, batch):
+        time.sleep(self.seconds)
+        return list(batch)
+
+
+class Echo(Slow):
+    def __init__(self):
+        super().__init__(0.0)
+
+
+class Broken:
+    def setup(self, hardware):
+        raise RuntimeError("no such weights")
+
+    def predict(self, batch):
+        return batch
+'''
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    path = tmp_path_factory.mktemp("models") / "models.py"
+    path.write_text(MODELS)
+    return lambda name: f"{path}:{name}"
+
+
+def make_plan(stages: dict[str, dict[str, Any]], name: str = "pages", **config: Any) -> Plan:
+    document = {"name": name, "slo": {"latency": "1s"}, "supply": {"cpu": {"price": "$1/h"}}, "stages": stages}
+    rows = [Row(stage, "cpu", size, 0.01) for stage in stages for size in (1, 8)]
+    return Plan(
+        Spec.from_dict(document),
+        Profile.from_rows(rows),
+        {stage: ReplicaConfig("cpu", **{"max_batch_size": 8, **config}) for stage in stages},
+    )
+
+
+@pytest.fixture(scope="module")
+def pages(models: Callable[[str], str]) -> Iterator[LiveServer]:
+    plan = make_plan(
+        {
+            "read": {"model": models("Read")},
+            "word": {"after": "read", "model": models("Upper")},
+            "number": {"after": "read", "model": models("Double")},
+            "collect": {"after": ["word", "number"], "model": models("Collect")},
+        }
+    )
+    http = HttpLimits(max_body_bytes=100_000, body_timeout_s=0.5)
+    with running_in_thread(plan, ServeOptions(http=http)) as server:
+        yield server
+
+
+@pytest.fixture
+def client(pages: LiveServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=pages.url, timeout=20.0) as client:
+        yield client
+
+
+INFER = "/v2/models/pages/infer"
+
+
+def body(text: str, **more: Any) -> dict[str, Any]:
+    return {"inputs": [{"name": "input", "shape": [1], "datatype": "BYTES", "data": [text]}], **more}
+
+
+def outputs(response: httpx.Response) -> dict[str, Any]:
+    assert response.status_code == 200, response.text
+    return {output["name"]: output["data"] for output in response.json()["outputs"]}
+
+
+def test_health_and_metadata_follow_the_protocol(client: httpx.Client) -> None:
+    assert client.get("/v2/health/live").json() == {"live": True}
+    assert client.get("/v2/health/ready").json() == {"ready": True}
+    assert client.get("/v2").json()["extensions"] == ["binary_tensor_data"]
+    for path in ("/v2/models/pages", "/v2/models/pages/versions/1"):
+        found = client.get(path).json()
+        assert (found["name"], found["versions"]) == ("pages", ["1"])
+        assert [output["name"] for output in found["outputs"]] == ["collect"]
+        assert client.get(path + "/ready").json() == {"name": "pages", "ready": True}
+
+
+def test_data_decide_the_branches_and_a_join_collects_them_in_order(client: httpx.Client) -> None:
+    for path in (INFER, "/v2/models/pages/versions/1/infer"):
+        answer = client.post(path, json=body("b 21 a 2", id="q1"))
+        assert json.loads(outputs(answer)["collect"][0]) == {"words": ["B", "A"], "numbers": [42, 4]}
+        assert answer.json()["id"] == "q1"
+    assert client.post(INFER, json=body("")).json()["outputs"] == []
+
+
+def test_bytes_and_tensors_arrive_through_the_binary_extension(client: httpx.Client) -> None:
+    def post(datatype: str, shape: list[int], blob: bytes) -> httpx.Response:
+        described = {"name": "x", "shape": shape, "datatype": datatype, "parameters": {"binary_data_size": len(blob)}}
+        head = json.dumps({"inputs": [described], "parameters": {"binary_data_output": True}}).encode()
+        headers = {"Inference-Header-Content-Length": str(len(head))}
+        return client.post(INFER, content=head + blob, headers=headers)
+
+    numbers = np.array([1.5, 2.5], "<f4")
+    for response, says in (
+        (post("BYTES", [1], struct.pack("<I", 2) + b"\xff\x00"), repr(b"\xff\x00").upper()),
+        (post("FP32", [2], numbers.tobytes()), repr(numbers).upper()),
+    ):
+        assert response.status_code == 200, response.text
+        length = int(response.headers["Inference-Header-Content-Length"])
+        (size,) = struct.unpack_from("<I", response.content, length)
+        assert json.loads(response.content[length + 4 : length + 4 + size])["words"] == [says]
+
+
+def test_an_input_that_the_model_refuses_fails_alone(client: httpx.Client) -> None:
+    with ThreadPoolExecutor(6) as threads:
+        found = list(threads.map(lambda text: client.post(INFER, json=body(text)), ["a", "bad", "b", "bad", "c", "d"]))
+    assert [response.status_code for response in found] == [200, 500, 200, 500, 200, 200]
+    assert found[1].json() == {"error": "stage 'read': ValueError: cannot read it"}
+
+
+def test_operators_see_plan_statistics_and_metrics(client: httpx.Client, pages: LiveServer) -> None:
+    client.post(INFER, json=body("a 1"))
+    assert Plan.from_dict(client.get("/plan").json()).hash == pages.engine.plan.hash
+    stats = client.get("/stats?samples=true").json()
+    assert stats["requests"]["in_flight"] == 0
+    assert len(stats["stages"]["read"]["queue_wait_s"]) == stats["stages"]["read"]["items_held"] > 0
+    assert client.get(f"/stats?since_s={stats['now_s']}").json()["stages"]["read"]["items_held"] == 0
+    text = client.get("/metrics").text
+    for name in (
+        'headway_request_duration_seconds_bucket{le="+Inf",pipeline="pages",stage=""}',
+        'headway_queue_wait_seconds_count{pipeline="pages",stage="read"}',
+        'headway_batch_size_sum{pipeline="pages",stage="word"}',
+        'headway_queue_depth{pipeline="pages",stage="read"} 0.0',
+        'headway_replicas{hardware="cpu",stage="read",state="ready"} 1.0',
+        'headway_slo_violations_total{slo="latency"}',
+        'headway_goodput_ratio{slo="latency"}',
+        'headway_cost_dollars_total{pipeline="pages"}',
+        'headway_requests_total{pipeline="pages",status="answered"}',
+    ):
+        assert name in text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "headers", "status", "says"),
+    [
+        ("POST", INFER, b"{", {}, 400, "not an inference request"),
+        ("POST", INFER, b"x" * 100_001, {}, 413, "larger than 100000 bytes"),
+        ("POST", INFER, b"{}", {"x-request-timeout": "soon"}, 400, "x-request-timeout"),
+        ("POST", INFER, b"{}", {"x-request-timeout": "-1"}, 400, "x-request-timeout"),
+        ("POST", INFER, b"{}", {"inference-header-content-length": "9e9"}, 400, "not a number of bytes"),
+        ("POST", "/v2/models/page/infer", b"{}", {}, 404, "did you mean 'pages'"),
+        ("POST", "/v2/models/pages/versions/2/infer", b"{}", {}, 404, "no such version"),
+        ("GET", "/v2/models/other", b"", {}, 404, "nothing at"),
+        ("GET", "/nowhere", b"", {}, 404, "nothing at /nowhere"),
+        ("DELETE", "/plan", b"", {}, 405, "DELETE"),
+        ("GET", "/stats?since_s=then", b"", {}, 400, "since_s"),
+    ],
+)
+def test_wrong_requests_are_answered_with_one_clear_sentence(
+    client: httpx.Client, method: str, path: str, content: bytes, headers: dict[str, str], status: int, says: str
+) -> None:
+    found = client.request(method, path, content=content, headers=headers)
+    assert found.status_code == status
+    assert says in found.json()["error"]
+
+
+def test_a_body_without_a_declared_size_is_cut_off_at_the_limit(client: httpx.Client) -> None:
+    assert client.post(INFER, content=(b"x" * 10_000 for _ in range(11))).status_code == 413
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=80) | st.text(max_size=40).map(lambda text: json.dumps(body(text))[:-3].encode()))
+def test_no_body_breaks_the_server(client: httpx.Client, content: bytes) -> None:
+    found = client.post(INFER, content=content)
+    assert found.status_code == 400
+    assert found.json()["error"]
+
+
+def raw_connection(server: LiveServer) -> socket.socket:
+    host, port = server.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=10.0)
+
+
+def test_a_body_that_trickles_in_times_out(pages: LiveServer) -> None:
+    with raw_connection(pages) as connection:
+        connection.sendall(b"POST " + INFER.encode() + b" HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{")
+        assert connection.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def test_clients_that_vanish_do_no_harm(pages: LiveServer, client: httpx.Client) -> None:
+    sent = json.dumps(body("a")).encode()
+    head = f"POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(sent)}\r\n\r\n".encode()
+    for part in (head + sent, head + sent[:5], head[:10]):
+        for _ in range(10):
+            with raw_connection(pages) as connection:
+                connection.sendall(part)
+    assert client.post(INFER, json=body("a")).status_code == 200
+    settled = wait_until(lambda: client.get("/stats").json()["requests"]["in_flight"] == 0)
+    assert settled
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> bool:
+    end_s = time.monotonic() + timeout_s
+    while time.monotonic() < end_s:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_a_killed_worker_loses_nothing_and_answers_nothing_twice(models: Callable[[str], str]) -> None:
+    plan = make_plan({"slow": {"model": models("Slow")}}, replicas=2)
+    with running_in_thread(plan) as server, httpx.Client(base_url=server.url, timeout=30.0) as client:
+        stop = threading.Event()
+
+        def kill() -> None:
+            while not stop.wait(0.4):
+                for pid in server.engine.stats()["stages"]["slow"]["pids"][:1]:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        try:
+            with ThreadPoolExecutor(16) as threads:
+                found = list(threads.map(lambda i: client.post(INFER, json=body(str(i))), range(300)))
+        finally:
+            stop.set()
+            killer.join()
+        stats = client.get("/stats").json()
+    assert [outputs(response)["slow"] for response in found] == [[str(i)] for i in range(300)]
+    assert stats["requests"] | {"late": 0} == {
+        "offered": 300, "answered": 300, "rejected": 0, "dropped": 0, "failed": 0, "late": 0, "in_flight": 0,
+    }  # fmt: skip
+    assert stats["stages"]["slow"]["restarts"] > 0
+    assert stats["stages"]["slow"]["retries"] > 0
+
+
+def test_overload_is_refused_late_requests_are_dropped_and_the_server_recovers(models: Callable[[str], str]) -> None:
+    plan = make_plan({"slow": {"model": models("Slow")}}, max_batch_size=1)
+    options = ServeOptions(limits=Limits(queue_limit=4))
+    with running_in_thread(plan, options) as server, httpx.Client(base_url=server.url, timeout=30.0) as client:
+        with ThreadPoolExecutor(12) as threads:
+            found = list(threads.map(lambda i: client.post(INFER, json=body("x")), range(12)))
+        codes = [response.status_code for response in found]
+        assert set(codes) == {200, 429}
+        assert all(response.headers["retry-after"] == "1" for response in found if response.status_code == 429)
+        assert client.post(INFER, json=body("x")).status_code == 200
+        with ThreadPoolExecutor(4) as threads:
+            found = list(
+                threads.map(
+                    lambda i: client.post(INFER, json=body("x"), headers={"x-request-timeout": "60ms"}), range(4)
+                )
+            )
+        assert 504 in [response.status_code for response in found]
+        counts = client.get("/stats").json()["requests"]
+    assert counts["rejected"] == codes.count(429)
+    assert counts["offered"] == 17
+
+
+def test_a_token_guards_all_but_the_probes(models: Callable[[str], str]) -> None:
+    plan = make_plan({"echo": {"model": models("Echo")}})
+    with (
+        running_in_thread(plan, ServeOptions(token="s3cret")) as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
+        for path in ("/healthz", "/v2/health/live", "/v2/health/ready"):
+            assert client.get(path).status_code == 200
+        for shown in ({}, {"authorization": "Bearer wrong"}, {"authorization": "s3cret"}):
+            for found in (client.get("/plan", headers=shown), client.post(INFER, json=body("x"), headers=shown)):
+                assert found.status_code == 401
+                assert found.headers["www-authenticate"] == "Bearer"
+        shown = {"authorization": "Bearer s3cret"}
+        assert client.post(INFER, json=body("x"), headers=shown).status_code == 200
+
+
+def test_a_terminated_server_answers_what_it_has_taken_and_exits_cleanly(models: Callable[[str], str]) -> None:
+    plan = make_plan({"slow": {"model": models("Slow"), "options": {"seconds": 0.5}}}, max_batch_size=1)
+    with running(plan) as server, httpx.Client(base_url=server.url, timeout=30.0) as client:
+        with ThreadPoolExecutor(2) as threads:
+            asked = [threads.submit(client.post, INFER, json=body(str(i))) for i in range(2)]
+            assert wait_until(lambda: client.get("/stats").json()["requests"]["in_flight"] == 2)
+            server.process.terminate()
+            assert wait_until(lambda: client.get("/stats").json()["state"] == "draining")
+            refused = client.post(INFER, json=body("late"))
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert [outputs(task.result())["slow"] for task in asked] == [["0"], ["1"]]
+        assert server.process.wait(20.0) == 0
+
+
+def test_a_stage_without_a_model_sleeps_its_profiled_time() -> None:
+    with running_in_thread(make_plan({"a": {}, "b": {"after": "a"}})) as server, httpx.Client() as client:
+        begin_s = time.monotonic()
+        assert outputs(client.post(server.url + INFER, json=body("x"))) == {"b": ["x"]}
+        assert time.monotonic() - begin_s >= 0.02
+
+
+def test_a_model_that_cannot_be_set_up_stops_the_server_with_the_reason(models: Callable[[str], str]) -> None:
+    plan = make_plan({"echo": {"model": models("Echo")}, "broken": {"after": "echo", "model": models("Broken")}})
+    with pytest.raises(ServeError, match="no such weights"), running_in_thread(plan):
+        pass
+
+
+def test_a_port_in_use_is_an_error_that_names_it() -> None:
+    with contextlib.closing(bind("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ServeError, match=f"port {port} on 127.0.0.1 is in use"):
+            bind("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "warned"),
+    [("127.0.0.1", None, False), ("::1", None, False), ("0.0.0.0", None, True), ("0.0.0.0", "t", False)],
+)
+def test_an_open_address_without_a_token_is_warned_about(host: str, token: str | None, warned: bool) -> None:
+    assert (ServeOptions(host=host, token=token).warning is not None) == warned
+
+
+def test_a_server_process_that_cannot_start_says_so(models: Callable[[str], str], capfd: Any) -> None:
+    plan = make_plan({"broken": {"model": models("Broken")}})
+    with pytest.raises(ServeError, match="did not start"), running(plan):
+        pass
+    assert "no such weights" in capfd.readouterr().err

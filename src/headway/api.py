@@ -54,19 +54,26 @@ def profile(
 
 
 def simulate(
-    plan: Plan, profile: Profile | None = None, trace: Trace | None = None, *, seed: int = 0, mode: str = "sampled"
+    plan: Plan,
+    profile: Profile | None = None,
+    trace: Trace | None = None,
+    *,
+    seed: int = 0,
+    mode: str = "sampled",
+    drop_after_s: float | None = None,
 ) -> Outcome:
     """Return what the plan would do under the trace.
 
     A plan carries the profile rows it was made from; `profile` replaces them. `mode` is `sampled` (service times are
-    drawn from the profile's quantiles) or `mean`. Same seed, same bytes. Raises HeadwayError.
+    drawn from the profile's quantiles) or `mean`. With `drop_after_s` requests are given up that long after their
+    arrival. Same seed, same bytes. Raises HeadwayError.
     """
     from headway.sim.simulation import simulate
 
     if trace is None:
         raise HeadwayError("simulate: no trace; call it as simulate(plan, trace=trace, seed=1)")
     chosen = plan if profile is None else replace(plan, profile=profile)
-    return simulate(chosen, trace, seed=seed, mode=mode)
+    return simulate(chosen, trace, seed=seed, mode=mode, drop_after_s=drop_after_s)
 
 
 def plan(

@@ -112,5 +112,57 @@ def test_a_plan_is_served_replayed_and_drained(folder: Path, capsys: pytest.Capt
     assert requests["offered"] == sum(requests[k] for k in ("answered", "dropped", "rejected", "failed", "in_flight"))
 
 
+MODEL = """\
+class Upper:
+    def setup(self, hardware):
+        pass
+
+    def predict(self, batch):
+        return [text.upper() for text in batch]
+"""
+
+
+def test_a_model_is_profiled_planned_and_found_beside_its_plan(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "models").mkdir()
+    (folder / "models" / "model.py").write_text(MODEL)
+    (folder / "models" / "samples.jsonl").write_text('"one"\n"two"\n')
+    (folder / "models" / "up.yaml").write_text(
+        "slo: {latency: 1s}\nsupply: {cpu: {price: $1/h}}\nstages: {up: {model: model.py:Upper, max_batch_size: 1}}\n"
+    )
+    measured = json.loads(run(capsys, "profile", "models/up.yaml", "--budget", "1s", "-o", "up.csv", "--json"))
+    assert [(row["stage"], row["evidence"]) for row in measured["rows"]] == [("up", "measured")]
+    assert measured["stamp"]["samples"]["count"] == 2
+    assert not (folder / "up.cells.json").exists()
+    flags = ["--profile", "up.csv", "--trace", "t.csv", "--feasibility", "trace", "-o", "models/up.json"]
+    run(capsys, "plan", "models/up.yaml", *flags)
+    served: list[tuple[str, Path]] = []
+    monkeypatch.setattr("headway.serve.run.serve", lambda plan, **options: served.append((plan.spec.name, Path.cwd())))
+    run(capsys, "serve", "models/up.json")
+    assert served == [("pipeline", folder / "models")]
+
+
+def test_an_infeasible_promise_is_exit_3_with_json_on_stdout(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "tight.yaml").write_text(SPEC.replace("300ms", "1ms"))
+    flags = ["plan", "tight.yaml", "--profile", "profile.csv", "--trace", "t.csv"]
+    refusal = json.loads(run(capsys, *flags, "--json", code=3))
+    assert refusal["feasible"] is False
+    assert refusal["smallest_slo_s"] > 0.001
+    assert run(capsys, *flags, code=3) == ""
+
+
+@pytest.mark.parametrize("planner", ["exact", "greedy", "cg-mean", "cg-peak"])
+def test_every_planner_can_be_chosen_and_repeats_itself(
+    folder: Path, capsys: pytest.CaptureFixture[str], planner: str
+) -> None:
+    flags = ["plan", "headway.yaml", "--profile", "profile.csv", "--trace", "t.csv", "--planner", planner]
+    flags += ["--feasibility", "trace", "--seed", "1"]
+    printed = run(capsys, *flags, "--json")
+    assert run(capsys, *flags, "--json", "-o", "again.json") == printed == (folder / "again.json").read_text()
+    assert json.loads(printed)["provenance"]["planner"] == planner
+    assert "$/h" in run(capsys, *flags)
+
+
 def test_a_server_that_is_not_there_is_an_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "replay", "--url", "http://127.0.0.1:9", "--trace", "t.csv", code=1) == ""

@@ -9,7 +9,7 @@ import importlib
 import os
 import platform
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +19,7 @@ from headway.errors import HeadwayError, nearest
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["BENCHES", "Bench", "BenchOptions", "Row", "machine", "run", "table"]
+__all__ = ["BENCHES", "Bench", "BenchOptions", "Row", "choose", "machine", "run", "table"]
 
 _BAR = re.compile(r"^(>=|<=)\s*([0-9.]+(?:e[+-]?[0-9]+)?)(\s*%)?$")
 
@@ -84,7 +84,13 @@ class Bench:
 
     def __call__(self, options: BenchOptions) -> list[Row]:
         module, _, function = self.target.partition(":")
-        return cast("list[Row]", getattr(importlib.import_module(module), function)(options))
+        try:
+            measure = getattr(importlib.import_module(module), function)
+        except ModuleNotFoundError as error:
+            raise HeadwayError(
+                f"bench {self.name}: {error.name} is not installed; pip install 'headway[bench,demo]'"
+            ) from None
+        return cast("list[Row]", measure(options))
 
 
 BENCHES: dict[str, Callable[[BenchOptions], list[Row]]] = {
@@ -102,19 +108,25 @@ BENCHES: dict[str, Callable[[BenchOptions], list[Row]]] = {
 }
 
 
-def run(names: Iterable[str], options: BenchOptions, date: str) -> Iterator[Row]:
-    """Run benchmarks by name, all of them when none is named, and yield their rows as they come.
-
-    `date` is the day of the run, ISO-8601. Raises HeadwayError for an unknown name.
-    """
+def choose(names: Iterable[str]) -> list[str]:
+    """Return the names of benchmarks to run: those given, else all. Raises HeadwayError for an unknown one."""
     chosen = list(names) or list(BENCHES)
     for name in chosen:
         if name not in BENCHES:
             raise HeadwayError(f"bench: no benchmark is called {name!r}{nearest(name, BENCHES)}; {', '.join(BENCHES)}")
+    return chosen
+
+
+def run(name: str, options: BenchOptions, date: str) -> list[Row]:
+    """Run a benchmark and return its rows, stamped with seed, machine and `date` (of the run, ISO-8601).
+
+    Raises HeadwayError when it cannot be run here.
+    """
     where = machine()
-    for name in chosen:
-        for row in BENCHES[name](options):
-            yield replace(row, seed=options.seed if row.seed is None else row.seed, machine=where, date=date)
+    return [
+        replace(row, seed=options.seed if row.seed is None else row.seed, machine=where, date=date)
+        for row in BENCHES[name](options)
+    ]
 
 
 def machine() -> str:

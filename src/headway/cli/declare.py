@@ -91,7 +91,7 @@ def profile(
     """Measure what work costs on this machine.
 
     Every stage that names a model is run in its own worker process with pinned threads. With `-o FILE.csv` finished
-    cells are kept in `FILE.cells.json` meanwhile: the same command goes on where an earlier one was interrupted.
+    cells are kept in `FILE.cells.json` until all are: the same command goes on where an earlier one was interrupted.
     """
     from datetime import UTC, datetime
 
@@ -117,7 +117,7 @@ def profile(
             progress.note(f"{problem['status']}: {', '.join(where)}: {problem['text']}")
     if output is not None:
         measured.write(output)
-        if cells is not None and not problems:
+        if cells is not None and not any("batch_size" in problem for problem in problems):
             cells.unlink(missing_ok=True)
     emit(measured.to_dict(), json, lambda: _rows(measured))
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headway.cli.frame import Json, Output, PlanArgument, Seed, TraceFile, Verb, emit, read_plan, read_trace, say
 from headway.cli.progress import Progress
+
+if TYPE_CHECKING:
+    from headway.plan.plan import Plan
 
 Token = Annotated[
     str | None, typer.Option("--token", envvar="HEADWAY_TOKEN", help="Bearer token that every request has to bring.")
@@ -27,7 +30,7 @@ def serve(
     ] = 8000,
     folder: Annotated[
         Path | None,
-        typer.Option("--folder", help="Where model files are looked up; else the working folder."),
+        typer.Option("--folder", help="Of the model files; else the working folder, else the plan's."),
     ] = None,
     token: Token = None,
     seed: Seed = 0,
@@ -45,8 +48,7 @@ def serve(
         sys.stdout.flush()
 
     read = read_plan(plan)
-    if folder is not None:
-        os.chdir(folder)
+    os.chdir(folder or _model_folder(read, plan.parent))
     serve(read, host=host, port=port, token=token, seed=seed, announce=announce, warn=say)
 
 
@@ -112,6 +114,19 @@ def report(
 
     write(story_from_files(plan, outcomes or (), title), output)
     emit({"report": str(output)}, json, lambda: str(output))
+
+
+def _model_folder(plan: Plan, beside: Path) -> Path:
+    """Return where the plan's model files are: the working folder, or the plan's own when none of them is here."""
+    files = []
+    for name, stage in plan.spec.stages.items():
+        variant = getattr(stage, "variant", None)
+        model = variant(plan.variants[name]).model if variant is not None else None
+        file = (model or "").partition(":")[0]
+        if file.endswith((".py", ".onnx")):
+            files.append(file)
+    here = Path()
+    return here if not files or any((here / file).exists() for file in files) else beside
 
 
 VERBS = (

@@ -18,6 +18,7 @@ from headway.cli.frame import (
     SpecArgument,
     TraceFile,
     Verb,
+    duration,
     emit,
     read_plan,
     read_profile,
@@ -63,6 +64,10 @@ def simulate(
     mode: Annotated[
         Mode, typer.Option("--mode", help="Service times drawn from the profile's quantiles, or their means.")
     ] = Mode.SAMPLED,
+    drop_after: Annotated[
+        float | None,
+        typer.Option("--drop-after", parser=duration, metavar="TIME", help="Give requests up this long after arrival."),
+    ] = None,
     seed: Seed = 0,
     output: Output = None,
     json: Json = False,
@@ -77,7 +82,7 @@ def simulate(
 
     read = read_plan(plan)
     rows = None if profile is None else read_profile(profile)
-    outcome = simulate(read, rows, read_trace(trace, seed), seed=seed, mode=mode.value)
+    outcome = simulate(read, rows, read_trace(trace, seed), seed=seed, mode=mode.value, drop_after_s=drop_after)
     if output is not None:
         write_atomic(output, canonical_json(outcome.to_dict()))
     emit(outcome.to_dict(), json, lambda: outcome_view(outcome))

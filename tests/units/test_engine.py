@@ -413,3 +413,50 @@ def test_statistics_describe_what_happened() -> None:
     assert (stage["items"], stage["batches"]) == (3, 3)
     assert stage["busy_s"] == pytest.approx(3 * SERVICE_S)
     assert stage["queue_wait_s"] == pytest.approx([0.0, SERVICE_S, 2 * SERVICE_S])
+
+
+def test_what_waits_for_a_stage_that_never_comes_back_is_dropped_at_its_deadline() -> None:
+    started: list[FakeWorker] = []
+
+    async def before() -> None:
+        if started:
+            raise ServeError("no memory")
+
+    async def scenario(engine: Engine) -> list[Answer]:
+        asked = [asyncio.ensure_future(ask(engine, timeout_s=0.5)) for _ in range(3)]
+        await asyncio.sleep(SERVICE_S / 2)
+        started[0].die()
+        return [await task for task in asked]
+
+    start = fake_starter(lambda n: SERVICE_S, echo, started, before)
+    assert [answer.status for answer in run(make_plan({"a": {}}), scenario, start=start)] == ["dropped"] * 3
+
+
+def test_a_stop_without_a_drain_still_answers_everyone() -> None:
+    async def scenario(engine: Engine) -> list[Answer]:
+        asked = [asyncio.ensure_future(ask(engine)) for _ in range(3)]
+        await asyncio.sleep(SERVICE_S / 2)
+        await engine.stop(0.0)
+        assert engine.counts.in_flight == 0
+        return [await task for task in asked]
+
+    answers = run(make_plan({"a": {}}), scenario)
+    assert {answer.status for answer in answers} == {"failed"}
+    assert "stopped" in answers[0].error
+
+
+def test_a_batch_that_cannot_be_sent_is_tried_alone_and_costs_no_worker() -> None:
+    started: list[FakeWorker] = []
+
+    def too_large(inputs: list[Input]) -> list[Result]:
+        if len(inputs) > 1:
+            raise ServeError("too large")
+        return echo(inputs)
+
+    async def scenario(engine: Engine) -> list[Answer]:
+        return await asyncio.gather(*(ask(engine) for _ in range(4)))
+
+    start = fake_starter(lambda n: SERVICE_S, too_large, started)
+    answers = run(make_plan({"a": {}}, max_batch_size=4), scenario, start=start)
+    assert [answer.status for answer in answers] == ["answered"] * 4
+    assert len(started) == 1

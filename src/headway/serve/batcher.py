@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Coroutine
 from typing import Any
 
-from headway.errors import ServeError
+from headway.errors import ServeError, WorkerDied, WorkerTimeout
 from headway.policy.admission import expired
 from headway.policy.batching import take
 from headway.policy.sharing import fits
@@ -104,6 +104,8 @@ class BatchStation:
     def ask(self, now_s: float) -> float:
         """Start every batch that the policies want started now; return when to ask again though nothing happened."""
         queue, idle = self._queue, self._idle
+        if queue and not idle and not self.live:
+            self._expire(now_s)
         while queue and idle:
             if self._pool is not None and not fits(self._pool.free, self.threads):
                 return NEVER_S
@@ -138,6 +140,13 @@ class BatchStation:
             batch.append(work)
         return batch
 
+    def _expire(self, now_s: float) -> None:
+        """Give up what is past its deadline, though no batch can be formed: no replica may ever come back."""
+        for work in [work for work in self._queue if work.over or expired(work.deadline_s, now_s)]:
+            self._queue.remove(work)
+            if not work.over:
+                self._host.dropped(work)
+
     def _launch(self, replica: Replica, batch: list[Work], now_s: float) -> None:
         if self._pool is not None:
             self._pool.free -= self.threads
@@ -151,19 +160,27 @@ class BatchStation:
     async def _run(self, replica: Replica, batch: list[Work], start_s: float) -> None:
         worker = replica.worker
         results: list[Result] | None = None
+        sound = worker is not None
         try:
             if worker is not None:
                 results = await worker.predict(
                     [work.payload for work in batch], render=self._render, timeout_s=self.batch_timeout_s
                 )
-        except ServeError as error:
+        except (WorkerDied, WorkerTimeout) as error:
+            sound = False
             log.warning("stage %s: %s", self.name, error)
             if worker is not None:
                 self._spawn(worker.stop(0.0))
+        except ServeError as error:
+            log.warning("stage %s: a batch of %d could not be sent: %s", self.name, len(batch), error)
         done_s = self._host.clock()
         self._running -= len(batch)
         if self._pool is not None:
             self._pool.free += self.threads
+        if replica.retiring:
+            self._spawn(self._retire(replica))
+        elif sound and replica.worker is worker:
+            self._idle.append(replica)
         if results is None:
             self._put_back(batch, done_s)
         else:
@@ -171,10 +188,6 @@ class BatchStation:
             self._busy_s += done_s - start_s
             replica.proved = True
             replica.failures = 0
-            if replica.retiring:
-                self._spawn(self._retire(replica))
-            elif replica.worker is worker:
-                self._idle.append(replica)
             for work, result in zip(batch, results, strict=True):
                 self._host.finished(work, result, done_s)
         self._host.wake()
@@ -186,7 +199,7 @@ class BatchStation:
                 self._retries += 1
                 self._queue.appendleft(work)
             else:
-                text = f"stage {self.name!r}: the worker died or hung {work.tries} times while it had this item"
+                text = f"the worker died, hung or refused the batch {work.tries} times while it had this item"
                 self._host.finished(work, Result(error=Failure(WORKER_LOST, text)), done_s)
 
     async def render(self, work: Work, result: Result) -> Result:
@@ -242,7 +255,8 @@ class BatchStation:
         self._replicas = []
         self._retiring = set(everyone)
         await asyncio.gather(*(self._retire(replica, grace_s) for replica in everyone))
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _retire(self, replica: Replica, grace_s: float = 5.0) -> None:
         await replica.retire(grace_s)
@@ -258,6 +272,7 @@ class BatchStation:
     def _on_lost(self, replica: Replica) -> None:
         if replica in self._idle:
             self._idle.remove(replica)
+        self._host.wake()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -99,6 +99,7 @@ class Engine:
         self._walk = Walk(self.graph, self._submit, seed)
         self._order = [self.stations[name] for name in self.graph.order]
         self._number = 0
+        self._open: set[Request] = set()
         self._loop: asyncio.AbstractEventLoop
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
@@ -178,8 +179,10 @@ class Engine:
                 log.warning("%d requests were still in flight after %g s", self.counts.in_flight, grace_s)
 
     async def stop(self, grace_s: float = 5.0) -> None:
-        """Stop all stations. Requests still in flight are not answered: drain first."""
+        """Stop all stations. Requests still in flight fail: drain first."""
         self.state = "stopped"
+        for request in tuple(self._open):
+            self._end(request, "failed", "the server was stopped before the request was finished")
         if self._timer is not None:
             self._timer.cancel()
         await asyncio.gather(*(station.stop(grace_s) for station in self.stations.values()))
@@ -210,6 +213,7 @@ class Engine:
         self._number += 1
         timeout_s = self.limits.timeout_s if timeout_s is None else timeout_s
         request = Request(self._number, on_end, now_s, now_s + timeout_s)
+        self._open.add(request)
         self._walk.enter(request, payload)
         return request
 
@@ -311,6 +315,7 @@ class Engine:
         if request.over:
             return
         request.over = True
+        self._open.discard(request)
         latency_s = self.clock() - request.arrival_s
         self.counts.by_status[status] += 1
         if status == "answered":

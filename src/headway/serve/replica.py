@@ -104,6 +104,7 @@ class Replica:
     async def _keep(self, ready: Callable[[Replica], None], lost: Callable[[Replica], None]) -> None:
         while not self.retiring:
             if self.worker is None and not await self._try_start():
+                lost(self)
                 continue
             worker = self.worker
             if worker is None or self.retiring:

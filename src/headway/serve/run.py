@@ -91,12 +91,15 @@ class LiveServer:
             access_log=False,
             lifespan="off",
             timeout_keep_alive=75,
+            timeout_graceful_shutdown=5,
             ws="none",
             server_header=False,
             date_header=False,
+            proxy_headers=False,
         )
         server = _Uvicorn(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
+        serving.add_done_callback(lambda _: self.stop())
         try:
             await self.engine.start()
             # What is there now stays; without this every full collection looks through all imported modules again.
@@ -106,9 +109,10 @@ class LiveServer:
             await self._stop.wait()
             await self.engine.drain(self.options.grace_s)
         finally:
+            # The engine first: it ends what is still open, so that connections have their answers when they are closed.
+            await self.engine.stop()
             server.should_exit = True
             await asyncio.wait([serving])
-            await self.engine.stop()
             listener.close()
 
     def stop(self) -> None:
@@ -141,7 +145,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     token: str | None = None,
-    announce: Callable[[str], None] = print,
+    announce: Callable[[str], None] = lambda url: print(url, flush=True),
     warn: Callable[[str], None] = lambda text: print(f"warning: {text}", file=sys.stderr),
     **options: Any,
 ) -> None:

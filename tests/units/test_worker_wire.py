@@ -143,7 +143,9 @@ def test_arrays_inside_values_become_lists() -> None:
     assert rendered == Payload("json", b'{"box":[1.5,2.0],"score":0.5}')
 
 
-@pytest.mark.parametrize("value", [{1, object()}, object(), {(1, 2): 3}, 1j], ids=["set", "object", "tuple key", "complex"])
+@pytest.mark.parametrize(
+    "value", [{1, object()}, object(), {(1, 2): 3}, 1j], ids=["set", "object", "tuple key", "complex"]
+)
 def test_a_value_without_a_json_form_is_refused_with_its_type(value: object) -> None:
     with pytest.raises(ServeError, match=f"a result of type {type(value).__name__} has no JSON form"):
         values.render(value)

@@ -15,7 +15,8 @@ def draw(key: int, index: int, bits: int) -> int:
     >>> draw(1, 7, 8) == draw(1, 7, 8)
     True
     """
-    x = (index * 0x9E3779B1 + key) & _MASK
+    # Python integers: uncompiled, NumPy's would overflow where a compiled kernel quietly wraps.
+    x = (int(index) * 0x9E3779B1 + int(key)) & _MASK
     x ^= x >> 16
     x = (x * 0x7FEB352D) & _MASK
     x ^= x >> 15

@@ -187,7 +187,7 @@ def complete(net: Net, state: State, stage: int, replica: int, now_s: float) -> 
 def pick(state: State, stage: int, now_s: float) -> int:
     """Return the place in the idle list of the replica to use: best rank, then longest idle; -1 for none.
 
-    Replicas whose time is over leave the list.
+    Replicas whose time is over leave the list; those that their pool has no cores for are passed over.
     """
     kept = 0
     best = -1
@@ -196,7 +196,10 @@ def pick(state: State, stage: int, now_s: float) -> int:
         if now_s >= state.replica_until_s[replica]:
             continue
         state.idle[stage, kept] = replica
-        if best < 0 or state.replica_rank[replica] < state.replica_rank[state.idle[stage, best]]:
+        pool = state.replica_pool[replica]
+        if (pool < 0 or fits(state.free_cores[pool], state.replica_threads[replica])) and (
+            best < 0 or state.replica_rank[replica] < state.replica_rank[state.idle[stage, best]]
+        ):
             best = kept
         kept += 1
     state.idle_count[stage] = kept
@@ -213,8 +216,6 @@ def start(net: Net, state: State, stage: int, now_s: float) -> None:
             return
         replica = state.idle[stage, place]
         pool = state.replica_pool[replica]
-        if pool >= 0 and not fits(state.free_cores[pool], state.replica_threads[replica]):
-            return
         head = state.queue_head[stage]
         queued = state.queue_tail[stage] - head
         oldest_s = state.arrived_s[state.queue[base + head]]

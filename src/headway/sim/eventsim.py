@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headway.errors import PlanError
+from headway.errors import PlanError, nearest
 from headway.sim import events
 from headway.sim.draws import batch_key, bits_for
 from headway.sim.station import Departures, Floats
@@ -18,7 +18,8 @@ from headway.sim.workload import Workload
 class ReplicaGroup:
     """Equal replicas of one stage: `service_s[b, q]`, how many, and the pool of cores they compute on, if any.
 
-    A stage has one group, or several when its replicas are unequal; of idle replicas the quickest one goes first.
+    A stage has one group, or several when its replicas are unequal or come and go at different times. Of idle replicas
+    the one with the least mean of its table goes first, among equals the one idle for longest.
     """
 
     service_s: Floats
@@ -61,16 +62,22 @@ class EventSimulation:
         self.work = work
         self.stages = work.graph.order
         self._pools = tuple(pools)
+        self._setups = dict(setups)
         self._tables: dict[str, list[int]] = {}
         self._used = 0
+        self._now_s = -np.inf
         self._net = self._build_net(setups)
         self._state = self._build_state(setups, pools, spare_replicas)
         for stage, setup in setups.items():
-            for rank, group in enumerate(setup.groups):
-                if group.threads > pools.get(group.pool or "", group.threads):
+            for index, group in enumerate(setup.groups):
+                if group.pool is not None and group.pool not in pools:
+                    raise PlanError(
+                        f"stage {stage!r}: pool {group.pool!r} does not exist{nearest(group.pool, self._pools)}"
+                    )
+                if group.pool is not None and group.threads > pools[group.pool]:
                     raise PlanError(f"stage {stage!r}: {group.threads} threads do not fit into pool {group.pool!r}")
                 for _ in range(group.replicas):
-                    self._add(stage, rank, group)
+                    self._add(stage, index, group.from_s, group.until_s)
 
     @property
     def clock_s(self) -> float:
@@ -79,14 +86,24 @@ class EventSimulation:
 
     def advance(self, until_s: float) -> float:
         """Process all events up to and at `until_s`; return when the next one is due (infinite: all done)."""
-        return float(events.advance(self._net, self._state, until_s))
+        following_s = float(events.advance(self._net, self._state, until_s))
+        self._now_s = max(self._now_s, until_s if until_s < np.inf else self.clock_s)
+        return following_s
 
     def add_replica(self, stage: str, from_s: float) -> int:
-        """Add a replica like the stage's first group, taking batches from `from_s` on; return its number."""
-        return self._add(stage, 0, None, from_s)
+        """Add a replica like the stage's first group, taking batches from `from_s` on; return its number.
+
+        Raises PlanError when that is before the time advanced to, or when there is no room for another replica.
+        """
+        self._check_future(stage, from_s)
+        return self._add(stage, 0, from_s, np.inf)
 
     def retire_replica(self, replica: int, until_s: float) -> None:
-        """Let a replica take no batch at or after `until_s`; what it has begun it finishes."""
+        """Let a replica take no batch at or after `until_s`; what it has begun it finishes.
+
+        Raises PlanError when that is before the time advanced to.
+        """
+        self._check_future(self.stages[int(self._state.replica_stage[replica])], until_s)
         self._state.replica_until_s[replica] = until_s
 
     def queued(self, stage: str) -> int:
@@ -103,7 +120,10 @@ class EventSimulation:
         )  # fmt: skip
 
     def departures(self) -> dict[str, Departures]:
-        """Return what every stage gave back so far, in the same form as the recursion does."""
+        """Return what every stage gave back so far, in the same form as the recursion does.
+
+        Items that have reached a stage and not left it, and requests yet to come, are `unserved`.
+        """
         out = {}
         for at, stage in enumerate(self.stages):
             low, high = int(self._net.base[at]), int(self._net.base[at + 1])
@@ -114,11 +134,18 @@ class EventSimulation:
             left = np.flatnonzero((done_s >= 0) & (done_s < np.inf))
             # Batches leave by time, and at one time in the order in which they were started: that of their items.
             ordered = left[np.lexsort((position[left], done_s[left]))].astype(np.int32)
-            gone = np.flatnonzero(done_s == np.inf).astype(np.int32)
-            waiting = np.asarray(served[done_s[served] == events.PENDING], np.int32)
+            queued = np.zeros(high - low, bool)
+            queued[served] = True
+            gone = done_s == np.inf
+            waiting = done_s == events.PENDING
+            if self.work.graph.parents[stage]:
+                waiting &= queued
+            dropped, unserved, refused = (
+                np.flatnonzero(which).astype(np.int32) for which in (gone & queued, waiting, gone & ~queued)
+            )
             out[stage] = Departures(
-                done_s[ordered], ordered, self._state.start_s[low:high][served], gone, waiting,
-                int(self._state.batches[at]), float(self._state.busy_s[at]),
+                done_s[ordered], ordered, self._state.start_s[low:high][served], dropped, unserved,
+                int(self._state.batches[at]), float(self._state.busy_s[at]), refused,
             )  # fmt: skip
         return out
 
@@ -247,24 +274,25 @@ class EventSimulation:
             dropped=np.zeros(self.work.requests, np.int32),
         )
 
-    def _add(self, stage: str, rank: int, group: ReplicaGroup | None, from_s: float = -np.inf) -> int:
+    def _check_future(self, stage: str, time_s: float) -> None:
+        if time_s < self._now_s:
+            raise PlanError(
+                f"stage {stage!r}: replicas cannot change at {time_s} s, the simulation stands at {self._now_s} s"
+            )
+
+    def _add(self, stage: str, index: int, from_s: float, until_s: float) -> int:
         state, replica = self._state, self._used
         if replica >= state.replica_table.size:
             raise PlanError(f"stage {stage!r}: no room for another replica; give the simulation more spare_replicas")
         self._used += 1
-        at = self.stages.index(stage)
-        if group is None:
-            like = next(r for r in range(replica) if state.replica_stage[r] == at and state.replica_rank[r] == rank)
-            state.replica_pool[replica] = state.replica_pool[like]
-            state.replica_threads[replica] = state.replica_threads[like]
-        else:
-            from_s = group.from_s
-            state.replica_until_s[replica] = group.until_s
-            state.replica_pool[replica] = self._pools.index(group.pool) if group.pool is not None else -1
-            state.replica_threads[replica] = group.threads
-        state.replica_stage[replica] = at
-        state.replica_rank[replica] = rank
-        state.replica_table[replica] = self._tables[stage][rank]
+        group = self._setups[stage].groups[index]
+        means = [float(each.service_s[1:].mean()) for each in self._setups[stage].groups]
+        state.replica_until_s[replica] = until_s
+        state.replica_pool[replica] = self._pools.index(group.pool) if group.pool is not None else -1
+        state.replica_threads[replica] = group.threads
+        state.replica_stage[replica] = self.stages.index(stage)
+        state.replica_rank[replica] = sorted(means).index(means[index])
+        state.replica_table[replica] = self._tables[stage][index]
         self._replica_from_s[replica] = from_s
         events.push(state, from_s, replica, replica)
         return replica

@@ -18,9 +18,58 @@ expired = kernel(admission.expired)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
+Longs = NDArray[np.int64]
 
 COUNTS = 4
 """Entries of a stage kernel's `counts`: items departed, items dropped, batches, arrivals that a replica took up."""
+
+
+SCAN = 32
+"""Up to so many replicas the one that is free first is found by looking at all of them, beyond by a heap."""
+
+
+@kernel
+def soonest(free_s: Floats, last: Longs) -> int:
+    """Return the replica that is free first; of equals the one whose batch began first.
+
+    Two passes without branches, and a third one for the rare ties, are quicker than one with all conditions.
+    """
+    best = 0
+    free = free_s[0]
+    for q in range(1, free_s.size):
+        other = free_s[q]
+        best = q if other < free else best
+        free = other if other < free else free
+    same = 0
+    for q in range(free_s.size):
+        same += free_s[q] == free
+    if same > 1:
+        for q in range(free_s.size):
+            if free_s[q] == free and last[q] < last[best]:
+                best = q
+    return best
+
+
+@kernel
+def sift(heap: Ints, free_s: Floats, last: Longs) -> None:
+    """Restore the order of a heap of replicas (free first, then earlier batch) whose first one is free later now."""
+    replica = heap[0]
+    free = free_s[replica]
+    at = 0
+    while True:
+        below = 2 * at + 1
+        if below >= heap.size:
+            break
+        if below + 1 < heap.size:
+            a = heap[below]
+            b = heap[below + 1]
+            below += (free_s[b] < free_s[a]) | ((free_s[b] == free_s[a]) & (last[b] < last[a]))
+        a = heap[below]
+        if free_s[a] > free or (free_s[a] == free and last[a] >= last[replica]):
+            break
+        heap[at] = a
+        at = below
+    heap[at] = replica
 
 
 @kernel
@@ -35,43 +84,45 @@ def serve_stage(
     from_s: Floats,
     until_s: Floats,
     free_s: Floats,
-    replica: Ints,
+    last: Longs,
     lo: Ints,
     hi: Ints,
+    heap: Ints,
     start_s: Floats,
     done_s: Floats,
     done_item: Ints,
     dropped: Ints,
-    counts: NDArray[np.int64],
+    counts: Longs,
 ) -> float:
     """Serve sorted arrivals on `from_s.size` equal replicas and return the replicas' busy seconds.
 
     `service_s[b, q]` is the latency of a batch of b at quantile q, of which there are `2**bits`; batch k draws its
     quantile from stream `key`. Replica r takes batches from `from_s[r]` on and before `until_s[r]`; `from_s` is sorted.
-    Scratch: `lo, hi` of one entry per replica, `free_s, replica` of `window(replicas)`. Out: `start_s` per arrival (or
-    empty), `done_s`/`done_item` in order of departure, `dropped`, and `counts`.
+    `free_s, last, lo, hi, heap` are scratch, one entry per replica. Out: `start_s` per arrival (or empty),
+    `done_s`/`done_item` in order of departure, `dropped`, and `counts`.
     """
     n = arrival_s.size
+    replicas = from_s.size
     max_batch = service_s.shape[0] - 1
+    scan = replicas <= SCAN
     record = start_s.size > 0
     deadlines = deadline_s.size > 0
-    # Replicas, free first in front: entries head to tail of free_s and replica. A replica that takes a batch goes back
-    # in from the tail, where it mostly belongs, and behind those that are free at the same time.
-    head = 0
-    tail = from_s.size
-    for r in range(tail):
+    for r in range(replicas):
         free_s[r] = from_s[r]
-        replica[r] = r
+        last[r] = r - replicas
         lo[r] = 0
         hi[r] = 0
+        heap[r] = r
     busy = 0.0
     i = 0
     out = 0
     lost = 0
     batch = 0
-    while i < n and head < tail:
-        r = replica[head]
-        free = free_s[head]
+    while i < n:
+        r = soonest(free_s, last) if scan else heap[0]
+        free = free_s[r]
+        if free == np.inf:
+            break
         for j in range(lo[r], hi[r]):
             if not deadlines or item[j] >= 0:
                 done_s[out] = free
@@ -87,7 +138,9 @@ def serve_stage(
         if free > start:
             start = free
         if start >= until_s[r]:
-            head += 1
+            free_s[r] = np.inf
+            if not scan:
+                sift(heap, free_s, last)
             continue
         if deadlines:
             end = i
@@ -112,43 +165,30 @@ def serve_stage(
         if size > 0:
             service = service_s[size, draw(key, batch, bits)]
             busy += service
-            free = start + service
+            free_s[r] = start + service
+            last[r] = batch
             lo[r] = i
             hi[r] = end
             batch += 1
-            head += 1
-            if tail == free_s.size:
-                for q in range(head, tail):
-                    free_s[q - head] = free_s[q]
-                    replica[q - head] = replica[q]
-                tail -= head
-                head = 0
-            at = tail
-            while at > head and free_s[at - 1] > free:
-                free_s[at] = free_s[at - 1]
-                replica[at] = replica[at - 1]
-                at -= 1
-            free_s[at] = free
-            replica[at] = r
-            tail += 1
+            if not scan:
+                sift(heap, free_s, last)
         i = end
-    for q in range(head, tail):
-        r = replica[q]
+    for _ in range(replicas):
+        r = soonest(free_s, last) if scan else heap[0]
         for j in range(lo[r], hi[r]):
             if not deadlines or item[j] >= 0:
-                done_s[out] = free_s[q]
+                done_s[out] = free_s[r]
                 done_item[out] = item[j]
                 out += 1
+        lo[r] = hi[r]
+        free_s[r] = np.inf
+        if not scan:
+            sift(heap, free_s, last)
     counts[0] = out
     counts[1] = lost
     counts[2] = batch
     counts[3] = i
     return busy
-
-
-def window(replicas: int) -> int:
-    """Return the scratch entries that so many replicas need: enough that moving them to the front is rare."""
-    return 4 * replicas + 64
 
 
 @kernel
@@ -171,6 +211,13 @@ def latest(done_s: Floats, done_item: Ints, n: int, target: Ints, time_s: Floats
         to = target[done_item[j]]
         if to >= 0 and done_s[j] > time_s[to]:
             time_s[to] = done_s[j]
+
+
+@kernel
+def scatter(done_s: Floats, item: Ints, time_s: Floats) -> None:
+    """Set `time_s[item]` to each departure's time."""
+    for j in range(done_s.size):
+        time_s[item[j]] = done_s[j]
 
 
 @kernel

@@ -45,11 +45,12 @@ class ReplicaStation:
     def run(self, arrivals: Arrivals, *, seed: int, record: bool) -> Departures:
         """Serve all arrivals in the order of time (see `headway.sim.feedforward.serve_stage`)."""
         from headway.sim.draws import batch_key, bits_for
-        from headway.sim.feedforward import COUNTS, serve_stage, window
+        from headway.sim.feedforward import COUNTS, serve_stage
 
         n = arrivals.arrival_s.size
         replicas = self.from_s.size
         columns = self.service_s.shape[1]
+        order = np.argsort(self.from_s, kind="stable")
         item = arrivals.item.copy() if arrivals.deadline_s.size else arrivals.item
         start_s = np.empty(n if record else 0)
         done_s = np.empty(n)
@@ -59,7 +60,7 @@ class ReplicaStation:
         busy_s = serve_stage(
             arrivals.arrival_s, item, arrivals.deadline_s, self.service_s,
             batch_key(seed, self.name) if columns > 1 else 0, bits_for(columns), self.max_wait_s,
-            self.from_s, self.until_s, np.empty(window(replicas)), np.empty(window(replicas), np.int32),
+            self.from_s, self.until_s, np.empty(replicas), np.empty(replicas, np.int64), np.empty(replicas, np.int32),
             np.empty(replicas, np.int32), np.empty(replicas, np.int32), start_s, done_s, done_item, dropped, counts,
         )  # fmt: skip
         left, lost, batches, taken = (int(count) for count in counts)

@@ -114,11 +114,11 @@ def build_outcome(plan: Plan, work: Workload, runs: Mapping[str, StageRun], *, s
     status[np.isinf(done_s)] = outcomes.IN_FLIGHT
     for name, left in departures.items():
         status[work.items[name].request[left.dropped]] = outcomes.DROPPED
+    for name, left in departures.items():
+        status[work.items[name].request[left.refused]] = outcomes.REJECTED
     start_s = float(trace.arrival_s[0]) if work.requests else 0.0
     finite = done_s[np.isfinite(done_s)]
-    span_s = max(float(finite.max()) if finite.size else start_s, float(trace.duration_s)) - start_s
-    if finite.size:
-        span_s = float(finite.max()) - start_s
+    span_s = (float(finite.max()) if finite.size else float(trace.duration_s)) - start_s
     stages, startup_usd = {}, 0.0
     for name, run in runs.items():
         context = StageContext(name, plan.spec.stages[name], plan.spec, plan.profile)

@@ -34,7 +34,7 @@ class Departures:
 
     `done_s` and `item` are in order of departure (ties in order of service). `start_s` is per arrival, in the order of
     `Arrivals` (when its service began or it was dropped), or empty when the caller did not ask to record. `dropped`
-    lists items given up, `unserved` items that no capacity was left for.
+    lists items given up, `unserved` items that no capacity was left for, `refused` items that met a full queue.
     """
 
     done_s: Floats
@@ -44,6 +44,12 @@ class Departures:
     unserved: Ints
     batches: int
     busy_s: float
+    refused: Ints = field(default_factory=lambda: np.empty(0, np.int32))
+
+    @property
+    def lost(self) -> tuple[Ints, Ints, Ints]:
+        """Items that never leave, by reason: dropped, unserved, refused."""
+        return self.dropped, self.unserved, self.refused
 
 
 class Station(Protocol):

@@ -14,6 +14,8 @@ from headway.sim.station import Arrivals, Departures, Floats, Station
 from headway.spec.graph import REQUEST, Graph
 from headway.trace import Trace
 
+NONE, SOME, ALONE = range(3)
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -31,6 +33,7 @@ class Workload:
     items: Mapping[str, StageItems]
     drop_after_s: float | None = None
     _whole: dict[str, bool] = field(default_factory=dict, repr=False)
+    _ends: dict[str, int] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -84,12 +87,25 @@ class Workload:
         for name, left in departures.items():
             items = self.items[name]
             partial = any(edge.child not in departures for edge in self.graph.children[name])
-            target = items.request if partial else items.ends
-            feedforward.latest(left.done_s, left.item, left.done_s.size, target, done_s)
-            for gone in (left.dropped, left.unserved):
+            if partial or self._ending(name) == SOME:
+                target = items.request if partial else items.ends
+                feedforward.latest(left.done_s, left.item, left.done_s.size, target, done_s)
+            elif self._ending(name) == ALONE:
+                feedforward.scatter(left.done_s, left.item, done_s)
+            for gone in left.lost:
                 if gone.size:
                     feedforward.mark(gone, items.request, done_s)
         return done_s
+
+    def _ending(self, stage: str) -> int:
+        """Whether a stage's items are the last of their request: none, some, or every request ends here and only here."""
+        if not self._ends:
+            for name, items in self.items.items():
+                self._ends[name] = SOME if np.any(items.ends >= 0) else NONE
+            ending = [name for name, how in self._ends.items() if how == SOME]
+            if len(ending) == 1 and np.array_equal(self.items[ending[0]].ends, np.arange(self.requests)):
+                self._ends[ending[0]] = ALONE
+        return self._ends[stage]
 
     def _joined(
         self, stage: str, before: Mapping[str, Departures]
@@ -102,7 +118,7 @@ class Workload:
             target = self.items[name].joins[stage]
             left = before[name]
             feedforward.latest(left.done_s, left.item, left.done_s.size, target, ready_s)
-            for gone in (left.dropped, left.unserved):
+            for gone in left.lost:
                 if gone.size:
                     feedforward.mark(gone, target, ready_s)
         order = np.argsort(ready_s, kind="stable").astype(np.int32)

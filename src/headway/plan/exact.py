@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from headway.domains.contract import BoundsCapacity
 from headway.plan.accuracy import plan_accuracy
 from headway.plan.config import Config
 from headway.plan.demand import StageDemand
@@ -62,8 +63,7 @@ class Found:
 def variant_choices(oracle: Oracle) -> list[dict[str, str]]:
     """Return the choices of variants that meet the accuracy floor, of all stages that have variants."""
     spec = oracle.spec
-    names = {n: getattr(spec.stages[n], "variant_names", None) for n in spec.graph.order}
-    with_variants = {n: v for n, v in names.items() if v is not None}
+    with_variants = {n: names for n in spec.graph.order if (names := spec.stages[n].variant_names)}
     choices = []
     for combination in itertools.product(*with_variants.values()):
         choice = dict(zip(with_variants, combination, strict=True))
@@ -109,6 +109,8 @@ def search(
             more.append(Node(bound, depth, Partial(at.choice, at.stages, at.option + 1)))
         stages = (*at.stages, options.configs[depth][at.option])
         named = dict(zip(order, stages, strict=False))
+        if not oracle.supplied(named):
+            return Expansion(more)
         if depth + 1 == len(order):
             return Expansion(more, complete=oracle.feasible(named))
         if not prefixes or oracle.may_be_feasible(named, options.variants):
@@ -165,20 +167,20 @@ def carrying(oracle: Oracle, name: str, configs: Sequence[Config], variants: Map
     Domains without `work_gains` keep all their configurations.
     """
     domain = oracle.domains[name]
-    if not hasattr(domain, "work_gains"):
+    if not isinstance(domain, BoundsCapacity):
         return list(configs)
     needed: dict[object, int] = {}
     kept = []
     for config in configs:
         law = domain.work_law(config)
         if law not in needed:
-            needed[law] = _needed(oracle, name, config, law, variants)
+            needed[law] = needed_capacity(oracle, name, config, law, variants)
         if domain.capacity(config) >= needed[law]:
             kept.append(config)
     return kept
 
 
-def _needed(oracle: Oracle, name: str, config: Config, law: object, variants: Mapping[str, str]) -> int:
+def needed_capacity(oracle: Oracle, name: str, config: Config, law: object, variants: Mapping[str, str]) -> int:
     """Return the capacity without which too many traces have too many late requests for sure."""
     largest = [1] * (oracle.may_fail + 1)
     for k in range(len(oracle.traces)):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from headway import __version__
-from headway.errors import PlanError, nearest
+from headway.domains.contract import HasPlanners
+from headway.errors import PlanError, ProfileError, nearest
 from headway.plan import explain
 from headway.plan.config import Config
 from headway.plan.exact import BUDGET, TIES, Found, search, variant_choices
-from headway.plan.infeasible import Infeasible, Obstacle, explain_infeasible, least_latency_s
+from headway.plan.infeasible import Infeasible, Obstacle, explain_infeasible, richest_candidates
 from headway.plan.oracle import TRACES, Oracle
 from headway.plan.plan import Plan, Reason
-from headway.profile import Profile
+from headway.profile import Profile, Row
 from headway.sim.outcome import percentile
 from headway.spec.model import Spec
 from headway.trace import Trace
@@ -84,7 +86,11 @@ def baselines(
     choices = variant_choices(oracle)
     out: dict[str, dict[str, Any]] = {}
     for planner in ("greedy", "cg-mean", "cg-peak"):
-        stages = _baseline(oracle, choices[:1], planner) if choices else None
+        try:
+            stages = _baseline(oracle, choices[:1], planner) if choices else None
+        except PlanError as error:
+            out[planner] = {"feasible": False, "note": str(error)}
+            continue
         if stages is None:
             out[planner] = {"feasible": False, "note": "finds no configuration"}
             continue
@@ -108,46 +114,50 @@ def _search(
         return Found(
             stages, oracle.total_cost(stages), 0.0, "local optimum" if planner == "greedy" else "formula", 0, 0
         )
-    if all(least_latency_s(oracle, choice) > oracle.spec.slo.latency_s + 1e-9 for choice in choices):
+    if not any(oracle.may_be_feasible({}, choice) for choice in choices):
         return Found(None, float("inf"), 0.0, "exhausted", 0, 0)
-    warm = _baseline(oracle, choices[:WARM_CHOICES], "greedy", feasible_only=True)
-    cap = oracle.total_cost(warm) if warm is not None else _most_cost(oracle)
+    warm = greedy_start(oracle, choices)
+    cap = oracle.total_cost(warm) if warm is not None else _most_cost(oracle, choices)
     if warm is not None:
         tell(f"greedy plan: ${cap:.4f}/h after {oracle.judged} simulations; searching for a cheaper one")
     return search(oracle, warm, cap, budget=budget, ties=ties, progress=tell)
+
+
+def greedy_start(oracle: Oracle, choices: list[dict[str, str]]) -> Mapping[str, Config] | None:
+    """Return the cheapest feasible plan that InferLine's planner finds over the first choices of variants, if any."""
+    return _baseline(oracle, choices[:WARM_CHOICES], "greedy", feasible_only=True)
 
 
 def _baseline(
     oracle: Oracle, choices: list[dict[str, str]], planner: str, *, feasible_only: bool = False
 ) -> Mapping[str, Config] | None:
     """The cheapest plan of a published planner over the given choices of variants; None when it finds none."""
-    known = [getattr(domain, "planners", {}) for domain in oracle.domains.values()]
-    if any(planner not in names for names in known):
+    domain: Any = next(iter(oracle.domains.values()))
+    alone = len({stage.kind for stage in oracle.spec.stages.values()}) == 1
+    known = domain.planners if alone and isinstance(domain, HasPlanners) else {}
+    if planner not in known:
         if feasible_only:
             return None
-        raise PlanError(f"planner {planner!r} knows stages of kind pipeline only; use the exact planner")
+        raise PlanError(
+            f"planner {planner!r} needs a graph whose stages are all of a kind that brings it, such as "
+            "pipeline; use the exact planner"
+        )
     best: Mapping[str, Config] | None = None
     for choice in choices:
-        stages = known[0][planner](oracle, choice)
-        if stages is not None and (best is None or oracle.total_cost(stages) < oracle.total_cost(best)):
+        stages = known[planner](oracle, choice)
+        if stages is None or (feasible_only and not oracle.feasible(stages)):
+            continue
+        if best is None or oracle.total_cost(stages) < oracle.total_cost(best):
             best = stages
     return best
 
 
-def _most_cost(oracle: Oracle) -> float:
-    """The dearest plan worth looking at: all capacity that supply allows, else room for every request at once."""
-    total = 0.0
-    for name in oracle.spec.graph.order:
-        most = 0.0
-        for hardware in oracle.spec.supply.values():
-            limits = [oracle.workload(0, {}).items[name].count if not oracle.profile.visits else oracle.trace.requests]
-            if hardware.max_replicas is not None:
-                limits.append(hardware.max_replicas)
-            if hardware.pool is not None:
-                limits.append(oracle.spec.pools[hardware.pool].cores // hardware.threads)
-            most = max(most, min(limits) * hardware.price_usd_per_hour)
-        total += most
-    return total
+def _most_cost(oracle: Oracle, choices: list[dict[str, str]]) -> float:
+    """The dearest plan worth looking at: room for every item at once, as far as supply goes."""
+    return math.fsum(
+        oracle.domains[name].most_usd_per_hour(oracle.contexts[name], oracle.most_items(name, choices))
+        for name in oracle.spec.graph.order
+    )
 
 
 def _obstacle(oracle: Oracle, choices: list[dict[str, str]], found: Found, planner: str) -> Obstacle:
@@ -158,16 +168,10 @@ def _obstacle(oracle: Oracle, choices: list[dict[str, str]], found: Found, plann
         return Obstacle("budget_of_simulations", None, text)
     if planner in ("cg-mean", "cg-peak"):
         return Obstacle("black_box", None, f"{planner}: no common batch size fits the promise even without queueing")
-    richest = []
-    for choice in choices[:WARM_CHOICES]:
-        richest += [
-            stages for domain in list(oracle.domains.values())[:1] for stages in _richest(oracle, domain, choice)
-        ]
+    richest = [stages for choice in choices[:WARM_CHOICES] for stages in richest_candidates(oracle, choice)]
+    if any(oracle.feasible(stages) for stages in richest):
+        return Obstacle("local", None, f"{planner} finds no plan although there are some; use the exact planner")
     return explain_infeasible(oracle, choices, richest)
-
-
-def _richest(oracle: Oracle, domain: Any, choice: dict[str, str]) -> list[Mapping[str, Config]]:
-    return list(domain.richest(oracle, choice)) if hasattr(domain, "richest") else []
 
 
 def _plan(oracle: Oracle, found: Found, planner: str, tell: Progress, explained: bool) -> Plan:
@@ -187,9 +191,9 @@ def _plan(oracle: Oracle, found: Found, planner: str, tell: Progress, explained:
         frontier = _frontier(oracle, planner, found, tell)
     reasons.append(_judged_on(oracle, predicted))
     keep = [
-        (name, str(fields["variant"]), str(fields["hardware"]))
-        for name, config in stages.items()
-        if {"variant", "hardware"} <= (fields := config.to_dict()).keys()
+        (row.stage, row.variant, row.hardware)
+        for row in oracle.profile.rows
+        if row.stage in stages and _uses(stages[row.stage].to_dict(), row)
     ]
     reasons += _against_current(oracle, found)
     plan = Plan(
@@ -208,8 +212,16 @@ def _plan(oracle: Oracle, found: Found, planner: str, tell: Progress, explained:
             "profile_hash": oracle.profile.hash, "resampled_traces": TRACES if oracle.sampled else 0,
             "block_s": oracle.block_s, "simulated_candidates": judged, "stop": found.stop, "ties": found.ties,
         },
+        feasible=oracle.feasible(stages),
     )  # fmt: skip
     return Plan(**{**plan.__dict__, "envelope": explain.planned_envelope(plan, oracle)})
+
+
+def _uses(fields: Mapping[str, Any], row: Row) -> bool:
+    """Whether a stage's configuration may need a profile row: one that says nothing of it may need all of its stage."""
+    return bool(
+        fields.get("variant", row.variant) == row.variant and fields.get("hardware", row.hardware) == row.hardware
+    )
 
 
 def _optimality(found: Found, planner: str) -> Reason:
@@ -225,7 +237,8 @@ def _optimality(found: Found, planner: str) -> Reason:
             f"proven cheapest over variants, hardware, batch sizes and replicas{among} ({found.expanded} partial plans)"
         )
         return Reason("optimal", text, None, values)
-    text = f"stopped by its budget: at most {100 * (cost - lower) / cost:.1f}% of the cost could still be saved (${lower:.4g}/h is the bound)"
+    share = 100 * (cost - lower) / cost
+    text = f"stopped by its budget: at most {share:.1f}% of the cost could still be saved (${lower:.4g}/h is the bound)"
     return Reason("gap", text, None, values)
 
 
@@ -260,9 +273,13 @@ def _against_current(oracle: Oracle, found: Found) -> list[Reason]:
     now = current_plan(oracle.spec, oracle.profile)
     cost = now.cost_usd_per_hour
     saved = cost - found.cost_usd_per_hour
-    rate = percentile(np.array(oracle.miss_rates(now.stages)), 97)
+    try:
+        rate: float | None = percentile(np.array(oracle.miss_rates(now.stages)), 97)
+    except ProfileError:
+        rate = None
+    misses = "was not profiled" if rate is None else f"would miss {100 * rate:.3g}%"
     verb = "saves" if saved >= 0 else "adds"
-    text = f"{verb} ${abs(saved):.4g}/h against what runs today (${cost:.4g}/h, which would miss {100 * rate:.3g}%)"
+    text = f"{verb} ${abs(saved):.4g}/h against what runs today (${cost:.4g}/h, which {misses})"
     values = {"current_usd_per_hour": cost, "saved_usd_per_hour": saved, "current_miss_rate_p97": rate}
     return [Reason("current", text, None, values)]
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from headway.domains.pipeline.declare import ReplicaConfig
 from headway.domains.pipeline.domain import PipelineDomain
 from headway.plan.config import StageContext
+from headway.plan.exact import needed_capacity
 from headway.plan.oracle import Oracle
 
 MOST_REPLICAS = 4096
@@ -35,6 +36,7 @@ class Greedy:
         self.scale = {name: work.items[name].count / work.requests for name in self.order}
         self.steps: list[tuple[str, str]] = []
         self._refused: set[tuple[object, ...]] = set()
+        self._least: dict[tuple[str, object], int] = {}
 
     def run(self) -> Configs | None:
         """Return the plan, or None when Initialize finds none."""
@@ -51,7 +53,7 @@ class Greedy:
             # Fewer cannot carry the mean rate; starting there only saves simulations.
             needed = math.ceil(rate * self.scale[name] / self.throughput(name, config) - 1e-9)
             configs[name] = _replicas(config, max(1, min(needed, self.most(name, config))))
-        while not self.oracle.feasible(configs):
+        while not self.feasible(configs):
             name = min(
                 self.order,
                 key=lambda n: configs[n].replicas * self.throughput(n, configs[n]) / max(self.scale[n], 1e-12),
@@ -74,12 +76,12 @@ class Greedy:
                     if changed is None:
                         continue
                     changed_cost = self.oracle.total_cost(changed)
-                    if changed_cost < best_cost - 1e-12 and self.oracle.feasible(changed):
+                    if changed_cost < best_cost - 1e-12 and self.feasible(changed):
                         best, best_cost, what = changed, changed_cost, (action, name)
             if best_cost >= cost - 1e-12:
                 for name in names:
                     batched = self.increase_batch(configs, name)
-                    if batched is not None and self.oracle.feasible(batched):
+                    if batched is not None and self.feasible(batched):
                         best, what = batched, ("increase_batch", name)
                         break
             if what == ("", ""):
@@ -117,6 +119,12 @@ class Greedy:
             return None
         now = ReplicaConfig(cheaper[0], variant=config.variant)
         budget = self.oracle.total_cost(configs)
+        sizes = self.domain.batch_sizes(self.context(name), now.variant, now.hardware)
+        least = min(self.least(name, ReplicaConfig(now.hardware, 1, batch, now.variant)) for batch in sizes)
+        others = budget - self.oracle.cost_usd_per_hour(name, config)
+        if others + least * self.price(now.hardware) >= budget - 1e-12:
+            # Whatever batch size the local search ended at, the stage could not have become cheaper.
+            return None
         most = self.most(name, now)
         needed = math.ceil(self.oracle.trace.rate_per_s * self.scale[name] / self.throughput(name, now) - 1e-9)
         changed = {**configs, name: _replicas(now, max(1, min(needed, most)))}
@@ -131,7 +139,7 @@ class Greedy:
     def _grow(self, configs: Configs, name: str, most: int) -> Configs | None:
         """Add replicas to one stage until the promise holds; None when a doubling of them no longer helps."""
         tried_misses: int | None = None
-        while not self.oracle.feasible(configs):
+        while not self.feasible(configs):
             replicas = configs[name].replicas
             if replicas >= most:
                 return None
@@ -142,6 +150,19 @@ class Greedy:
                 tried_misses = misses
             configs = {**configs, name: _replicas(configs[name], replicas + 1)}
         return configs
+
+    def feasible(self, configs: Configs) -> bool:
+        """Return whether the promise holds; what lacks the capacity for sure is not simulated."""
+        if any(config.replicas < self.least(name, config) for name, config in configs.items()):
+            return False
+        return self.oracle.feasible(configs)
+
+    def least(self, name: str, config: ReplicaConfig) -> int:
+        """Replicas of this hardware and batch size without which the stage cannot carry its demand."""
+        law = self.domain.work_law(config)
+        if (name, law) not in self._least:
+            self._least[name, law] = needed_capacity(self.oracle, name, config, law, self.variants)
+        return self._least[name, law]
 
     def context(self, name: str) -> StageContext:
         """Where a stage's configuration stands."""
@@ -158,9 +179,7 @@ class Greedy:
 
     def hardware_by_latency(self, name: str) -> list[str]:
         """A stage's hardware, lowest latency at batch size 1 first."""
-        context, variant = self.context(name), self.variants[name]
-        names = self.domain.hardware(context, variant)
-        return sorted(names, key=lambda h: self.oracle.profile.service(name, variant, h).mean_at(1))
+        return self.domain.hardware_by_latency(self.context(name), self.variants[name])
 
     def most(self, name: str, config: ReplicaConfig) -> int:
         """Replicas that supply allows."""

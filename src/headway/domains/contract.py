@@ -1,20 +1,24 @@
 """What a domain brings. A new domain is one new folder and one entry point in the group `headway.domains`.
 
 A domain's unit is the *station*: it takes timed items and gives them back later, at a cost and with an accuracy. A
-pipeline is a graph of stations of any mix of kinds, planned and simulated under one promise.
+pipeline is a graph of stations of any mix of kinds, planned and simulated under one promise. `Domain` is what every
+domain has; the other protocols here are doors that the planner and the simulator use where a domain has them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from headway.plan.config import Config, StageContext
 from headway.sim.station import Station
 from headway.spec.model import Spec, Stage
 
 if TYPE_CHECKING:
+    from headway.plan.oracle import Oracle
     from headway.serve.station import LiveStation
+    from headway.sim.eventsim import StageSetup
+    from headway.sim.worklaw import Gains
 
 
 class Domain(Protocol):
@@ -27,7 +31,11 @@ class Domain(Protocol):
 
     @property
     def declaration(self) -> type[Stage]:
-        """The pydantic model of what a stage of this kind declares."""
+        """The pydantic model of what a stage of this kind declares.
+
+        A domain with a choice that decides accuracy gives its stages `variant_names` and `variant(name).accuracy`, and
+        its configurations the field `variant`.
+        """
         ...
 
     @property
@@ -36,7 +44,10 @@ class Domain(Protocol):
         ...
 
     def parse_config(self, value: Mapping[str, Any], where: str) -> Config:
-        """Return the configuration that a mapping (of `current:`, or a plan) describes; PlanError names `where`."""
+        """Return the configuration that a mapping describes; PlanError names `where` and the field.
+
+        The mapping comes from `current:`, or is what `to_dict` of a configuration gave.
+        """
         ...
 
     def cost_usd_per_hour(self, config: Config, spec: Spec) -> float:
@@ -47,8 +58,19 @@ class Domain(Protocol):
         """Every configuration that costs at most so much: the space that exact search proves over. Order is free."""
         ...
 
+    def most_usd_per_hour(self, context: StageContext, items: int) -> float:
+        """What the dearest configuration worth a look costs, when never more than `items` are there at once."""
+        ...
+
     def moves(self, context: StageContext, config: Config) -> Iterator[tuple[str, Config]]:
         """Neighbouring configurations with the name of the move that leads there, for local search."""
+        ...
+
+    def fastest_s(self, context: StageContext, variant: str | None, *, sampled: bool) -> float:
+        """A time that no item beats under any configuration (of this variant): bounds rest on it, so never too large.
+
+        `sampled` says whether service times are drawn or their means.
+        """
         ...
 
     def station(self, context: StageContext, config: Config, *, sampled: bool) -> Station:
@@ -57,4 +79,71 @@ class Domain(Protocol):
 
     def live(self, context: StageContext, config: Config) -> LiveStation:
         """The server's station."""
+        ...
+
+
+@runtime_checkable
+class HoldsSupply(Protocol):
+    """Its configurations count against the `max` of hardware under `supply:`."""
+
+    def holds(self, config: Config) -> Mapping[str, int]:
+        """Replicas of supply's hardware that a configuration takes."""
+        ...
+
+
+@runtime_checkable
+class StartsSlowly(Protocol):
+    """Its capacity is paid for some time before it serves."""
+
+    def startup_s(self, context: StageContext, config: Config) -> float:
+        """Seconds from asking for capacity to its first item."""
+        ...
+
+
+@runtime_checkable
+class HasRichest(Protocol):
+    """It can say what it does with no expense spared: then an infeasible promise is answered with a feasible one."""
+
+    def richest(self, context: StageContext, variant: str | None, share: float) -> Iterable[Config]:
+        """A few configurations with all the capacity that this share of supply allows.
+
+        When nothing keeps a promise, the smallest one that can be kept is looked for among them: the first of every
+        stage together, the second of every stage, and so on.
+        """
+        ...
+
+
+@runtime_checkable
+class BoundsCapacity(Protocol):
+    """It can say what its capacity carries at most: exact search then skips configurations that never can."""
+
+    def capacity(self, config: Config) -> int:
+        """Batches that can be served at once."""
+        ...
+
+    def work_law(self, config: Config) -> Hashable:
+        """What `work_gains` depends on; configurations of one law differ in capacity only."""
+        ...
+
+    def work_gains(self, context: StageContext, config: Config, *, sampled: bool) -> Gains:
+        """The least that items cost the capacity, as in `headway.sim.worklaw`; batch k draws the simulator's draw k."""
+        ...
+
+
+@runtime_checkable
+class SharesPools(Protocol):
+    """It can be simulated beside stages whose replicas share a pool of cores."""
+
+    def setup(self, context: StageContext, config: Config, *, sampled: bool) -> StageSetup:
+        """How the event kernel runs a configuration."""
+        ...
+
+
+@runtime_checkable
+class HasPlanners(Protocol):
+    """It brings planners of its own, for graphs whose stages are all of its kind."""
+
+    @property
+    def planners(self) -> Mapping[str, Callable[[Oracle, Mapping[str, str]], Mapping[str, Config] | None]]:
+        """By name: from an oracle and a choice of variants to a whole candidate, or None when none is found."""
         ...

@@ -47,10 +47,14 @@ class Tails:
 
     tail_s: Mapping[str, Floats]
     head_s: Mapping[str, float]
+    least_s: Floats
 
     @classmethod
     def of(cls, work: Workload, fastest_s: Mapping[str, float]) -> Tails:
-        """Return the tails and heads of a workload: `head_s[stage]` is the least time from arrival to the stage."""
+        """Return the tails and heads of a workload.
+
+        `head_s[stage]` is the least time from arrival to the stage, `least_s` each request's latency without any wait.
+        """
         graph = work.graph
         tail_s: dict[str, Floats] = {}
         for name in reversed(graph.order):
@@ -70,7 +74,10 @@ class Tails:
             before = [head_s[edge.parent] + fastest_s[edge.parent] for edge in graph.parents[name]]
             # A join may run when only its quickest branch was taken.
             head_s[name] = min(before, default=0.0)
-        return cls(tail_s, head_s)
+        least_s = np.zeros(work.requests)
+        for name in graph.sources:
+            np.maximum(least_s, fastest_s[name] + tail_s[name], out=least_s)
+        return cls(tail_s, head_s, least_s)
 
     def finish_at_least(self, work: Workload, name: str, done_s: Floats, item: Ints, out_s: Floats) -> None:
         """Raise `out_s` (per request) to the least possible completion given one stage's departures."""

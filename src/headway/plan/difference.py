@@ -37,7 +37,7 @@ def diff(before: Plan, after: Plan) -> dict[str, Any]:
         old, new = before.stages[name].to_dict(), after.stages[name].to_dict()
         changes += [
             {"stage": name, "field": field, "from": old.get(field), "to": new.get(field)}
-            for field in new
+            for field in dict.fromkeys([*new, *old])
             if old.get(field) != new.get(field)
         ]
     saved = before.cost_usd_per_hour - after.cost_usd_per_hour

@@ -104,9 +104,9 @@ def rejected(oracle: Oracle, stages: Mapping[str, Config]) -> list[Reason]:
             if saving > 1e-12:
                 cheaper.append((move, config, saving, changed))
         for move, config, saving, changed in cheaper[:3]:
-            verdict = oracle.judge(changed)
-            if verdict.feasible:
+            if not oracle.supplied(changed) or oracle.feasible(changed):
                 continue
+            verdict = oracle.judge(changed)
             worst = max(verdict.miss_rates)
             text = (
                 f"{name}: {_words(move, config)} would save ${saving:.2f}/h but miss {100 * worst:.3g}% "
@@ -119,11 +119,11 @@ def rejected(oracle: Oracle, stages: Mapping[str, Config]) -> list[Reason]:
 
 def _words(move: str, config: Config) -> str:
     fields = config.to_dict()
-    if move == "remove_replica":
+    if move == "remove_replica" and "replicas" in fields:
         return f"{fields['replicas']} replica{'s' if fields['replicas'] != 1 else ''}"
-    if move == "change_hardware":
+    if move == "change_hardware" and {"replicas", "hardware"} <= fields.keys():
         return f"{fields['replicas']} on {fields['hardware']}"
-    if move == "change_variant":
+    if move == "change_variant" and "variant" in fields:
         return f"variant {fields['variant']}"
     return move.replace("_", " ")
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from headway.domains.contract import HasRichest
 from headway.errors import HeadwayError
 from headway.plan.config import Config
 from headway.plan.oracle import Oracle
-from headway.sim.outcome import number, percentile
+from headway.sim.outcome import by_window, number, percentile
+from headway.sim.station import Floats
 
 SCHEMA = "headway.infeasible/1"
 
@@ -61,7 +64,7 @@ def explain_infeasible(oracle: Oracle, choices: list[dict[str, str]], richest: l
         if best is None or value < best[0]:
             best = (value, stages)
     smallest_s = best[0] if best else None
-    variants = choices[0]
+    variants = min(choices, key=lambda choice: least_latency_s(oracle, choice))
     fastest_s = oracle.fastest_s(variants)
     alone_s = least_latency_s(oracle, variants)
     offer = ""
@@ -84,21 +87,60 @@ def explain_infeasible(oracle: Oracle, choices: list[dict[str, str]], richest: l
 
 
 def promise_s(oracle: Oracle, stages: Mapping[str, Config]) -> float:
-    """Return the smallest latency that a candidate could promise: on enough traces at the promised percentile."""
+    """Return the smallest latency that a candidate could promise, everything else of the promise being as it is."""
+    finish = (oracle.finish_s(k, stages) for k in range(len(oracle.traces)))
+    return _promise_s(oracle, [done_s - t.arrival_s for done_s, t in zip(finish, oracle.traces, strict=True)])
+
+
+def least_latency_s(oracle: Oracle, variants: Mapping[str, str]) -> float:
+    """Return what could be promised with no waiting at all and every stage at its quickest."""
+    traces = range(len(oracle.traces))
+    return _promise_s(oracle, [oracle.tails(k, variants).least_s for k in traces])
+
+
+def _promise_s(oracle: Oracle, latency_s: list[Floats]) -> float:
+    """The smallest promise that these latencies, trace by trace, would keep on enough traces."""
+    slo = oracle.spec.slo
     values = sorted(
-        percentile(oracle.finish_s(k, stages) - oracle.traces[k].arrival_s, oracle.spec.slo.percentile)
-        for k in range(len(oracle.traces))
+        least_promise_s(trace.arrival_s, values, slo.percentile, slo.window_s, slo.objective)
+        for trace, values in zip(oracle.traces, latency_s, strict=True)
     )
     return values[len(values) - 1 - oracle.may_fail]
 
 
-def least_latency_s(oracle: Oracle, variants: Mapping[str, str]) -> float:
-    """Return the promised percentile of latencies with no waiting at all and every stage at its quickest."""
-    work, tails, fastest = oracle.workload(0, variants), oracle.tails(0, variants), oracle.fastest_s(variants)
-    least = np.zeros(work.requests)
-    for name in oracle.spec.graph.sources:
-        least = np.maximum(least, fastest[name] + tails.tail_s[name])
-    return percentile(least, oracle.spec.slo.percentile)
+def least_promise_s(
+    arrival_s: Floats, latency_s: Floats, percent: float, window_s: float | None, objective: float | None
+) -> float:
+    """Return the smallest promise kept by latencies: over all requests, or in the share `objective` of windows.
+
+    >>> least_promise_s(np.array([0.0, 1.0]), np.array([0.2, 0.3]), 50.0, 1.0, 0.5)
+    0.2
+    """
+    if not latency_s.size:
+        return 0.0
+    if window_s is None or objective is None:
+        return percentile(latency_s, percent)
+    values = sorted(percentile(window, percent) for window in by_window(arrival_s, latency_s, window_s))
+    return values[max(0, math.ceil(objective * len(values) - 1e-9) - 1)]
+
+
+def richest_candidates(oracle: Oracle, choice: Mapping[str, str]) -> list[Mapping[str, Config]]:
+    """Return candidates with all the capacity that supply allows; none when a domain does not know its own.
+
+    Where several stages want more of the same hardware than there is, each gets an equal share of it.
+    """
+    order = oracle.spec.graph.order
+    if not all(isinstance(oracle.domains[name], HasRichest) for name in order):
+        return []
+    for share in (1.0, 1.0 / len(order)):
+        known = [list(oracle.domains[n].richest(oracle.contexts[n], choice.get(n), share)) for n in order]
+        together: Iterator[Mapping[str, Config]] = (
+            {n: configs[min(at, len(configs) - 1)] for n, configs in zip(order, known, strict=True)}
+            for at in range(max(len(configs) for configs in known))
+        )
+        if found := [stages for stages in together if oracle.supplied(stages)]:
+            return found
+    return []
 
 
 def _busiest(oracle: Oracle, stages: Mapping[str, Config]) -> str:

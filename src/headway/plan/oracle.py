@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from headway.domains.contract import HoldsSupply
 from headway.errors import PlanError
 from headway.plan.config import Config, StageContext
 from headway.plan.demand import StageDemand, Tails
@@ -81,6 +82,10 @@ class Oracle:
         self.most_misses = [most_misses(t.arrival_s, slo.percentile, slo.window_s, slo.objective) for t in self.traces]
         self.contexts = {n: StageContext(n, spec.stages[n], spec, profile) for n in spec.graph.order}
         self.domains = {n: load_domain(spec.stages[n].kind) for n in spec.graph.order}
+        self._most_replicas = {n: h.max_replicas for n, h in spec.supply.items() if h.max_replicas is not None}
+        self._holds_supply = {
+            n: d.holds for n, d in self.domains.items() if self._most_replicas and isinstance(d, HoldsSupply)
+        }
         self.judged = 0
         self._order = sorted(range(len(self.traces)), key=lambda k: -self.traces[k].requests)
         self._work: dict[tuple[int, object], Workload] = {}
@@ -118,8 +123,16 @@ class Oracle:
         return sum(self.cost_usd_per_hour(name, stages[name]) for name in self.spec.stages)
 
     def feasible(self, stages: Mapping[str, Config]) -> bool:
-        """Return whether a whole candidate keeps the promise."""
-        return self.judge(stages).feasible
+        """Return whether a whole candidate can be had and keeps the promise."""
+        return self.supplied(stages) and self.judge(stages).feasible
+
+    def supplied(self, stages: Mapping[str, Config]) -> bool:
+        """Return whether supply has so many replicas, over all the given stages together."""
+        held: Counter[str] = Counter()
+        for name, holds in self._holds_supply.items():
+            if name in stages:
+                held.update(holds(stages[name]))
+        return all(held[name] <= limit for name, limit in self._most_replicas.items())
 
     def judge(self, stages: Mapping[str, Config], *, all_traces: bool = False) -> Verdict:
         """Simulate a whole candidate, trace by trace; stop as soon as too many fail unless `all_traces`."""
@@ -138,7 +151,7 @@ class Oracle:
                 self._to_front(k)
                 if failed > self.may_fail and not all_traces:
                     break
-        rates = tuple(misses[k] / self.traces[k].requests for k in sorted(misses))
+        rates = tuple(misses[k] / max(1, self.traces[k].requests) for k in sorted(misses))
         verdict = Verdict(failed <= self.may_fail, tuple(misses[k] for k in sorted(misses)), rates)
         self._verdicts[key] = verdict
         return verdict
@@ -155,8 +168,8 @@ class Oracle:
     def may_be_feasible(self, stages: Mapping[str, Config], variants: Mapping[str, str]) -> bool:
         """Return False only when no way of configuring the remaining stages can make this beginning feasible.
 
-        `stages` holds the first stages in topological order. Their departures do not depend on later stages, and what
-        must follow takes at least its quickest service, so the misses counted here happen in every completion.
+        `stages` holds the first stages in topological order, or none. Their departures do not depend on later stages,
+        and what must follow takes at least its quickest service, so the misses counted here happen in every completion.
         """
         self.judged += 1
         failed = 0
@@ -176,8 +189,8 @@ class Oracle:
         departures = {name: self.departures(k, name, stages, work, variants) for name in stages}
         if len(stages) == len(self.spec.stages):
             return work.completion(departures)
-        done_s = np.full(work.requests, -np.inf)
         tails = self.tails(k, variants)
+        done_s = work.trace.arrival_s + tails.least_s
         for name, left in departures.items():
             tails.finish_at_least(work, name, left.done_s, left.item, done_s)
         return done_s
@@ -211,6 +224,10 @@ class Oracle:
             record = self.profile.visits_for(_names(variants))
             self._work[key] = Workload.of(self.spec.graph, self.traces[k], self.seeds[k], record)
         return self._work[key]
+
+    def most_items(self, name: str, choices: Sequence[Mapping[str, object]]) -> int:
+        """Return the most items that any trace brings to a stage, under any of the choices of variants."""
+        return max(self.workload(k, choice).items[name].count for k in range(len(self.traces)) for choice in choices)
 
     def tails(self, k: int, variants: Mapping[str, object]) -> Tails:
         """Return the least remaining times on trace k."""

@@ -18,6 +18,8 @@ from headway.spec.kinds import load_domain
 from headway.spec.model import Spec
 
 SCHEMA = "headway.plan/1"
+PREDICTED = ("utilization", "peak_utilization_10s", "queue_wait_p99_s")
+"""What a plan's JSON says of a stage beside its configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,10 @@ class Plan:
     @property
     def gap_ratio(self) -> float | None:
         """How far above the lower bound the cost is, relative to the cost; 0 means proven optimal."""
-        if self.lower_bound_usd_per_hour is None or not self.cost_usd_per_hour:
+        if self.lower_bound_usd_per_hour is None:
             return None
+        if not self.cost_usd_per_hour:
+            return 0.0
         gap = (self.cost_usd_per_hour - self.lower_bound_usd_per_hour) / self.cost_usd_per_hour
         return 0.0 if abs(gap) < 1e-12 else gap
 
@@ -163,9 +167,9 @@ class Plan:
                 if name not in spec.stages:
                     raise PlanError(f"stages: {name!r} is not a stage of the embedded spec")
                 domain = load_domain(spec.stages[name].kind)
-                stages[name] = domain.parse_config(fields, f"stages.{name}")
-                known = stages[name].to_dict()
-                predictions[name] = {k: v for k, v in fields.items() if k not in known}
+                own = {k: v for k, v in fields.items() if k not in PREDICTED}
+                stages[name] = domain.parse_config(own, f"stages.{name}")
+                predictions[name] = {k: v for k, v in fields.items() if k in PREDICTED}
             return cls(
                 spec=spec,
                 profile=profile,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headway.domains.pipeline.declare import ConfigText, ModelStage, ReplicaConfig
+from headway.domains.pipeline.declare import DEFAULT_VARIANT, MAX_REPLICAS, ConfigText, ModelStage, ReplicaConfig
 from headway.errors import PlanError
 from headway.plan.config import StageContext
 from headway.spec.model import Spec
@@ -39,26 +39,18 @@ class PipelineDomain:
             "cg-peak": lambda oracle, variants: coarse_grained(oracle, variants, peak=True),
         }
 
-    def richest(self, oracle: Oracle, variants: Mapping[str, str]) -> Iterator[Mapping[str, ReplicaConfig]]:
-        """Configurations with all the capacity that supply allows, each stage on its fastest hardware."""
-        from headway.domains.pipeline.inferline import Greedy
-
-        helper = Greedy(oracle, variants)
-        hardware = {name: helper.hardware_by_latency(name)[0] for name in helper.order}
-        largest = max(max(self.batch_sizes(helper.context(n), variants[n], hardware[n])) for n in helper.order)
-        batch = 1
-        while batch <= largest:
-            configs = {}
-            for name in helper.order:
-                sizes = self.batch_sizes(helper.context(name), variants[name], hardware[name])
-                config = ReplicaConfig(hardware[name], 1, max(b for b in sizes if b <= batch), variants[name])
-                configs[name] = _with(config, replicas=min(helper.most(name, config), 1024))
-            yield configs
-            batch *= 2
+    def richest(self, context: StageContext, variant: str | None, share: float) -> Iterator[ReplicaConfig]:
+        """Replicas of the fastest hardware, as many as supply allows, with batches of 1, 2, 4 and so on at most."""
+        name = variant if variant is not None else DEFAULT_VARIANT
+        hardware = self.hardware_by_latency(context, name)[0]
+        sizes = self.batch_sizes(context, name, hardware)
+        replicas = max(1, int(share * min(self.most_replicas(context, hardware, np.inf), MOST_RICHEST)))
+        for power in range(sizes[-1].bit_length() + 1):
+            yield ReplicaConfig(hardware, replicas, max(size for size in sizes if size <= 1 << power), name)
 
     def parse_config(self, value: Mapping[str, Any], where: str) -> ReplicaConfig:
         """Return the configuration that a mapping describes, as written under `current:` or found in a plan."""
-        known = {name: value[name] for name in value if name not in (*_PREDICTED, "max_wait_s")}
+        known = {name: value[name] for name in value if name != "max_wait_s"}
         config = ConfigText.read(known, where)
         wait_s = value.get("max_wait_s", config.max_wait_s)
         if isinstance(wait_s, bool) or not isinstance(wait_s, int | float) or not 0 <= wait_s < np.inf:
@@ -68,6 +60,10 @@ class PipelineDomain:
     def cost_usd_per_hour(self, config: ReplicaConfig, spec: Spec) -> float:
         """Replicas times the price of their hardware."""
         return config.replicas * spec.supply[config.hardware].price_usd_per_hour
+
+    def holds(self, config: ReplicaConfig) -> Mapping[str, int]:
+        """Its replicas, of their hardware."""
+        return {config.hardware: config.replicas}
 
     def startup_s(self, context: StageContext, config: ReplicaConfig) -> float:
         """Seconds from asking for a replica to its first batch: the capacity's delay plus the model's, as measured."""
@@ -87,6 +83,11 @@ class PipelineDomain:
         if not usable:
             context.profile.service(context.name, variant, allowed[0])
         return usable
+
+    def hardware_by_latency(self, context: StageContext, variant: str) -> list[str]:
+        """The hardware that a variant may run on, lowest mean latency of a batch of one first."""
+        names = self.hardware(context, variant)
+        return sorted(names, key=lambda name: context.profile.service(context.name, variant, name).mean_at(1))
 
     def batch_sizes(self, context: StageContext, variant: str, hardware: str) -> tuple[int, ...]:
         """Batch sizes considered: those profiled, up to the declared cap."""
@@ -108,10 +109,18 @@ class PipelineDomain:
                     for replicas in range(1, most + 1):
                         yield ReplicaConfig(hardware, replicas, batch, variant)
 
+    def most_usd_per_hour(self, context: StageContext, items: int) -> float:
+        """The dearest hardware with a replica for every item, or as many as supply allows."""
+        names = {h for variant in self._stage(context).variant_names for h in self.hardware(context, variant)}
+        return max(
+            min(items, self.most_replicas(context, name, np.inf)) * context.spec.supply[name].price_usd_per_hour
+            for name in names
+        )
+
     def most_replicas(self, context: StageContext, hardware: str, max_cost_usd_per_hour: float) -> int:
         """Replicas of one hardware that budget, count limit and pool allow this stage."""
         supply = context.spec.supply[hardware]
-        most = 100_000
+        most = MAX_REPLICAS
         if supply.price_usd_per_hour > 0 and max_cost_usd_per_hour < np.inf:
             most = int(max_cost_usd_per_hour / supply.price_usd_per_hour + 1e-9)
         if supply.max_replicas is not None:
@@ -198,7 +207,8 @@ class PipelineDomain:
         return stage
 
 
-_PREDICTED = ("utilization", "queue_wait_p99_s", "peak_utilization_10s", "cost_usd_per_hour")
+MOST_RICHEST = 1024
+"""Replicas beyond which no promise is looked for."""
 
 
 def _with(config: ReplicaConfig, **changes: Any) -> ReplicaConfig:

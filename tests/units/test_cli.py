@@ -170,6 +170,8 @@ def test_fetch_says_where_and_in_which_format(run: Run) -> None:
 def test_no_color_unless_on_a_terminal_and_never_with_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     assert not frame.stdout_console().is_terminal
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert frame.stdout_console().width == frame.FILE_COLUMNS
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("NO_COLOR", "1")
     assert frame.stdout_console().no_color

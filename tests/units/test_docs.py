@@ -56,7 +56,8 @@ def test_blocks_are_found_with_their_titles() -> None:
     assert blocks(text) == [Block("sh", None, "ls\n"), Block("yaml", "x.yaml", "a: 1\n"), Block("", None, "plain\n")]
 
 
-def test_the_command_line_page_names_every_verb_and_every_variable() -> None:
+def test_the_command_line_page_names_every_verb_benchmark_and_variable() -> None:
+    from headway.bench import BENCHES
     from headway.cli import app
 
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
@@ -64,6 +65,8 @@ def test_the_command_line_page_names_every_verb_and_every_variable() -> None:
     for verb in app.VERBS:
         assert f"| `{verb.run.__name__}" in table, f"docs/cli.md does not name {verb.run.__name__}"
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src" / "headway" / "cli").glob("*.py"))
+    for name in BENCHES:
+        assert f"| `{name}` |" in page, f"docs/cli.md does not name the benchmark {name}"
     for variable in sorted(set(re.findall(r"HEADWAY_[A-Z]+", sources))):
         assert f"`{variable}" in page, f"docs/cli.md does not name {variable}"
 

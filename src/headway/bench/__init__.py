@@ -155,7 +155,7 @@ def table(rows: Iterable[Row]) -> Table:
     out = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     out.add_column("name", no_wrap=True)
     for heading in ("value", "unit", "baseline", "ratio", "bar"):
-        out.add_column(heading, justify="left" if heading == "unit" else "right")
+        out.add_column(heading, justify="left" if heading == "unit" else "right", no_wrap=True)
     out.add_column("met")
     for row in rows:
         met = {True: Text("yes", "green"), False: Text("no", "red"), None: Text("")}[row.met]

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from headway.spec.model import Spec
     from headway.trace import Trace
 
+FILE_COLUMNS = 100
+"""How wide tables are where no terminal says it."""
+
 FINE, ERROR, USAGE, INFEASIBLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 Json = Annotated[bool, typer.Option("--json", envvar="HEADWAY_JSON", help="Print the result as JSON on stdout.")]
@@ -86,7 +89,10 @@ def stdout_console() -> Console:
     """Return a console for results: no color unless stdout is a terminal and NO_COLOR is unset."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = FILE_COLUMNS
+    return console
 
 
 def stderr_console() -> Console:

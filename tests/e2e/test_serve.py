@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -26,6 +27,7 @@ from headway.plan.plan import Plan
 from headway.profile import Profile, Row
 from headway.serve.app import HttpLimits
 from headway.serve.engine import Limits
+from headway.serve.http1 import Client
 from headway.serve.run import LiveServer, ServeOptions, bind, running, running_in_thread
 from headway.spec.model import Spec
 
@@ -91,6 +93,14 @@ class Slow:
 class Echo(Slow):
     def __init__(self):
         super().__init__(0.0)
+
+
+class Late(Slow):
+    def __init__(self):
+        super().__init__(0.0)
+
+    def setup(self, hardware):
+        time.sleep(0.5)
 
 
 class Broken:
@@ -399,3 +409,26 @@ def test_a_server_process_that_cannot_start_says_so(models: Callable[[str], str]
     with pytest.raises(ServeError, match="did not start"), running(plan):
         pass
     assert "no such weights" in capfd.readouterr().err
+
+
+def test_a_server_that_is_still_starting_says_so(models: Callable[[str], str]) -> None:
+    plan = make_plan({"late": {"model": models("Late")}})
+    sent = json.dumps(body("x")).encode()
+
+    async def main() -> tuple[list[int], int]:
+        server = LiveServer(plan)
+        serving = asyncio.create_task(server.run())
+        while not server.url:
+            await asyncio.sleep(0.01)
+        client = Client(server.url)
+        paths = (("GET", "/v2/health/live", b""), ("GET", "/v2/health/ready", b""), ("POST", INFER, sent))
+        early = [(await client.request(*asked)).status for asked in paths]
+        while (await client.request("GET", "/v2/health/ready")).status != 200:
+            await asyncio.sleep(0.02)
+        served = (await client.request("POST", INFER, sent)).status
+        await client.close()
+        server.stop()
+        await serving
+        return early, served
+
+    assert asyncio.run(main()) == ([200, 503, 503], 200)

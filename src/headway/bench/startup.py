@@ -15,7 +15,7 @@ _IMPORT_S = "import time; at = time.perf_counter(); import headway; print(time.p
 
 
 def startup(options: BenchOptions) -> list[Row]:
-    """Time `headway --help` as a user sees it, and `import headway` within a fresh interpreter; the best of several runs.
+    """Time `headway --help` as a user sees it, and `import headway` within a fresh interpreter; the best of several.
 
     The baseline of the first is the bare interpreter, which no program written in Python can undercut.
     """

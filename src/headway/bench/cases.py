@@ -1,8 +1,8 @@
 """The planner's reference cases: pipelines, synthetic profiles and traffic, all committed here as numbers.
 
-Latencies are made up in the shape that measured ones have: no gain from batching on a CPU, a fixed cost and a small cost
-per item on accelerators, the larger one slower for a single item and quicker for many. Nothing is taken from a
-measurement of others.
+Latencies are made up in the shape that measured ones have: no gain from batching on a CPU, a fixed and a small cost
+per item on accelerators, the larger one slower for a single item and quicker for many. None of them was measured by
+anybody.
 """
 
 from __future__ import annotations
@@ -68,14 +68,16 @@ class Case:
         return Trace.gamma(self.rate_per_s, self.cv, requests=requests, seed=seed)
 
 
-_IMAGE = {"prepare": {}, "classify": {"after": "prepare"}}
-_SOCIAL = {"prepare": {}, "detect": {"after": "prepare"}, "topic": {"after": "detect", "probability": 0.5}}
-_VIDEO = {
+Stages = Mapping[str, Mapping[str, Any]]
+
+_IMAGE: Stages = {"prepare": {}, "classify": {"after": "prepare"}}
+_SOCIAL: Stages = {"prepare": {}, "detect": {"after": "prepare"}, "topic": {"after": "detect", "probability": 0.5}}
+_VIDEO: Stages = {
     "detect": {},
     "person": {"after": "detect", "probability": 0.6},
     "vehicle": {"after": "detect", "probability": 0.3},
 }
-_STREET = {
+_STREET: Stages = {
     "prepare": {},
     "detect": {"after": "prepare"},
     "person": {"after": "detect", "probability": 0.6},

@@ -128,7 +128,7 @@ def sim_memory(options: BenchOptions) -> list[Row]:
 
 
 def _best_s(run: Callable[[], Floats]) -> tuple[float, Floats]:
-    """CPU seconds of the quickest of several runs after one that compiles; the machine's other load adds, never helps."""
+    """CPU seconds of the quickest of several runs after one that compiles: other load only ever adds."""
     value = run()
     seconds = []
     for _ in range(REPEATS):

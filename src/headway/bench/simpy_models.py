@@ -8,7 +8,7 @@ the same latencies.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from headway.sim.station import Floats
 
 
 class BatchStage:
-    """Replicas that each take up to `max_batch` items from one queue; batch k of size b takes `service_s[b][draws[k]]`."""
+    """Replicas that take up to `max_batch` items each; batch k of size b takes `service_s[b][draws[k]]`."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class BatchStage:
         if self.idle:
             self.idle.popleft().succeed()
 
-    def replica(self) -> Iterator[Any]:
+    def replica(self) -> Generator[Any, Any, None]:
         """One replica: wait for work, take a batch, serve it, pass its items on."""
         while True:
             while not self.queue:
@@ -74,7 +74,7 @@ def tandem(
     first = following
     assert first is not None
 
-    def source() -> Iterator[Any]:
+    def source() -> Generator[Any, Any, None]:
         for item, at_s in enumerate(arrival_s.tolist()):
             yield env.timeout(at_s - env.now)
             first.put(item)
@@ -90,13 +90,13 @@ def multi_server(arrival_s: Floats, service_s: Floats, servers: int) -> Floats:
     server = simpy.Resource(env, capacity=servers)
     done_s = np.empty(arrival_s.size)
 
-    def customer(number: int, service: float) -> Iterator[Any]:
+    def customer(number: int, service: float) -> Generator[Any, Any, None]:
         with server.request() as turn:
             yield turn
             yield env.timeout(service)
         done_s[number] = env.now
 
-    def source() -> Iterator[Any]:
+    def source() -> Generator[Any, Any, None]:
         for number, (at_s, service) in enumerate(zip(arrival_s.tolist(), service_s.tolist(), strict=True)):
             yield env.timeout(at_s - env.now)
             env.process(customer(number, service))

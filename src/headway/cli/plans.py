@@ -157,16 +157,16 @@ def diff(
     from headway.report.terminal import diff_view
 
     new = read_plan(after)
-    changes = diff(_today(before, profile), new)
+    changes = diff(_today(before, profile, new), new)
     emit(changes, json, lambda: diff_view(changes))
 
 
-def _today(path: Path, profile: Path | None) -> Plan:
+def _today(path: Path, profile: Path | None, new: Plan) -> Plan:
     if path.suffix not in (".yaml", ".yml"):
         return read_plan(path)
     from headway.plan.difference import current_plan
 
-    return current_plan(read_spec(path), None if profile is None else read_profile(profile))
+    return current_plan(read_spec(path), None if profile is None else read_profile(profile), new.stages)
 
 
 VERBS = (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from headway.plan.config import Config, StageContext
 from headway.sim.station import Station
-from headway.spec.model import Spec, Stage
+from headway.spec.model import Stage
 
 if TYPE_CHECKING:
     from headway.plan.oracle import Oracle
@@ -50,7 +50,7 @@ class Domain(Protocol):
         """
         ...
 
-    def cost_usd_per_hour(self, config: Config, spec: Spec) -> float:
+    def cost_usd_per_hour(self, context: StageContext, config: Config) -> float:
         """Dollars per hour of the capacity that the configuration holds."""
         ...
 

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from headway.plan.difference import diff as diff
     from headway.plan.infeasible import Infeasible as Infeasible
     from headway.plan.make import baselines as baselines
-    from headway.plan.make import make as make
     from headway.plan.plan import Plan as Plan
     from headway.plan.plan import Reason as Reason
 
@@ -21,9 +20,8 @@ _HOME = {
     "baselines": "make",
     "current_plan": "difference",
     "diff": "difference",
-    "make": "make",
 }
-__all__ = ["Infeasible", "Plan", "Reason", "baselines", "current_plan", "diff", "make"]
+__all__ = ["Infeasible", "Plan", "Reason", "baselines", "current_plan", "diff"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from headway.errors import PlanError
+from headway.plan.config import Config
 from headway.plan.plan import Plan
 from headway.profile import Profile
 from headway.spec.kinds import load_domain
@@ -13,16 +15,24 @@ from headway.spec.model import Spec
 SCHEMA = "headway.diff/1"
 
 
-def current_plan(spec: Spec, profile: Profile | None = None) -> Plan:
-    """Return what runs today, as declared under `current:`. Raises PlanError when the spec does not say."""
+def current_plan(spec: Spec, profile: Profile | None = None, assumed: Mapping[str, Config] | None = None) -> Plan:
+    """Return what runs today, as declared under `current:`.
+
+    Stages that `current:` does not name are taken from `assumed`, and the plan's provenance says so. Raises PlanError
+    when the spec has no `current:`, or a stage stands in neither.
+    """
     if spec.current is None:
         raise PlanError(f"spec {spec.name!r} has no current: section, so there is nothing to compare with; add one")
-    stages = {}
+    stages: dict[str, Config] = {}
     for name, stage in spec.stages.items():
-        if name not in spec.current:
-            raise PlanError(f"current.{name}: missing; every stage needs its present configuration")
-        stages[name] = load_domain(stage.kind).parse_config(spec.current[name], f"current.{name}")
-    return Plan(spec, profile or Profile(()), stages)
+        if name in spec.current:
+            stages[name] = load_domain(stage.kind).parse_config(spec.current[name], f"current.{name}")
+        elif assumed is not None and name in assumed:
+            stages[name] = assumed[name]
+        else:
+            raise PlanError(f"current.{name}: missing; say what runs today at this stage")
+    unnamed = [name for name in spec.stages if name not in spec.current]
+    return Plan(spec, profile or Profile(()), stages, provenance={"assumed": unnamed} if unnamed else {})
 
 
 def diff(before: Plan, after: Plan) -> dict[str, Any]:
@@ -49,7 +59,7 @@ def diff(before: Plan, after: Plan) -> dict[str, Any]:
         "cost_usd_per_hour": {"from": before.cost_usd_per_hour, "to": after.cost_usd_per_hour, "saved": saved},
         "predicted": {"from": dict(before.predicted) or None, "to": dict(after.predicted) or None},
         "risks": _risks(before, after),
-        "evidence": _evidence(after),
+        "evidence": _evidence(before, after),
     }
 
 
@@ -75,8 +85,11 @@ def _risks(before: Plan, after: Plan) -> list[str]:
     return risks
 
 
-def _evidence(after: Plan) -> list[str]:
+def _evidence(before: Plan, after: Plan) -> list[str]:
     lines = []
+    if before.provenance.get("assumed"):
+        unnamed = ", ".join(before.provenance["assumed"])
+        lines.append(f"current: does not name {unnamed}; taken to run as in the new plan")
     used = after.provenance
     if "trace_hash" in used:
         rate = f", {used['requests']} requests" if "requests" in used else ""

@@ -270,7 +270,7 @@ def _against_current(oracle: Oracle, found: Found) -> list[Reason]:
         return []
     from headway.plan.difference import current_plan
 
-    now = current_plan(oracle.spec, oracle.profile)
+    now = current_plan(oracle.spec, oracle.profile, found.stages)
     cost = now.cost_usd_per_hour
     saved = cost - found.cost_usd_per_hour
     try:

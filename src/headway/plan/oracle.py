@@ -116,7 +116,7 @@ class Oracle:
 
     def cost_usd_per_hour(self, name: str, config: Config) -> float:
         """Dollars per hour of one stage's configuration."""
-        return float(self.domains[name].cost_usd_per_hour(config, self.spec))
+        return float(self.domains[name].cost_usd_per_hour(self.contexts[name], config))
 
     def total_cost(self, stages: Mapping[str, Config]) -> float:
         """Dollars per hour of a whole candidate, summed in the spec's order as the plan does."""

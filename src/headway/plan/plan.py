@@ -12,7 +12,7 @@ from typing import Any
 
 from headway.errors import PlanError, ProfileError, SpecError
 from headway.files import canonical_json, content_hash, write_atomic
-from headway.plan.config import Config
+from headway.plan.config import Config, StageContext
 from headway.profile import Profile
 from headway.spec.kinds import load_domain
 from headway.spec.model import Spec
@@ -70,8 +70,9 @@ class Plan:
 
     def stage_cost_usd_per_hour(self, name: str) -> float:
         """Dollars per hour of one stage's capacity."""
-        domain = load_domain(self.spec.stages[name].kind)
-        return float(domain.cost_usd_per_hour(self.stages[name], self.spec))
+        stage = self.spec.stages[name]
+        context = StageContext(name, stage, self.spec, self.profile)
+        return float(load_domain(stage.kind).cost_usd_per_hour(context, self.stages[name]))
 
     @property
     def gap_ratio(self) -> float | None:

@@ -282,7 +282,7 @@ class Spec(Strict):
     current: dict[Name, dict[str, Any]] | None = Field(
         default=None,
         examples=[{"detect": {"hardware": "cpu", "replicas": 6}}],
-        description="What runs today, for every stage; plans are compared with it.",
+        description="What runs today, by stage; plans are compared with it.",
     )
 
     @classmethod

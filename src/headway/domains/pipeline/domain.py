@@ -10,7 +10,6 @@ import numpy as np
 from headway.domains.pipeline.declare import DEFAULT_VARIANT, MAX_REPLICAS, ConfigText, ModelStage, ReplicaConfig
 from headway.errors import PlanError
 from headway.plan.config import StageContext
-from headway.spec.model import Spec
 
 if TYPE_CHECKING:
     from headway.plan.oracle import Oracle
@@ -57,9 +56,9 @@ class PipelineDomain:
             raise PlanError(f"{where}.max_wait_s: {wait_s!r} must be a number of seconds, at least 0")
         return _with(config, max_wait_s=float(wait_s))
 
-    def cost_usd_per_hour(self, config: ReplicaConfig, spec: Spec) -> float:
+    def cost_usd_per_hour(self, context: StageContext, config: ReplicaConfig) -> float:
         """Replicas times the price of their hardware."""
-        return config.replicas * spec.supply[config.hardware].price_usd_per_hour
+        return config.replicas * context.spec.supply[config.hardware].price_usd_per_hour
 
     def holds(self, config: ReplicaConfig) -> Mapping[str, int]:
         """Its replicas, of their hardware."""

@@ -19,8 +19,8 @@ SLO = "300ms"
 REQUESTS = 20_000
 BATCH_SIZES = (1, 2, 4, 8)
 PRICES = {"cpu": "$0.20/h", "gpu-a": "$0.65/h", "gpu-b": "$2.60/h", "gpu-c": "$1.30/h"}
-SPREAD = {"p50_s": 0.985, "p95_s": 1.12, "p99_s": 1.3}
-"""Quantiles relative to the mean."""
+SPREAD = (0.985, 1.12, 1.3)
+"""P50, P95 and P99 relative to the mean."""
 
 MODELS: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "prepare": {"cpu": (0.5, 7.5)},
@@ -59,8 +59,8 @@ class Case:
                 if hardware in self.hardware:
                     for batch in BATCH_SIZES:
                         mean_s = (fixed_ms + item_ms * batch) / 1e3
-                        spread = {name: round(share * mean_s, 6) for name, share in SPREAD.items()}
-                        rows.append(Row(stage, hardware, batch, mean_s, **spread))
+                        p50_s, p95_s, p99_s = (round(share * mean_s, 6) for share in SPREAD)
+                        rows.append(Row(stage, hardware, batch, mean_s, p50_s=p50_s, p95_s=p95_s, p99_s=p99_s))
         return Profile.from_rows(rows)
 
     def trace(self, seed: int, requests: int = REQUESTS) -> Trace:

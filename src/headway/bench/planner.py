@@ -137,8 +137,8 @@ def exhaustive(oracle: Oracle, cap_usd_per_hour: float) -> float:
         cost = oracle.total_cost(stages)
         if cost <= cap_usd_per_hour + 1e-9:
             candidates.append((cost, number, stages))
-    for cost, _, stages in sorted(candidates, key=lambda c: c[:2]):
-        if oracle.feasible(stages):
+    for cost, _, candidate in sorted(candidates, key=lambda c: c[:2]):
+        if oracle.feasible(candidate):
             return cost
     raise HeadwayError("bench planner: no configuration is feasible up to the planner's own cost")
 

@@ -90,13 +90,16 @@ class EventSimulation:
         self._now_s = max(self._now_s, until_s if until_s < np.inf else self.clock_s)
         return following_s
 
-    def add_replica(self, stage: str, from_s: float) -> int:
+    def add_replica(self, stage: str, from_s: float, startup_s: float = 0.0) -> int:
         """Add a replica like the stage's first group, taking batches from `from_s` on; return its number.
 
-        Raises PlanError when that is before the time advanced to, or when there is no room for another replica.
+        It is held, and paid for, from `startup_s` earlier. Raises PlanError when `from_s` is before the time advanced
+        to, or when there is no room for another replica.
         """
         self._check_future(stage, from_s)
-        return self._add(stage, 0, from_s, np.inf)
+        replica = self._add(stage, 0, from_s, np.inf)
+        self._replica_from_s[replica] = from_s - startup_s
+        return replica
 
     def retire_replica(self, replica: int, until_s: float) -> None:
         """Let a replica take no batch at or after `until_s`; what it has begun it finishes.
@@ -193,6 +196,8 @@ class EventSimulation:
             join_ptr.append(len(join_stage))
         tables, offset, columns = [], 0, {}
         for name in self.stages:
+            if not setups[name].groups:
+                raise PlanError(f"stage {name!r}: has no group of replicas; give it one, of 0 replicas if need be")
             self._tables[name] = []
             for group in setups[name].groups:
                 self._tables[name].append(offset)

@@ -118,7 +118,7 @@ def serve_stage(
     out = 0
     lost = 0
     batch = 0
-    while i < n:
+    while i < n and replicas > 0:
         r = soonest(free_s, last) if scan else heap[0]
         free = free_s[r]
         if free == np.inf:

@@ -67,6 +67,8 @@ def build_items(graph: Graph, trace: Trace, seed: int, recorded: RecordedVisits 
     for name in graph.order:
         edges = graph.parents[name]
         if not edges:
+            if name in given and np.any(given[name] != 1):
+                raise TraceError(f"recorded visits: stage {name!r} has no parent, every request enters it exactly once")
             items[name] = StageItems(requests, requests)
         elif name in graph.joins:
             items[name] = _join(graph, name, items, requests, given.get(name), seed)
@@ -132,6 +134,12 @@ def _join(
     runs = np.zeros(below.size, bool)
     if given is not None:
         first = np.searchsorted(below, requests)
+        most = np.bincount(below, minlength=requests.size)
+        if np.any(given > most):
+            at = int(np.flatnonzero(given > most)[0])
+            raise TraceError(
+                f"recorded visits: request {at} has {given[at]} items at stage {name!r}, which joins at most {most[at]}"
+            )
         runs = np.arange(below.size) - first[below] < given[below]
     for edge in graph.parents[name]:
         above = items[edge.parent]

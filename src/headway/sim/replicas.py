@@ -60,8 +60,9 @@ class ReplicaStation:
         busy_s = serve_stage(
             arrivals.arrival_s, item, arrivals.deadline_s, self.service_s,
             batch_key(seed, self.name) if columns > 1 else 0, bits_for(columns), self.max_wait_s,
-            self.from_s, self.until_s, np.empty(replicas), np.empty(replicas, np.int64), np.empty(replicas, np.int32),
-            np.empty(replicas, np.int32), np.empty(replicas, np.int32), start_s, done_s, done_item, dropped, counts,
+            self.from_s[order], self.until_s[order], np.empty(replicas), np.empty(replicas, np.int64),
+            np.empty(replicas, np.int32), np.empty(replicas, np.int32), np.empty(replicas, np.int32),
+            start_s, done_s, done_item, dropped, counts,
         )  # fmt: skip
         left, lost, batches, taken = (int(count) for count in counts)
         if record:

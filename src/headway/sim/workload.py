@@ -98,13 +98,14 @@ class Workload:
         return done_s
 
     def _ending(self, stage: str) -> int:
-        """Whether a stage's items are the last of their request: none, some, or every request ends here and only here."""
+        """Whether a stage's items are their request's last: none, some, or every request ends here and only here."""
         if not self._ends:
-            for name, items in self.items.items():
-                self._ends[name] = SOME if np.any(items.ends >= 0) else NONE
-            ending = [name for name, how in self._ends.items() if how == SOME]
+            ends = {name: SOME if np.any(items.ends >= 0) else NONE for name, items in self.items.items()}
+            ending = [name for name, how in ends.items() if how == SOME]
             if len(ending) == 1 and np.array_equal(self.items[ending[0]].ends, np.arange(self.requests)):
-                self._ends[ending[0]] = ALONE
+                ends[ending[0]] = ALONE
+            # At once: another thread that simulates this workload must never see a part of it.
+            self._ends.update(ends)
         return self._ends[stage]
 
     def _joined(

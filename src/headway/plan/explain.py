@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from headway.plan.accuracy import plan_accuracy
 from headway.plan.config import Config
 from headway.plan.oracle import Oracle
 from headway.plan.plan import Plan, Reason
@@ -115,6 +116,39 @@ def rejected(oracle: Oracle, stages: Mapping[str, Config]) -> list[Reason]:
             values = {"move": move, "saving_usd_per_hour": saving, "miss_rate": worst, "config": config.to_dict()}
             out.append(Reason("rejected", text, name, values))
     return out
+
+
+def binding(oracle: Oracle, stages: Mapping[str, Config], refused: Sequence[Reason]) -> Reason:
+    """Return what keeps the plan from being cheaper: the latency promise, the accuracy floor, or nothing found.
+
+    `refused` are the cheaper neighbours that were judged, as `rejected` returns them.
+    """
+    slo = oracle.spec.slo
+    chosen = {name: str(config.to_dict().get("variant")) for name, config in stages.items()}
+    if slo.accuracy is not None:
+        for name, stage in oracle.spec.stages.items():
+            for variant in stage.variant_names:
+                accuracy = plan_accuracy(oracle.spec, oracle.profile, {**chosen, name: variant})
+                quicker = _least_work_s(oracle, name, variant) < _least_work_s(oracle, name, chosen[name])
+                if quicker and (accuracy is None or accuracy < slo.accuracy - 1e-12):
+                    reached = "has no known accuracy" if accuracy is None else f"reaches only {accuracy:.4g}"
+                    text = (
+                        f"the accuracy floor of {slo.accuracy:.4g} binds at {name}: variant {variant} is quicker but "
+                        f"{reached}"
+                    )
+                    return Reason("binding_constraint", text, name, {"constraint": "accuracy", "variant": variant})
+    if not refused:
+        return Reason("binding_constraint", "no cheaper neighbor of this plan exists", None, {"constraint": "none"})
+    closest = min(refused, key=lambda reason: float(reason.values["miss_rate"]))
+    text = (
+        f"the promise of {slo.percentile:g}% within {slo.latency_s * 1e3:.4g} ms binds, first at {closest.stage}: "
+        f"the cheaper neighbor that comes closest misses {100 * float(closest.values['miss_rate']):.3g}%"
+    )
+    return Reason("binding_constraint", text, closest.stage, {"constraint": "latency"})
+
+
+def _least_work_s(oracle: Oracle, name: str, variant: str) -> float:
+    return float(oracle.domains[name].fastest_s(oracle.contexts[name], variant, sampled=False))
 
 
 def _words(move: str, config: Config) -> str:

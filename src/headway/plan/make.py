@@ -185,7 +185,8 @@ def _plan(oracle: Oracle, found: Found, planner: str, tell: Progress, explained:
     judged = oracle.judged
     if explained:
         tell("measuring headroom and what cheaper plans would miss")
-        reasons += explain.rejected(oracle, stages)
+        refused = explain.rejected(oracle, stages)
+        reasons += [explain.binding(oracle, stages, refused), *refused]
         ratio, first = explain.headroom(oracle, stages)
         reasons.append(_headroom(ratio, first))
         frontier = _frontier(oracle, planner, found, tell)

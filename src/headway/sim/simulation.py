@@ -15,6 +15,7 @@ from headway.sim import outcome as outcomes
 from headway.sim.confidence import low_confidence, peak_utilization
 from headway.sim.outcome import Outcome, StageOutcome
 from headway.sim.station import Departures, Floats
+from headway.sim.threads import in_threads
 from headway.sim.workload import Workload
 from headway.spec.kinds import load_domain
 from headway.trace import Trace
@@ -168,8 +169,7 @@ def interval(
     True
     """
     figures: dict[str, list[float]] = {"p50_s": [], "p95_s": [], "p99_s": [], "miss_rate": []}
-    for run in range(runs):
-        result = simulate(plan, trace, seed=seed + run)
+    for result in in_threads(lambda run: simulate(plan, trace, seed=seed + run), range(runs)):
         for key, value in (("p50_s", result.p(50)), ("p95_s", result.p(95)), ("p99_s", result.p(99))):
             figures[key].append(value)
         figures["miss_rate"].append(result.miss_rate)

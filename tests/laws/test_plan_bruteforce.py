@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headway.domains.pipeline.declare import ReplicaConfig
-from headway.plan import Infeasible, Plan, make
+from headway.plan import Infeasible, Plan
+from headway.plan.make import make
 from headway.plan.oracle import HOLD_SHARE, TRACES, block_s, derive
 from headway.profile import Profile, Row
 from headway.sim.items import build_items
@@ -222,8 +223,26 @@ def test_exact_search_finds_what_exhaustive_search_finds_on_the_given_trace(
     assert found_cost(problem, "trace") == (None if known is None else pytest.approx(known))
 
 
+def slow_and_quick() -> tuple[Spec, Profile, Trace]:
+    """Variants so different that what is known of one choice must not be used for another."""
+    value = document("tandem", 60, 3, accuracy=0.8)
+    for fields in value["stages"].values():
+        fields["variants"] = {"small": {"accuracy": 0.85}, "large": {"accuracy": 0.95}}
+    means_s = {
+        ("a", "small"): (0.004, 0.0044), ("a", "large"): (0.015, 0.0165),
+        ("b", "small"): (0.004, 0.0044), ("b", "large"): (0.014, 0.021),
+    }  # fmt: skip
+    rows = [
+        Row(stage, hardware, batch, mean_s * (0.3 if (hardware, stage) == ("gpu", "a") else 1.0), variant=variant)
+        for (stage, variant), means in means_s.items()
+        for hardware in ("cpu", "gpu") for batch, mean_s in enumerate(means, 1)
+    ]  # fmt: skip
+    return Spec.from_dict(value), Profile.from_rows(rows), Trace.gamma(15.0, 3.0, requests=200, seed=2)
+
+
 @given(problems_with_variants())
-@settings(max_examples=8, deadline=None, derandomize=True)
+@example(slow_and_quick())
+@settings(max_examples=12, deadline=None, derandomize=True)
 def test_exact_search_chooses_variants_as_exhaustive_search_does(problem: tuple[Spec, Profile, Trace]) -> None:
     known = least_cost(problem[0], problem[1], plain_judge(*problem, seed=1))
     assert found_cost(problem, "trace") == (None if known is None else pytest.approx(known))

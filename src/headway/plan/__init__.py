@@ -17,7 +17,6 @@ _HOME = {
     "Infeasible": "infeasible",
     "Plan": "plan",
     "Reason": "plan",
-    "baselines": "make",
     "current_plan": "difference",
     "diff": "difference",
 }

@@ -29,6 +29,8 @@ TRACES = 40
 """K: resampled traces on which a robust plan is judged."""
 HOLD_SHARE = 0.97
 """On which share of them the promise must hold."""
+CHOICES_KEPT = 16
+"""For how many choices of variants the least remaining times are kept."""
 CACHE_BYTES = 768 << 20
 """Room for simulated stages; the least recently used ones go first."""
 
@@ -89,7 +91,7 @@ class Oracle:
         self.judged = 0
         self._order = sorted(range(len(self.traces)), key=lambda k: -self.traces[k].requests)
         self._work: dict[tuple[int, object], Workload] = {}
-        self._tails: dict[tuple[int, object], Tails] = {}
+        self._tails: dict[tuple[object, ...], Tails] = {}
         self._stations: dict[tuple[str, Config], Station] = {}
         self._kept = _Kept(CACHE_BYTES)
         self._above = {
@@ -231,9 +233,12 @@ class Oracle:
 
     def tails(self, k: int, variants: Mapping[str, object]) -> Tails:
         """Return the least remaining times on trace k."""
-        key = (k, self._ways(variants))
+        names = _names(variants)
+        key = (k, self._ways(variants), tuple(sorted(names.items())))
         if key not in self._tails:
-            self._tails[key] = Tails.of(self.workload(k, variants), self.fastest_s(_names(variants)))
+            self._tails[key] = Tails.of(self.workload(k, variants), self.fastest_s(names))
+            if len(self._tails) > CHOICES_KEPT * len(self.traces):
+                del self._tails[next(iter(self._tails))]
         return self._tails[key]
 
     def fastest_s(self, variants: Mapping[str, str]) -> dict[str, float]:

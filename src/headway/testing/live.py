@@ -8,6 +8,7 @@ import selectors
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
+from headway.domains.pipeline.declare import ReplicaConfig
 from headway.errors import WorkerDied, WorkerTimeout
 from headway.plan.plan import Plan
 from headway.serve.batcher import BatchStation
@@ -143,13 +144,15 @@ def _settle(future: asyncio.Future[bool], value: bool) -> None:
 def fake_stations(
     plan: Plan, behaviour: Callable[[str], Behaviour] = lambda stage: echo, **options: Any
 ) -> dict[str, BatchStation]:
-    """Return stations for every stage of a plan whose workers are fakes that take the profile's mean times.
+    """Return stations for a plan's stages of kind pipeline, whose workers are fakes that take the profile's mean times.
 
     `behaviour(stage)` says what they answer; `options` go to every BatchStation.
     """
     out: dict[str, BatchStation] = {}
     for name in plan.spec.graph.order:
-        config: Any = plan.stages[name]
+        config = plan.stages[name]
+        if not isinstance(config, ReplicaConfig):
+            continue
         supply = plan.spec.supply[config.hardware]
         service = plan.profile.service(name, config.variant, config.hardware)
         out[name] = BatchStation(

@@ -460,3 +460,21 @@ def test_a_batch_that_cannot_be_sent_is_tried_alone_and_costs_no_worker() -> Non
     answers = run(make_plan({"a": {}}, max_batch_size=4), scenario, start=start)
     assert [answer.status for answer in answers] == ["answered"] * 4
     assert len(started) == 1
+
+
+def test_a_defect_in_a_worker_forgets_no_request_and_keeps_no_cores() -> None:
+    started: list[FakeWorker] = []
+    defects = iter([TypeError("a defect")])
+
+    def defective(inputs: list[Input]) -> list[Result]:
+        for defect in defects:
+            raise defect
+        return echo(inputs)
+
+    async def scenario(engine: Engine) -> tuple[Answer, int]:
+        answer = await ask(engine)
+        return answer, engine.pool("host").free
+
+    start = fake_starter(lambda n: SERVICE_S, defective, started)
+    answer, free = run(make_plan({"a": {}}, pool=2), scenario, start=start)
+    assert (answer.status, free, len(started)) == ("answered", 2, 2)

@@ -173,6 +173,12 @@ class BatchStation:
                 self._spawn(worker.stop(0.0))
         except ServeError as error:
             log.warning("stage %s: a batch of %d could not be sent: %s", self.name, len(batch), error)
+        except Exception:
+            # Whatever it is, the batch goes back into the queue: nothing that was let in may be forgotten.
+            sound = False
+            log.exception("stage %s: a batch failed in a way that is not foreseen", self.name)
+            if worker is not None:
+                self._spawn(worker.stop(0.0))
         done_s = self._host.clock()
         self._running -= len(batch)
         if self._pool is not None:

@@ -20,6 +20,15 @@ TOLERANCE_S = 1e-9
 """A request is late when it exceeds the promise by more than this, so that rounding decides nothing."""
 
 
+def required(requests: int, percent: float) -> int:
+    """Return how many of `requests` make `percent` % of them, rounded up and safe from rounding of the product.
+
+    >>> required(1000, 99.9)
+    999
+    """
+    return math.ceil(requests * percent / 100 - 1e-9 - 1e-15 * requests)
+
+
 def percentile(values: NDArray[np.float64], percent: float) -> float:
     """Return the nearest-rank percentile: the smallest value that at least `percent` % of all values do not exceed.
 
@@ -30,7 +39,7 @@ def percentile(values: NDArray[np.float64], percent: float) -> float:
     """
     if values.size == 0:
         return math.nan
-    rank = max(1, math.ceil(values.size * percent / 100 - 1e-9))
+    rank = max(1, required(values.size, percent))
     return float(np.partition(values, rank - 1)[rank - 1])
 
 
@@ -40,7 +49,7 @@ def allowed_misses(requests: int, percent: float) -> int:
     >>> allowed_misses(1000, 99)
     10
     """
-    return math.floor(requests * (100 - percent) / 100 + 1e-9)
+    return requests - required(requests, percent)
 
 
 def promise_holds(

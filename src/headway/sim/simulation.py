@@ -118,8 +118,9 @@ def build_outcome(plan: Plan, work: Workload, runs: Mapping[str, StageRun], *, s
     for name, left in departures.items():
         status[work.items[name].request[left.refused]] = outcomes.REJECTED
     start_s = float(trace.arrival_s[0]) if work.requests else 0.0
-    finite = done_s[np.isfinite(done_s)]
-    span_s = (float(finite.max()) if finite.size else float(trace.duration_s)) - start_s
+    # The last completion of anything: work on a request that is given up further down was paid for as well.
+    ends = [float(left.done_s[-1]) for left in departures.values() if left.done_s.size]
+    span_s = max(ends, default=float(trace.duration_s)) - start_s
     stages, startup_usd = {}, 0.0
     for name, run in runs.items():
         context = StageContext(name, plan.spec.stages[name], plan.spec, plan.profile)

@@ -9,6 +9,7 @@ import numpy as np
 
 from headway.sim.jit import kernel
 from headway.sim.station import Floats, Ints
+from headway.sim.worklaw import WorkBound
 from headway.sim.workload import Workload
 
 
@@ -102,13 +103,11 @@ class StageDemand:
         arrival_s = work.trace.arrival_s[visiting]
         return cls(per_request[visiting].astype(float), arrival_s + tails.head_s[name], arrival_s + (slo_s - tail_s))
 
-    def least_late(self, work_s: float, credit_s: float, capacity: float) -> int:
-        """Return how many requests are late at least, when each item is at least `work_s` of a server's time.
-
-        `credit_s` is how much less than that any stretch of consecutive batches may take in all.
-        """
+    def least_late(self, bound: WorkBound, servers: int) -> int:
+        """Return how many requests are late at least when each item takes what the bound says of a server's time."""
         if not self.items.size:
             return 0
-        job_s = self.items * work_s
-        lost_s = dropped_work(self.release_s, self.due_s + credit_s / capacity, job_s, capacity)
+        job_s = self.items * bound.work_s
+        due_s = self.due_s + bound.credit_s(servers) / servers
+        lost_s = dropped_work(self.release_s, due_s, job_s, float(servers))
         return int(np.ceil(lost_s / job_s.max() - 1e-6))

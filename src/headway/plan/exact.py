@@ -22,6 +22,7 @@ from headway.plan.demand import StageDemand
 from headway.plan.oracle import Oracle
 from headway.plan.search import Expansion, Limits, Node, SearchResult, best_first
 from headway.sim.outcome import percentile
+from headway.sim.worklaw import WorkBound
 
 BUDGET = 200_000
 TIES = 32
@@ -191,19 +192,19 @@ def needed_capacity(oracle: Oracle, name: str, config: Config, law: object, vari
     return largest[0]
 
 
-def _least_capacity(demand: StageDemand, bounds: Sequence[tuple[float, float]], most_misses: int, least: int) -> int:
+def _least_capacity(demand: StageDemand, bounds: Sequence[WorkBound], most_misses: int, least: int) -> int:
     """Return the least number of servers, from `least` on, that leaves at most so many requests late for sure."""
-    for work_s, credit_s in bounds:
-        if demand.least_late(work_s, credit_s, least) <= most_misses:
+    for bound in bounds:
+        if demand.least_late(bound, least) <= most_misses:
             continue
         low, high = least, 2 * least
-        while demand.least_late(work_s, credit_s, high) > most_misses:
+        while demand.least_late(bound, high) > most_misses:
             low, high = high, 2 * high
             if high > 1 << 20:
                 return high
         while high - low > 1:
             middle = (low + high) // 2
-            if demand.least_late(work_s, credit_s, middle) > most_misses:
+            if demand.least_late(bound, middle) > most_misses:
                 low = middle
             else:
                 high = middle

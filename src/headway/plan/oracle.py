@@ -19,7 +19,7 @@ from headway.sim.draws import batch_key, bits_for
 from headway.sim.outcome import TOLERANCE_S, most_misses, promise_holds
 from headway.sim.simulation import needs_events, run_stages
 from headway.sim.station import Departures, Floats, Station
-from headway.sim.worklaw import Gains, credits
+from headway.sim.worklaw import Gains, WorkBound, work_bounds
 from headway.sim.workload import Workload
 from headway.spec.kinds import load_domain
 from headway.spec.model import Spec
@@ -99,7 +99,7 @@ class Oracle:
             for name in spec.graph.order
         }
         self._gains: dict[tuple[str, object], Gains] = {}
-        self._bounds: dict[tuple[int, str, object], list[tuple[float, float]]] = {}
+        self._bounds: dict[tuple[int, str, object], list[WorkBound]] = {}
         self._verdicts: dict[tuple[Config, ...], Verdict] = {}
 
     def with_slo(self, latency_s: float) -> Oracle:
@@ -252,15 +252,15 @@ class Oracle:
         """Return what trace k asks of a stage at least, whatever the other stages do."""
         return StageDemand.of(self.workload(k, variants), self.tails(k, variants), name, self.spec.slo.latency_s)
 
-    def work_bounds(self, k: int, name: str, config: Config, law: object, batches: int) -> list[tuple[float, float]]:
-        """Return pairs `(work_s, credit_s)` for a stage's configurations of one law on trace k."""
+    def work_bounds(self, k: int, name: str, config: Config, law: object, batches: int) -> list[WorkBound]:
+        """Return what the batches of a stage's configurations of one law take at least on trace k."""
         key = (k, name, law)
         if key not in self._bounds:
             if (name, law) not in self._gains:
                 context = self.contexts[name]
                 self._gains[name, law] = self.domains[name].work_gains(context, config, sampled=self.sampled)
             gains = self._gains[name, law]
-            self._bounds[key] = credits(gains, batch_key(self.seeds[k], name), bits_for(gains[0][1].size), batches)
+            self._bounds[key] = work_bounds(gains, batch_key(self.seeds[k], name), bits_for(gains[0][1].size), batches)
         return self._bounds[key]
 
     def miss_rates(self, stages: Mapping[str, Config]) -> Sequence[float]:

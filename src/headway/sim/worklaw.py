@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from headway.sim.draws import draw
@@ -10,30 +12,52 @@ from headway.sim.station import Floats
 
 
 @kernel
-def least_run(value: Floats, key: int, bits: int, batches: int) -> float:
-    """Return the least sum of `value[draw]` over any run of consecutive batches (0 for the empty run)."""
+def least_runs(value: Floats, key: int, bits: int, batches: int) -> tuple[float, float]:
+    """Return the least sum of `value[draw]` over any run of consecutive batches, and over any set of batches at all."""
     least = 0.0
     running = 0.0
+    negative = 0.0
     for batch in range(batches):
-        running = min(0.0, running + value[draw(key, batch, bits)])
+        gain = value[draw(key, batch, bits)]
+        running = min(0.0, running + gain)
         least = min(least, running)
-    return least
+        negative += min(0.0, gain)
+    return least, negative
 
 
 Gains = list[tuple[float, Floats]]
 """Pairs `(work_s, gain_s[q])`: the least that a batch drawn at quantile q takes beyond `work_s` an item."""
 
 
-def credits(gains: Gains, key: int, bits: int, batches: int) -> list[tuple[float, float]]:
-    """Return pairs `(work_s, credit_s)`: consecutive batches that hold m items take at least that much.
+@dataclass(frozen=True, slots=True)
+class WorkBound:
+    """Consecutive batches that hold m items take at least `m * work_s - credit_s(servers)` seconds in all.
 
-    However they are sized, they take `m * work_s - credit_s` seconds or more in all.
+    That holds however they are sized, and though one batch per further server is left out: of the batches that start
+    while others run, these may end too late to count, and with them unlucky draws that would have counted.
     """
-    return [(work_s, -float(least_run(gain_s, key, bits, batches))) for work_s, gain_s in gains]
+
+    work_s: float
+    run_s: float
+    spare_s: float
+    most_s: float
+
+    def credit_s(self, servers: float) -> float:
+        """How much less than `work_s` an item the batches may take in all, by luck."""
+        return min(self.run_s + (servers - 1) * self.spare_s, self.most_s)
+
+
+def work_bounds(gains: Gains, key: int, bits: int, batches: int) -> list[WorkBound]:
+    """Return what the first batches of a stream of draws take at least."""
+    bounds = []
+    for work_s, gain_s in gains:
+        run_s, negative_s = least_runs(gain_s, key, bits, batches)
+        bounds.append(WorkBound(work_s, -float(run_s), max(0.0, float(gain_s.max())), -float(negative_s)))
+    return bounds
 
 
 def work_gains(service_s: Floats) -> Gains:
-    """Return what `credits` needs of a latency table.
+    """Return what `work_bounds` needs of a latency table.
 
     `service_s[b, q]` is a latency table. With drawn service times an adversary may fill the lucky batches and leave the
     unlucky ones nearly empty; per item it then pays on average no less than the `work_s` at which filling and emptying

@@ -22,7 +22,7 @@ from headway.profile import Profile
 from headway.serve.station import LiveStation
 from headway.sim.draws import batch_key, bits_for
 from headway.sim.station import Arrivals, Departures, Station
-from headway.sim.worklaw import credits
+from headway.sim.worklaw import work_bounds
 from headway.sim.workload import Workload
 from headway.spec.graph import Graph
 from headway.spec.kinds import load_domain
@@ -176,8 +176,8 @@ def check_station(domain: Any, example: Example, config: Config, trace: Trace, *
     if isinstance(domain, BoundsCapacity):
         gains = domain.work_gains(example.context, config, sampled=sampled)
         key, bits = batch_key(SEED, example.stage), bits_for(gains[0][1].size)
-        for work_s, credit_s in credits(gains, key, bits, trace.requests):
-            least_s = trace.requests * work_s - credit_s
+        for bound in work_bounds(gains, key, bits, trace.requests):
+            least_s = trace.requests * bound.work_s - bound.run_s
             _require(left.busy_s >= least_s - 1e-9, f"{config}: {left.busy_s} s of work, but work_gains says {least_s}")
     if isinstance(domain, SharesPools):
         _check_setup(domain, example, config, trace, sampled)

@@ -64,6 +64,9 @@ ONE = (1.0, 1.0)
 SHAPES = {
     "tandem": chain("a", "b", "c"),
     "diamond": graph({"a": {}, "b": {"a": (0.7, 1.0)}, "c": {"a": (0.5, 1.0)}, "d": {"b": ONE, "c": ONE}}),
+    "diamond below": graph(
+        {"t": {}, "a": {"t": ONE}, "b": {"a": (0.7, 1.0)}, "c": {"a": ONE}, "d": {"b": ONE, "c": ONE}}
+    ),
     "fan-out and gather": graph({"a": {}, "b": {"a": (0.9, 2.4)}, "c": {"b": (0.5, 1.0)}, "d": {"c": ONE}}, ["d"]),
     "two sources": graph({"a": {}, "b": {}, "c": {"a": ONE, "b": (0.5, 1.0)}}),
 }

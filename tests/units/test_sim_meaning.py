@@ -115,6 +115,20 @@ def test_a_side_branch_that_cannot_reach_the_join_does_not_hold_it() -> None:
     assert work.completion(left).tolist() == [11.0]
 
 
+def test_a_join_never_runs_for_an_item_that_was_lost_above_its_scope() -> None:
+    """Both requests come at once and one replica serves the first stage; the second request is given up there."""
+    shape = graph({"top": {}, **DIAMOND, "a": {"top": ONE}})
+    work = Workload.of(shape, requests(0.0, 0.0), seed=0, drop_after_s=0.5)
+    assert shape.scope["join"] == "a"
+    late = Workload.of(shape, requests(0.0, 0.0), seed=0, drop_after_s=9.0)
+    times = {"top": 1.0, "a": 0.01, "x": 0.01, "y": 0.01, "join": 0.01}
+    left = run(work, times, replicas=1)
+    assert left["top"].dropped.tolist() == [1]
+    assert served(work, left, "join") == []
+    assert np.isinf(work.completion(left)).all(), "the first one is given up at the second stage, at 1.0"
+    assert [request for request, _ in served(late, run(late, times, replicas=1), "join")] == [0, 1]
+
+
 def test_a_join_inside_a_fan_out_runs_once_per_item() -> None:
     """Two pages per document, each page joined on its own: page by page on one replica of each branch."""
     shape = graph({"doc": {}, "page": {"doc": (1.0, 2.0)}, "x": {"page": ONE}, "y": {"page": ONE},

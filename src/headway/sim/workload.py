@@ -122,6 +122,8 @@ class Workload:
             for gone in left.lost:
                 if gone.size:
                     feedforward.mark(gone, target, ready_s)
+        # Nothing of an item arrived when it was lost above its scope: its join never becomes ready.
+        ready_s[np.isneginf(ready_s)] = np.inf
         order = np.argsort(ready_s, kind="stable").astype(np.int32)
         arrival_s = ready_s[order]
         reached = int(np.searchsorted(arrival_s, np.inf))

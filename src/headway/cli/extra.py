@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -14,20 +13,34 @@ from headway.errors import HeadwayError
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report and all files.")] = Path("out"),
+    output: Annotated[Path, typer.Option("--output", "--out", "-o", help="Folder for the report and all files.")] = (
+        Path("out")
+    ),
+    report: Annotated[Path | None, typer.Option("--report", help="The HTML file; else report.html there.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", min=1.0, max=3600.0, help="How long the trace is replayed.")
+    ] = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of the server; 0 takes a free one.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, to see that it works; figures mean nothing.")] = (
+        False
+    ),
     seed: Seed = 1,
     json: Json = False,
 ) -> None:
     """Do the main job on real models, on this machine.
 
     A pipeline of ONNX models that reads pages is profiled, planned, served and replayed; a report tells the story.
-    Needs the extra `demo`: pip install 'headway[demo]'.
+    Takes about three minutes. Needs the extra `demo`: pip install 'headway[demo]'.
     """
-    try:
-        run = import_module("headway.demo.run")
-    except ModuleNotFoundError as error:
-        raise HeadwayError(f"demo: {error.name} is not installed; pip install 'headway[demo]'") from None
-    run.main(output, seed=seed, as_json=json)
+    from dataclasses import replace
+
+    from headway.demo.run import main
+    from headway.demo.scenario import Sizes
+
+    sizes = Sizes.quick() if quick else Sizes()
+    if seconds is not None:
+        sizes = replace(sizes, replay_s=seconds)
+    main(output, seed=seed, as_json=json, sizes=sizes, report=report, port=port)
 
 
 def bench(

@@ -1,0 +1,176 @@
+"""What the demo says and leaves behind: results on stdout, a paragraph at the end, and files in one folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from headway.demo.scenario import used
+from headway.errors import HeadwayError
+from headway.files import canonical_json, write_atomic
+from headway.plan.plan import Plan
+from headway.profile.stamp import machine
+from headway.report import format as fmt
+from headway.report import html, words
+from headway.report.story import Story
+from headway.report.terminal import comparison_view, plan_view, predicted_measured_view
+
+if TYPE_CHECKING:
+    from headway.demo.run import Run
+
+SCHEMA = "headway.demo/1"
+TITLE = "Reading document pages"
+WITHIN = 0.15
+"""How far a percentile may be measured from its predicted interval, relative to it, to count as predicted well."""
+
+
+class Teller:
+    """Prints results as they come, unless the whole is wanted as JSON, and writes the files."""
+
+    def __init__(self, folder: Path, report: Path | None, as_json: bool) -> None:
+        self.folder = folder
+        self.report = report or folder / "report.html"
+        self.as_json = as_json
+        self._console = Console(highlight=False)
+
+    def prepare(self) -> None:
+        """Make the folders now: a path that cannot be written should not be found out at the end."""
+        for folder in (self.folder, self.report.parent):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise HeadwayError(f"{folder}: cannot make the folder: {error.strerror}") from None
+
+    def profile(self, run: Run) -> None:
+        """Keep the profile: whatever happens later, it took the longest."""
+        run.profile.write(self.folder / "profile.csv")
+
+    def production(self, run: Run) -> None:
+        """Tell the plan at production scale and what it was weighed against."""
+        self._print(
+            "", plan_view(run.production), "", _heading("what others would deploy"), comparison_view(_side_by_side(run))
+        )
+
+    def here(self, run: Run) -> None:
+        """Tell the plan for this machine."""
+        cores = fmt.plural(run.cores, "core")
+        self._print("", _heading(f"the same pipeline on the {cores} of this machine"), plan_view(run.plan))
+
+    def write(self, run: Run) -> Path:
+        """Write all files; return where the report is."""
+        for name, plan in (("production-plan.json", run.production), ("plan.json", run.plan)):
+            plan.write(self.folder / name)
+        run.trace.write(self.folder / "trace.csv")
+        for name, value in (("predicted.json", run.predicted.to_dict()), ("measured.json", run.measured.to_dict()),
+                            ("demo.json", told(run, self.report))):  # fmt: skip
+            write_atomic(self.folder / name, canonical_json(value))
+        html.write(_story(run), self.report)
+        return self.report
+
+    def result(self, run: Run) -> None:
+        """Tell how far the prediction was off, and end with a paragraph; or print everything as JSON."""
+        if self.as_json:
+            sys.stdout.write(canonical_json(told(run, self.report)))
+            return
+        compared = predicted_measured_view(run.predicted, run.measured, run.interval)
+        self._print("", _heading("predicted and measured"), compared, Text(paragraph(run, self.report)))
+
+    def _print(self, *parts: Any) -> None:
+        if not self.as_json:
+            for part in parts:
+                self._console.print(part)
+
+
+def told(run: Run, report: Path) -> dict[str, Any]:
+    """Return the whole run as JSON values."""
+    return {
+        "schema": SCHEMA,
+        "production": _plan_summary(run.production),
+        "others": {name: dict(facts) for name, facts in run.others.items()},
+        "plan": _plan_summary(run.plan),
+        "predicted": run.predicted.to_dict(),
+        "interval": run.interval,
+        "measured": run.measured.to_dict(),
+        "utilization": {"predicted": used(run.plan, run.predicted, run.cores),
+                        "measured": used(run.plan, run.measured, run.cores)},
+        "fidelity": fidelity(run),
+        "neighbors": run.neighbors,
+        "cores": run.cores,
+        "machine": machine(),
+        "date": run.date,
+        "seed": run.seed,
+        "notes": list(run.notes),
+        "report": str(report),
+        "summary": paragraph(run, report),
+    }  # fmt: skip
+
+
+def fidelity(run: Run) -> dict[str, Any]:
+    """Return by percentile how far the measured value is from the predicted one, and whether it was predicted well."""
+    found: dict[str, Any] = {}
+    for percent in (50, 95, 99):
+        before, after = run.predicted.p(percent), run.measured.p(percent)
+        low, high = run.interval[f"p{percent}_s"]
+        off = after / before - 1
+        well = low * (1 - WITHIN) <= after <= high * (1 + WITHIN)
+        found[f"p{percent}"] = {"error": off if abs(off) < float("inf") else None, "within": well}
+    return found
+
+
+def paragraph(run: Run, report: Path) -> str:
+    """Return what would be deployed, what it costs, whether the promise was kept and how far prediction was off."""
+    plan, measured = run.production, run.measured
+    kept = "kept" if measured.holds else "broken"
+    off = [f"{fmt.change(run.measured.p(p) / run.predicted.p(p) - 1)} at P{p}" for p in (50, 95, 99)]
+    hits = fidelity(run)
+    well = hits["p50"]["within"] and hits["p95"]["within"]
+    busy = max(run.neighbors.values(), default=0.0)
+    verdict = "" if well else " That is more than it should be."
+    if busy > 0.1:
+        verdict += f" Other programs took up to {fmt.whole_percent(busy)} of this machine meanwhile."
+    return (
+        f"To answer {words.promise(plan.spec.slo)} at {fmt.rate(plan.provenance['rate_per_s'])}, deploy "
+        f"{words.capacity(plan)} with the {plan.variants['detect']} detector for "
+        f"{fmt.usd_per_hour(plan.cost_usd_per_hour)}; {words.optimality(plan)}. On this machine "
+        f"{fmt.count(measured.requests)} pages were read over HTTP; the promise of {words.promise(run.plan.spec.slo)} "
+        f"was {kept} ({fmt.percent(measured.miss_rate)} missed) for {fmt.usd(measured.cost_usd)}. Against the "
+        f"prediction, measured latency was {off[0]}, {off[1]} and {off[2]}.{verdict} The whole story: {report}"
+    )
+
+
+def _side_by_side(run: Run) -> dict[str, Mapping[str, Any]]:
+    plan = run.production
+    mine = {"cost_usd_per_hour": plan.cost_usd_per_hour, **plan.predicted, "feasible": plan.feasible,
+            "gap_ratio": plan.gap_ratio}  # fmt: skip
+    return {"headway": mine, **run.others}
+
+
+def _plan_summary(plan: Plan) -> dict[str, Any]:
+    whole = plan.to_dict()
+    left_out = ("spec", "profile", "schema", "envelope")
+    return {key: value for key, value in whole.items() if key not in left_out}
+
+
+def _story(run: Run) -> Story:
+    return Story(
+        title=TITLE,
+        plan=run.plan,
+        production_plan=run.production,
+        baselines=list(run.others.items()),
+        predicted=run.predicted,
+        measured=run.measured,
+        interval=run.interval,
+        trace=run.trace,
+        profile=run.profile,
+        notes=[paragraph(run, Path("report.html")).rpartition(" The whole story")[0], *run.notes],
+        provenance={"machine": machine(), "date": run.date, "seed": run.seed, "pool cores": run.cores},
+    )
+
+
+def _heading(text: str) -> Text:
+    return Text(text, style="bold")

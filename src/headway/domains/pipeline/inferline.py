@@ -33,7 +33,7 @@ class Greedy:
         self.order = oracle.spec.graph.order
         self.domain: PipelineDomain = oracle.domains[self.order[0]]
         work = oracle.workload(0, variants)
-        self.scale = {name: work.items[name].count / work.requests for name in self.order}
+        self.scale = {name: work.items[name].count / max(1, work.requests) for name in self.order}
         self.steps: list[tuple[str, str]] = []
         self._refused: set[tuple[object, ...]] = set()
         self._least: dict[tuple[str, object], int] = {}
@@ -44,7 +44,10 @@ class Greedy:
         return None if configs is None else self.minimize_cost(configs, self.order)
 
     def initialize(self) -> Configs | None:
-        """Algorithm 1: fastest hardware, batch size 1, and replicas for the bottleneck until the promise holds."""
+        """Algorithm 1: fastest hardware, batch size 1, and replicas for the bottleneck until the promise holds.
+
+        None when a request alone is too slow, when supply ends, or when twice the replicas no longer help.
+        """
         configs = {
             name: ReplicaConfig(self.hardware_by_latency(name)[0], variant=self.variants[name]) for name in self.order
         }
@@ -53,7 +56,15 @@ class Greedy:
             # Fewer cannot carry the mean rate; starting there only saves simulations.
             needed = math.ceil(rate * self.scale[name] / self.throughput(name, config) - 1e-9)
             configs[name] = _replicas(config, max(1, min(needed, self.most(name, config))))
+        if not self.oracle.may_be_feasible({}, self.variants):
+            return None
+        tried, tried_misses = sum(config.replicas for config in configs.values()), None
         while not self.feasible(configs):
+            if (total := sum(config.replicas for config in configs.values())) >= 2 * tried:
+                misses = sum(self.oracle.judge(configs, all_traces=True).misses)
+                if tried_misses is not None and misses >= tried_misses:
+                    return None
+                tried, tried_misses = total, misses
             name = min(
                 self.order,
                 key=lambda n: configs[n].replicas * self.throughput(n, configs[n]) / max(self.scale[n], 1e-12),

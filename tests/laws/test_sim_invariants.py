@@ -22,7 +22,7 @@ from headway.testing.examples import tiny_plan, tiny_profile, tiny_spec
 from headway.trace import Trace
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(systems())
 def test_every_item_and_every_request_is_accounted_for(system: System) -> None:
     left, work = system.by_recursion(), system.work
@@ -36,7 +36,7 @@ def test_every_item_and_every_request_is_accounted_for(system: System) -> None:
     assert lost == set(np.flatnonzero(np.isinf(done_s)).tolist()), "unanswered are exactly those that lost an item"
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(systems(), st.floats(-1.0, 12.0))
 def test_requests_are_conserved_at_any_moment(system: System, until_s: float) -> None:
     simulation = system.event_simulation()
@@ -49,7 +49,7 @@ def test_requests_are_conserved_at_any_moment(system: System, until_s: float) ->
     assert not answered[system.work.trace.arrival_s > until_s].any()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(systems())
 def test_nothing_happens_before_its_cause(system: System) -> None:
     left, work = system.by_recursion(), system.work
@@ -177,7 +177,7 @@ def test_threads_change_nothing() -> None:
             assert list(pool.map(job, range(16))) == alone
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(systems(max_stages=3), min_size=2, max_size=4))
 def test_threads_change_nothing_in_the_event_kernel(several: list[System]) -> None:
     def job(system: System) -> list[float]:

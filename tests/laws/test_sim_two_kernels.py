@@ -40,7 +40,7 @@ def assert_equal(system: System, simulation: EventSimulation, recursion: Mapping
     assert system.work.completion(events).tolist() == system.work.completion(recursion).tolist()
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(systems())
 def test_recursion_equals_event_kernel(system: System) -> None:
     simulation = system.event_simulation()
@@ -48,7 +48,7 @@ def test_recursion_equals_event_kernel(system: System) -> None:
     assert_equal(system, simulation, system.by_recursion())
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(systems(), st.lists(st.floats(0.0, 40.0), max_size=12))
 def test_advancing_in_steps_changes_nothing(system: System, steps: list[float]) -> None:
     simulation = system.event_simulation()

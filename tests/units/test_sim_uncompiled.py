@@ -19,7 +19,7 @@ from headway.plan.plan import Plan
 from headway.sim.eventsim import EventSimulation, ReplicaGroup, StageSetup
 from headway.sim.jit import enabled
 from headway.sim.simulation import StageRun, build_outcome, simulate, workload
-from headway.sim.worklaw import credits, work_gains
+from headway.sim.worklaw import least_runs
 from headway.testing.examples import tiny_plan
 from headway.trace import Trace
 
@@ -37,7 +37,7 @@ simulation.add_replica("second", 2.5)
 simulation.advance(np.inf)
 runs = {name: StageRun(simulation.arrived_s(name), left, 2) for name, left in simulation.departures().items()}
 out.append(build_outcome(plan, work, runs, seed=7, mode="sampled").to_dict())
-out.append(credits(work_gains(table), 5, 8, 300))
+out.append(list(least_runs(table[4] - 0.06, 5, 8, 300)))
 print(json.dumps({"compiled": enabled(), "out": out}, sort_keys=True))
 """
 

@@ -78,7 +78,7 @@ def explain_infeasible(oracle: Oracle, choices: list[dict[str, str]], richest: l
             f"{alone_s * 1e3:.4g} ms, most of it at stage {stage!r} ({fastest_s[stage] * 1e3:.4g} ms){offer}"
         )
         return Obstacle("slo_below_service_time", stage, text, smallest_s)
-    stage_name = None if best is None else _busiest(oracle, best[1])
+    stage_name = max(fastest_s, key=lambda n: fastest_s[n]) if best is None else _busiest(oracle, best[1])
     text = (
         f"{percent} <= {slo.latency_s * 1e3:.4g} ms is infeasible with the supply allowed: "
         f"stage {stage_name!r} runs out of capacity (see max and pool under supply){offer}"

@@ -101,6 +101,7 @@ def profile(run: Run, steps: Steps) -> None:
     from headway.demo.pages import pages
     from headway.profile.measure import Progress
     from headway.profile.measure import measure as measure_profile
+    from headway.report.format import plural
     from headway.serve.values import encode
 
     with steps.step("profile the three models") as step:
@@ -125,7 +126,7 @@ def profile(run: Run, steps: Steps) -> None:
         problems = [p for p in run.profile.stamp.get("problems", ()) if p["status"] == "failed"]
         if problems:
             raise HeadwayError(f"demo: a stage could not be measured: {problems[0]['text']}")
-        step.result = f"{len(run.profile.rows)} cells, {len(run.pages)} pages"
+        step.result = f"{len(run.profile.rows)} cells from {plural(len(run.pages), 'page')}"
 
 
 def plan_production(run: Run, steps: Steps) -> None:

@@ -41,7 +41,7 @@ class Sizes:
     """
 
     pages: int = 24
-    profile_s: float = 75.0
+    profile_s: float = 70.0
     replay_s: float = 45.0
     production_rate_per_s: float = 30.0
     production_cv: float = 4.0

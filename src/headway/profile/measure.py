@@ -189,7 +189,7 @@ class _Run:
     ) -> None:
         dead: dict[str, str] = {}
         for number, (target, size, made_from, row) in enumerate(cells):
-            share_s = self._share_s(started_s, len(cells) - number)
+            share_s = self._share_s(started_s, [left[1] for left in cells[number:]])
             why_not = dead.get(target.label)
             if row is None and why_not is None and size > 1 and share_s <= 0:
                 why_not = "the budget was used up; measure again with resume to go on"
@@ -222,10 +222,12 @@ class _Run:
                 dead[target.label] = f"a batch of {size} already took too long"
             return None
 
-    def _share_s(self, started_s: float, cells_left: int) -> float:
+    def _share_s(self, started_s: float, sizes_left: Sequence[int]) -> float:
+        """The time for the first of the cells left; small batches, on which all else rests, get more of it."""
         if self.budget_s is None:
             return UNHURRIED_CELL_S
-        return (started_s + self.budget_s - time.perf_counter()) / cells_left
+        share = (1 / sizes_left[0]) / sum(1 / size for size in sizes_left)
+        return (started_s + self.budget_s - time.perf_counter()) * share
 
     def _result(self, date: str | None) -> Profile:
         order = {target.label: index for index, target in enumerate(self.targets)}

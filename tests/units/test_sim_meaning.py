@@ -7,6 +7,7 @@ import pytest
 
 from headway.errors import TraceError
 from headway.profile import RecordedVisits
+from headway.sim.items import build_items
 from headway.sim.replicas import ReplicaStation
 from headway.sim.station import Departures
 from headway.sim.workload import Workload
@@ -221,3 +222,10 @@ def test_ways_through_the_graph_do_not_depend_on_other_stages_or_on_capacity() -
     one, two = (Workload.of(shape, trace, 3).items["b"].request.tolist() for shape in (small, large))
     assert one == two
     assert one != Workload.of(small, trace, 4).items["b"].request.tolist()
+
+
+def test_visits_of_an_unknown_stage_are_an_error() -> None:
+    graph = Graph.build({"first": {}})
+    trace = Trace.from_arrivals(np.array([0.0]), {"visits.frist": np.array([1.0])})
+    with pytest.raises(TraceError, match="names no stage; did you mean 'first'"):
+        build_items(graph, trace, seed=1)

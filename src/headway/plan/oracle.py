@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from headway.sim.draws import batch_key, bits_for
 from headway.sim.outcome import TOLERANCE_S, most_misses, promise_holds
 from headway.sim.simulation import needs_events, run_stages
 from headway.sim.station import Departures, Floats, Station
+from headway.sim.threads import cores, in_threads
 from headway.sim.worklaw import Gains, WorkBound, work_bounds
 from headway.sim.workload import Workload
 from headway.spec.kinds import load_domain
@@ -31,6 +32,8 @@ HOLD_SHARE = 0.97
 """On which share of them the promise must hold."""
 CHOICES_KEPT = 16
 """For how many choices of variants the least remaining times are kept."""
+WORTH_THREADS = 50_000
+"""Requests per trace from which on handing a simulation to a thread costs less than it gains."""
 CACHE_BYTES = 768 << 20
 """Room for simulated stages; the least recently used ones go first."""
 
@@ -89,6 +92,7 @@ class Oracle:
             n: d.holds for n, d in self.domains.items() if self._most_replicas and isinstance(d, HoldsSupply)
         }
         self.judged = 0
+        self._worth_threads = cores() > 1 and len(self.traces) > 1 and trace.requests >= WORTH_THREADS
         self._order = sorted(range(len(self.traces)), key=lambda k: -self.traces[k].requests)
         self._work: dict[tuple[int, object], Workload] = {}
         self._tails: dict[tuple[object, ...], Tails] = {}
@@ -145,8 +149,7 @@ class Oracle:
         self.judged += 1
         misses: dict[int, int] = {}
         failed = 0
-        for k in list(self._order):
-            missed = ~(self.finish_s(k, stages) - self.traces[k].arrival_s <= self.spec.slo.latency_s + TOLERANCE_S)
+        for k, missed in self._missed(lambda k: self.finish_s(k, stages), TOLERANCE_S):
             misses[k] = int(np.count_nonzero(missed))
             if not self._holds(k, missed):
                 failed += 1
@@ -175,9 +178,7 @@ class Oracle:
         """
         self.judged += 1
         failed = 0
-        for k in list(self._order):
-            done_s = self.completion(k, stages, variants)
-            missed = ~(done_s - self.traces[k].arrival_s <= self.spec.slo.latency_s + 2 * TOLERANCE_S)
+        for k, missed in self._missed(lambda k: self.completion(k, stages, variants), 2 * TOLERANCE_S):
             if not self._holds(k, missed):
                 failed += 1
                 self._to_front(k)
@@ -266,6 +267,21 @@ class Oracle:
     def miss_rates(self, stages: Mapping[str, Config]) -> Sequence[float]:
         """Return a whole candidate's miss rate on every trace."""
         return self.judge(stages, all_traces=True).miss_rates
+
+    def _missed(
+        self, finish_s: Callable[[int], Floats], tolerance_s: float
+    ) -> Iterator[tuple[int, np.ndarray[tuple[int], np.dtype[np.bool_]]]]:
+        """Yield each trace with which of its requests miss, the likely refutations first.
+
+        Traces are simulated in groups, as many as can fail and one more: so many are needed in any case.
+        """
+        order, group = list(self._order), self.may_fail + 1
+        limit_s = self.spec.slo.latency_s + tolerance_s
+        for first in range(0, len(order), group):
+            some = order[first : first + group]
+            finished = in_threads(finish_s, some) if self._worth_threads else [finish_s(k) for k in some]
+            for k, done_s in zip(some, finished, strict=True):
+                yield k, ~(done_s - self.traces[k].arrival_s <= limit_s)
 
     def _holds(self, k: int, missed: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> bool:
         slo = self.spec.slo

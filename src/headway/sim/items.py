@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from headway.errors import TraceError
+from headway.errors import TraceError, nearest
 from headway.profile import RecordedVisits
 from headway.sim.station import Ints
 from headway.spec.graph import REQUEST, Graph
@@ -61,7 +61,7 @@ def build_items(graph: Graph, trace: Trace, seed: int, recorded: RecordedVisits 
     would not fit in memory.
     """
     n = trace.requests
-    given = _given_counts(trace, seed, recorded)
+    given = _given_counts(graph, trace, seed, recorded)
     requests = np.arange(n, dtype=np.int32)
     items: dict[str, StageItems] = {}
     for name in graph.order:
@@ -91,7 +91,9 @@ def build_items(graph: Graph, trace: Trace, seed: int, recorded: RecordedVisits 
     return {name: _with_ends(items[name]) for name in graph.order}
 
 
-def _given_counts(trace: Trace, seed: int, recorded: RecordedVisits | None) -> dict[str, NDArray[np.int64]]:
+def _given_counts(
+    graph: Graph, trace: Trace, seed: int, recorded: RecordedVisits | None
+) -> dict[str, NDArray[np.int64]]:
     given: dict[str, NDArray[np.int64]] = {}
     if recorded is not None and recorded.counts:
         samples = len(next(iter(recorded.counts.values())))
@@ -99,9 +101,13 @@ def _given_counts(trace: Trace, seed: int, recorded: RecordedVisits | None) -> d
         given = {stage: np.array(counts, np.int64)[index] for stage, counts in recorded.counts.items()}
     for column, values in trace.columns.items():
         if column.startswith("visits."):
+            stage = column.removeprefix("visits.")
+            if stage not in graph.order:
+                meant = nearest(stage, graph.order)
+                raise TraceError(f"trace: column {column} names no stage{meant}; stages: {', '.join(graph.order)}")
             if np.any(values < 0) or np.any(values != np.floor(values)):
                 raise TraceError(f"trace: column {column} must hold whole numbers of items, at least 0")
-            given[column.removeprefix("visits.")] = values.astype(np.int64)
+            given[stage] = values.astype(np.int64)
     return given
 
 

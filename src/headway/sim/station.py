@@ -64,7 +64,10 @@ class Station(Protocol):
 
     @property
     def capacity(self) -> int:
-        """Number of replicas, or of whatever is held and paid for; utilization is busy time over this capacity."""
+        """Number of replicas, or of whatever is held and paid for; utilization is busy time over this capacity.
+
+        0 when nothing limits how many items are served at once: utilization is then 0.
+        """
         ...
 
     def fastest_s(self) -> float:

@@ -22,6 +22,7 @@ from headway.plan.oracle import TRACES, Oracle, block_s, derive
 from headway.profile import Profile, Row
 from headway.sim.simulation import simulate
 from headway.spec.model import Spec
+from headway.testing.examples import tiny_profile, tiny_spec
 from headway.trace import Trace
 
 Problem = tuple[Spec, Profile, Trace]
@@ -116,7 +117,7 @@ def test_a_looser_promise_never_costs_more_on_the_same_resampled_traces(problem:
         plan = make(*problem, seed=1)
     except Infeasible:
         return
-    proven = [p["cost_usd_per_hour"] for p in plan.frontier if p["proven"] and p["feasible"]]
+    proven = [round(p["cost_usd_per_hour"], 9) for p in plan.frontier if p["proven"] and p["feasible"]]
     assert proven == sorted(proven, reverse=True)
     assert [p["slo_s"] for p in plan.frontier] == sorted(p["slo_s"] for p in plan.frontier)
 
@@ -200,3 +201,11 @@ def test_the_same_inputs_and_seed_give_the_same_bytes_in_any_process(tmp_path: P
         texts.append(done.stdout)
     assert texts[0] == texts[1]
     assert json.loads(texts[0])["provenance"]["seed"] == 5
+
+
+def test_threads_and_a_small_cache_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = Trace.gamma(60.0, 3.0, requests=1500, seed=1)
+    whole = make(tiny_spec(), tiny_profile(), trace, seed=5).to_json()
+    monkeypatch.setattr("headway.plan.oracle.WORTH_THREADS", 1)
+    monkeypatch.setattr("headway.plan.oracle.CACHE_BYTES", 1 << 18)
+    assert make(tiny_spec(), tiny_profile(), trace, seed=5).to_json() == whole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -239,7 +240,7 @@ class Oracle:
         if key not in self._tails:
             self._tails[key] = Tails.of(self.workload(k, variants), self.fastest_s(names))
             if len(self._tails) > CHOICES_KEPT * len(self.traces):
-                del self._tails[next(iter(self._tails))]
+                self._tails.pop(next(iter(self._tails)), None)
         return self._tails[key]
 
     def fastest_s(self, variants: Mapping[str, str]) -> dict[str, float]:
@@ -313,22 +314,27 @@ def _names(variants: Mapping[str, object]) -> dict[str, str]:
 
 
 class _Kept:
-    """Departures of simulated stages, up to a number of bytes."""
+    """Departures of simulated stages, up to a number of bytes; threads that simulate side by side share it."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
         self._bytes = 0
         self._values: OrderedDict[tuple[object, ...], Departures] = OrderedDict()
+        self._lock = threading.Lock()
 
     def get(self, key: tuple[object, ...]) -> Departures | None:
-        value = self._values.get(key)
-        if value is not None:
-            self._values.move_to_end(key)
-        return value
+        with self._lock:
+            value = self._values.get(key)
+            if value is not None:
+                self._values.move_to_end(key)
+            return value
 
     def put(self, key: tuple[object, ...], value: Departures) -> None:
-        self._values[key] = value
-        self._bytes += value.done_s.nbytes + value.item.nbytes
-        while self._bytes > self.most_bytes:
-            _, old = self._values.popitem(last=False)
-            self._bytes -= old.done_s.nbytes + old.item.nbytes
+        with self._lock:
+            if key in self._values:
+                return
+            self._values[key] = value
+            self._bytes += value.done_s.nbytes + value.item.nbytes
+            while self._bytes > self.most_bytes:
+                _, old = self._values.popitem(last=False)
+                self._bytes -= old.done_s.nbytes + old.item.nbytes

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headway.errors import ServeError
+from headway.profile.samples import read_samples
 from headway.serve import oip
 from headway.serve.payloads import as_payloads, encode, read_payloads
 from headway.serve.values import DATATYPES, decode, tensor_bytes
@@ -275,6 +276,31 @@ def test_payloads_are_read_from_a_folder_in_the_order_of_names(tmp_path: Any) ->
     array, *others = read_payloads(tmp_path)
     np.testing.assert_array_equal(array, np.arange(3))
     assert others == ["text", {"k": 1}, b"\xff"]
+
+
+def test_a_profile_and_a_replay_read_the_same_inputs(tmp_path: Any) -> None:
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    (folder / "b.txt").write_text("ü", encoding="utf-8")
+    (folder / "c.json").write_text('{"k": [1, "a"]}')
+    (folder / "d.png").write_bytes(b"\xff")
+    np.save(folder / "a.npy", np.arange(6, dtype=np.float32).reshape(2, 3))
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text('"a"\n\n{"k": 1}\n[2.5]\n')
+    for place in (folder, lines, *folder.iterdir()):
+        profiled = [decode(sample.codec, sample.data) for sample in read_samples(place)]
+        replayed = read_payloads(place)
+        assert len(profiled) == len(replayed) > 0
+        for one, other in zip(profiled, replayed, strict=True):
+            assert type(one) is type(other)
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(("text", "says"), [('"a"\n{\n', "l.jsonl:2: not JSON"), ("\n", "no payloads")])
+def test_bad_lines_of_payloads_are_named(tmp_path: Any, text: str, says: str) -> None:
+    (tmp_path / "l.jsonl").write_text(text)
+    with pytest.raises(ServeError, match=says):
+        read_payloads(tmp_path / "l.jsonl")
 
 
 @pytest.mark.parametrize("given_payloads", [[], "/nonexistent-folder-of-payloads"])

@@ -145,6 +145,9 @@ def test_an_input_that_is_no_tensor_fails_alone(relu: str) -> None:
     ]
     results, _ = predict(resolve("relu.onnx", Path(relu).parent), inputs)
     assert [result.error is None for result in results] == [True, False, False, False]
+    # Long contents must not be repeated in a sentence for the user.
+    assert results[1].error is not None
+    assert results[1].error.message == "a tensor is needed, not text"
 
 
 @pytest.mark.demo

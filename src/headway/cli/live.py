@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headway.cli.frame import Json, Output, PlanArgument, Seed, TraceFile, Verb, emit, read_plan, read_trace, say
+from headway.cli.frame import (
+    Json,
+    Output,
+    PlanArgument,
+    Seed,
+    TraceFile,
+    Verb,
+    duration,
+    emit,
+    read_plan,
+    read_trace,
+    say,
+)
 from headway.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -33,6 +45,19 @@ def serve(
         typer.Option("--folder", help="Of the model files; else the working folder, else the plan's."),
     ] = None,
     token: Token = None,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout", parser=duration, metavar="TIME", help="Deadline of requests that bring none themselves."
+        ),
+    ] = "30s",  # type: ignore[assignment]
+    queue_limit: Annotated[
+        int, typer.Option("--queue-limit", min=1, help="Items that may wait at a stage; beyond, requests get 429.")
+    ] = 1024,
+    max_body: Annotated[int, typer.Option("--max-body", min=1, metavar="MIB", help="Largest request body.")] = 32,
+    grace: Annotated[
+        float, typer.Option("--grace", parser=duration, metavar="TIME", help="How long a drain may take.")
+    ] = "30s",  # type: ignore[assignment]
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -41,6 +66,8 @@ def serve(
     Speaks the Open Inference Protocol v2 (REST); metrics for Prometheus at /metrics, the plan at /plan. A stage without
     a model sleeps for its profiled time, which is good for rehearsals.
     """
+    from headway.serve.app import HttpLimits
+    from headway.serve.engine import Limits
     from headway.serve.run import serve
 
     def announce(url: str) -> None:
@@ -49,14 +76,29 @@ def serve(
 
     read = read_plan(plan)
     os.chdir(folder or _model_folder(read, plan.parent))
-    serve(read, host=host, port=port, token=token, seed=seed, announce=announce, warn=say)
+    serve(
+        read,
+        host=host,
+        port=port,
+        token=token,
+        seed=seed,
+        limits=Limits(queue_limit=queue_limit, timeout_s=timeout),
+        http=HttpLimits(max_body_bytes=max_body * 2**20),
+        grace_s=grace,
+        announce=announce,
+        warn=say,
+    )
 
 
 def replay(
     url: Annotated[str, typer.Option("--url", envvar="HEADWAY_URL", help="Where the plan is served.")],
     trace: TraceFile,
     payloads: Annotated[
-        Path | None, typer.Option("--payloads", help="Folder of files to send; the trace's payload column chooses.")
+        Path | None,
+        typer.Option(
+            "--payloads",
+            help="What to send: a folder of files, a JSONL file, or one file; the trace's payload column chooses.",
+        ),
     ] = None,
     token: Token = None,
     seed: Seed = 0,

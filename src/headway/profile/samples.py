@@ -24,9 +24,9 @@ _CODECS: Final = {".txt": "text", ".json": "json"}
 def read_samples(path: str | os.PathLike[str]) -> list[Payload]:
     """Return sample inputs: a folder's files in order of name, the lines of a JSONL file, or one file of any kind.
 
-    A file becomes `text` (.txt), `json` (.json) or else `raw` bytes; a line becomes `text` when it is a JSON string,
-    else `json`. Hidden files and folders within are left out. At most 10,000 samples of 64 MiB, 1 GiB together. Raises
-    ProfileError naming the file and line.
+    A file becomes `text` (.txt), `json` (.json), `tensor` (.npy) or else `raw` bytes; a line becomes `text` when it is
+    a JSON string, else `json`. Hidden files and folders within are left out. At most 10,000 samples of 64 MiB, 1 GiB
+    together. Raises ProfileError naming the file and line.
 
     >>> read_samples("nowhere")
     Traceback (most recent call last):
@@ -66,11 +66,28 @@ def _of_file(path: Path) -> Payload:
     size = path.stat().st_size
     if size > MAX_SAMPLE_BYTES:
         raise ProfileError(f"{path}: {size} bytes; a sample has at most {MAX_SAMPLE_BYTES}")
+    if path.suffix.lower() == ".npy":
+        return _of_array(path)
     codec = _CODECS.get(path.suffix.lower(), "raw")
     data = path.read_bytes()
     if codec == "json":
         _check_json(data, str(path))
     return Payload(codec, data)
+
+
+def _of_array(path: Path) -> Payload:
+    import numpy as np
+
+    from headway.serve.values import DATATYPES, tensor_bytes
+
+    try:
+        array = np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise ProfileError(f"{path}: cannot read the array: {error}") from None
+    for name, code in DATATYPES.items():
+        if np.dtype(code) == array.dtype:
+            return Payload("tensor", tensor_bytes(name, list(array.shape), np.ascontiguousarray(array).tobytes()))
+    raise ProfileError(f"{path}: an array of {array.dtype} cannot be sent; valid: {', '.join(DATATYPES)}")
 
 
 def _of_lines(path: Path) -> Iterable[tuple[str, Payload]]:

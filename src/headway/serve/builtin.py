@@ -129,6 +129,8 @@ def _as_array(value: Any, dtype: Any) -> Any:
         if not {"datatype", "shape", "data"} <= set(value) or not isinstance(value["shape"], list):
             raise ServeError("a tensor is needed: {datatype, shape, data}, an array, or a list of numbers")
         value = array(str(value["datatype"]), value["shape"], value["data"])
+    if isinstance(value, str | bytes):
+        raise ServeError(f"a tensor is needed, not {'text' if isinstance(value, str) else 'bytes'}")
     try:
         return np.ascontiguousarray(value, dtype=dtype) if np.ndim(value) else np.asarray(value, dtype=dtype)
     except (ValueError, TypeError) as error:

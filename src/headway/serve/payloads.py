@@ -16,6 +16,7 @@ from headway.errors import ServeError
 from headway.serve.values import DATATYPES
 
 MAX_FILES = 100_000
+_LINES = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +54,18 @@ def encode(payload: Any) -> InferBody:
         raise ServeError(f"payload: a {type(payload).__name__} cannot be sent: {error}") from None
 
 
-def read_payloads(folder: str | os.PathLike[str]) -> list[Any]:
-    """Return the payloads in a folder, in the order of the files' names.
+def read_payloads(place: str | os.PathLike[str]) -> list[Any]:
+    """Return the payloads in a folder (in the order of the files' names), in the lines of a JSONL file, or in one file.
 
     `.txt` is text, `.json` JSON (a whole request when it has `inputs`), `.npy` an array; all else is sent as bytes.
     Raises ServeError when there is nothing, or a file cannot be read.
     """
-    base = Path(folder)
+    base = Path(place)
+    if base.suffix.lower() in _LINES and not base.is_dir():
+        return _read_lines(base)
     try:
-        files = sorted(path for path in base.iterdir() if path.is_file() and not path.name.startswith("."))
+        inside = base.iterdir() if base.is_dir() or not base.exists() else [base]
+        files = sorted(path for path in inside if path.is_file() and not path.name.startswith("."))
     except OSError as error:
         raise ServeError(f"{base}: cannot read the payloads: {error.strerror}") from None
     if not 0 < len(files) <= MAX_FILES:
@@ -70,7 +74,7 @@ def read_payloads(folder: str | os.PathLike[str]) -> list[Any]:
 
 
 def as_payloads(given: Sequence[Any] | str | os.PathLike[str] | None) -> list[Any]:
-    """Return payloads given as a list, as a folder, or not at all: then one empty text."""
+    """Return payloads given as a list, as a folder or file, or not at all: then one empty text."""
     if given is None:
         return [""]
     if isinstance(given, str | os.PathLike):
@@ -89,6 +93,26 @@ def _read(path: Path) -> Any:
         return path.read_text(encoding="utf-8") if path.suffix == ".txt" else path.read_bytes()
     except (OSError, ValueError) as error:
         raise ServeError(f"{path}: cannot read the payload: {error}") from None
+
+
+def _read_lines(path: Path) -> list[Any]:
+    found: list[Any] = []
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    found.append(json.loads(line))
+                except (ValueError, RecursionError) as error:
+                    raise ServeError(f"{path}:{number}: not JSON: {error}") from None
+                if len(found) > MAX_FILES:
+                    raise ServeError(f"{path}:{number}: at most {MAX_FILES} payloads are read; give fewer")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ServeError(f"{path}: cannot read the payloads: {error}") from None
+    if not found:
+        raise ServeError(f"{path}: there are no payloads; put one JSON value on each line")
+    return found
 
 
 def _with_binary(datatype: str, shape: list[int], blob: bytes) -> InferBody:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headway.domains.pipeline.declare import ReplicaConfig
@@ -154,7 +154,26 @@ def replanned(
             return
 
 
+def worth_a_third_replica() -> Problem:
+    """Stage c on cheap hardware: infeasible with one and two replicas, with ever fewer misses, feasible with three."""
+    means_s = {"a": (0.010, 0.020, 0.040), "b": (0.048, 0.096, 0.192), "c": (0.0460, 0.0506, 0.0598)}
+    rows = [
+        Row(name, hardware, batch, mean_s * factor, p50_s=mean_s * factor, p95_s=1.2 * mean_s * factor,
+            p99_s=1.5 * mean_s * factor)
+        for name, means in means_s.items()
+        for hardware, factor in (("cpu", 1.0), ("gpu-a", 0.4), ("gpu-b", 0.25))
+        for batch, mean_s in zip((1, 2, 4), means, strict=True)
+    ]  # fmt: skip
+    value = {
+        "slo": {"latency": "203ms", "percentile": 95},
+        "supply": {name: {"price": f"${price}/h"} for name, price in PRICES.items()},
+        "stages": SHAPES[1],
+    }
+    return Spec.from_dict(value), Profile.from_rows(rows), Trace.gamma(20.0, 3.0, requests=400, seed=400)
+
+
 @given(problems(), st.sampled_from(["trace", "trace", "robust"]))
+@example(worth_a_third_replica(), "robust")
 @settings(max_examples=15, deadline=None, derandomize=True)
 def test_no_single_action_makes_the_greedy_plan_cheaper(problem: Problem, feasibility: str) -> None:
     try:

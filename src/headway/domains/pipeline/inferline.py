@@ -155,7 +155,7 @@ class Greedy:
             if replicas >= most:
                 return None
             if replicas & (replicas - 1) == 0:
-                misses = sum(self.oracle.judge(configs).misses)
+                misses = sum(self.oracle.judge(configs, all_traces=True).misses)
                 if tried_misses is not None and misses >= tried_misses:
                     return None
                 tried_misses = misses

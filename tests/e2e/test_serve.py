@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.e2e.serve_models import MODELS
 
 from headway.domains.pipeline.declare import ReplicaConfig
 from headway.errors import ServeError
@@ -30,86 +31,6 @@ from headway.serve.engine import Limits
 from headway.serve.http1 import Client
 from headway.serve.run import LiveServer, ServeOptions, bind, running, running_in_thread
 from headway.spec.model import Spec
-
-MODELS = '''
-import time
-
-
-class Read:
-    """Splits a text into words and numbers; data decides what runs and how often."""
-
-    def setup(self, hardware):
-        pass
-
-    def predict(self, batch):
-        out = []
-        for item in batch:
-            if not isinstance(item, str):
-                out.append({"word": [repr(item)], "number": []})
-            elif item == "bad":
-                out.append(ValueError("cannot read it"))
-            else:
-                parts = item.split()
-                out.append({"word": [p for p in parts if not p.isdigit()], "number": [p for p in parts if p.isdigit()]})
-        return out
-
-
-class Upper:
-    def setup(self, hardware):
-        pass
-
-    def predict(self, batch):
-        return [item.upper() for item in batch]
-
-
-class Double:
-    def setup(self, hardware):
-        pass
-
-    def predict(self, batch):
-        return [2 * int(item) for item in batch]
-
-
-class Collect:
-    def setup(self, hardware):
-        pass
-
-    def predict(self, batch):
-        return [{"words": item.get("word", []), "numbers": item.get("number", [])} for item in batch]
-
-
-class Slow:
-    def __init__(self, seconds=0.05):
-        self.seconds = seconds
-
-    def setup(self, hardware):
-        pass
-
-    def predict(self, batch):
-        time.sleep(self.seconds)
-        return list(batch)
-
-
-class Echo(Slow):
-    def __init__(self):
-        super().__init__(0.0)
-
-
-class Late(Slow):
-    def __init__(self):
-        super().__init__(0.0)
-
-    def setup(self, hardware):
-        time.sleep(0.5)
-
-
-class Broken:
-    def setup(self, hardware):
-        raise RuntimeError("no such weights")
-
-    def predict(self, batch):
-        return batch
-'''
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +159,7 @@ def test_operators_see_plan_statistics_and_metrics(client: httpx.Client, pages: 
         ("POST", INFER, b"{}", {"inference-header-content-length": "9e9"}, 400, "not a number of bytes"),
         ("POST", "/v2/models/page/infer", b"{}", {}, 404, "did you mean 'pages'"),
         ("POST", "/v2/models/pages/versions/2/infer", b"{}", {}, 404, "no such version"),
-        ("GET", "/v2/models/other", b"", {}, 404, "nothing at"),
+        ("GET", "/v2/models/other", b"", {}, 404, "no model 'other'"),
         ("GET", "/nowhere", b"", {}, 404, "nothing at /nowhere"),
         ("DELETE", "/plan", b"", {}, 405, "DELETE"),
         ("GET", "/stats?since_s=then", b"", {}, 400, "since_s"),

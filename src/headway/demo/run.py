@@ -48,6 +48,8 @@ class Run:
     predicted: Outcome = field(init=False)
     interval: dict[str, list[float]] = field(init=False)
     measured: Outcome = field(init=False)
+    slowdowns: dict[str, float] = field(default_factory=dict)
+    explained: Outcome = field(init=False)
     others: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     neighbors: dict[str, float] = field(default_factory=dict)
 
@@ -176,16 +178,18 @@ def plan_here(run: Run, steps: Steps) -> None:
 
 def predict(run: Run, steps: Steps) -> None:
     """Say what the replay will show, before it is run."""
-    from headway.sim.simulation import interval, simulate
+    from headway.demo.explain import typical
+    from headway.sim.simulation import interval
 
     with steps.step("predict the replay") as step:
-        run.predicted = simulate(run.plan, run.trace, seed=run.seed)
+        run.predicted = typical(run.plan, run.trace, run.seed)
         run.interval = interval(run.plan, run.trace, seed=run.seed, runs=run.sizes.intervals)
         step.result = f"P50 {run.predicted.p(50):.3g} s, P95 {run.predicted.p(95):.3g} s"
 
 
 def measure(run: Run, steps: Steps, port: int) -> None:
     """Serve the plan over HTTP, send it the trace, and measure."""
+    from headway.demo.explain import slowdowns, typical, with_slowdowns
     from headway.demo.neighbors import Neighbors
     from headway.serve.replay import replay
     from headway.serve.run import running
@@ -205,6 +209,8 @@ def measure(run: Run, steps: Steps, port: int) -> None:
                 progress=lambda done, total: step.show(done, total, "pages read"),
             )  # fmt: skip
         _note_neighbors(run, "replay", neighbors)
+        run.slowdowns = slowdowns(run.predicted, run.measured)
+        run.explained = typical(with_slowdowns(run.plan, run.slowdowns), run.trace, run.seed)
         step.result = f"P50 {run.measured.p(50):.3g} s, P95 {run.measured.p(95):.3g} s"
 
 

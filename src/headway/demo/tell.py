@@ -22,6 +22,7 @@ from headway.report.terminal import comparison_view, plan_view, predicted_measur
 
 if TYPE_CHECKING:
     from headway.demo.run import Run
+    from headway.sim.outcome import Outcome
 
 SCHEMA = "headway.demo/1"
 TITLE = "Reading document pages"
@@ -78,7 +79,8 @@ class Teller:
             sys.stdout.write(canonical_json(told(run, self.report)))
             return
         compared = predicted_measured_view(run.predicted, run.measured, run.interval)
-        self._print("", _heading("predicted and measured"), compared, Text(paragraph(run, self.report)))
+        self._print("", _heading("predicted and measured"), compared, Text(explanation(run)), "")
+        self._print(Text(paragraph(run, self.report)))
 
     def _print(self, *parts: Any) -> None:
         if not self.as_json:
@@ -99,6 +101,8 @@ def told(run: Run, report: Path) -> dict[str, Any]:
         "utilization": {"predicted": used(run.plan, run.predicted, run.cores),
                         "measured": used(run.plan, run.measured, run.cores)},
         "fidelity": fidelity(run),
+        "slowdowns": run.slowdowns,
+        "explained": run.explained.to_dict(),
         "neighbors": run.neighbors,
         "cores": run.cores,
         "machine": machine(),
@@ -126,7 +130,7 @@ def paragraph(run: Run, report: Path) -> str:
     """Return what would be deployed, what it costs, whether the promise was kept and how far prediction was off."""
     plan, measured = run.production, run.measured
     kept = "kept" if measured.holds else "broken"
-    off = [f"{fmt.change(run.measured.p(p) / run.predicted.p(p) - 1)} at P{p}" for p in (50, 95, 99)]
+    off = [f"{_off(measured, run.predicted, p)} at P{p}" for p in (50, 95, 99)]
     hits = fidelity(run)
     well = hits["p50"]["within"] and hits["p95"]["within"]
     busy = max(run.neighbors.values(), default=0.0)
@@ -141,6 +145,21 @@ def paragraph(run: Run, report: Path) -> str:
         f"was {kept} ({fmt.percent(measured.miss_rate)} missed) for {fmt.usd(measured.cost_usd)}. Against the "
         f"prediction, measured latency was {off[0]}, {off[1]} and {off[2]}.{verdict} The whole story: {report}"
     )
+
+
+def explanation(run: Run) -> str:
+    """Return how much of the error is due to the service times, which the profile measured at another moment."""
+    seen = fmt.listing([f"{name} {fmt.change(ratio - 1)}" for name, ratio in run.slowdowns.items()])
+    given = [f"P{p} {fmt.duration(run.explained.p(p))}" for p in (50, 95, 99)]
+    off = [_off(run.measured, run.explained, p) for p in (50, 95, 99)]
+    return (
+        f"In the replay a batch did not take as long as in the profile: {seen}. With the service times of the replay "
+        f"the simulator gives {fmt.listing(given)}; what was measured is {fmt.listing(off)} from these."
+    )
+
+
+def _off(measured: Outcome, predicted: Outcome, percent: float) -> str:
+    return fmt.change(measured.p(percent) / predicted.p(percent) - 1)
 
 
 def _side_by_side(run: Run) -> dict[str, Mapping[str, Any]]:
@@ -167,7 +186,7 @@ def _story(run: Run) -> Story:
         interval=run.interval,
         trace=run.trace,
         profile=run.profile,
-        notes=[paragraph(run, Path("report.html")).rpartition(" The whole story")[0], *run.notes],
+        notes=[paragraph(run, Path("report.html")).rpartition(" The whole story")[0], explanation(run), *run.notes],
         provenance={"machine": machine(), "date": run.date, "seed": run.seed, "pool cores": run.cores},
     )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from headway.cli.app import main
+from headway.cli.declare import _by_reason
 from headway.testing.examples import tiny_plan, tiny_profile, tiny_spec
 from headway.trace import Trace
 
@@ -56,6 +57,27 @@ def test_check_says_what_it_understood(folder: Path, capsys: pytest.CaptureFixtu
     value = json.loads(run(capsys, "check", "headway.yaml", "--json"))
     assert value["stages"] == list(tiny_spec().graph.order)
     assert value["slo_s"] == 0.3
+
+
+def test_check_warns_of_a_model_that_is_not_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = SPEC.replace("first: {}", 'first: {model: "up.py:Upper"}')
+    (folder / "modeled.yaml").write_text(text)
+    for there, warned in ((False, True), (True, False)):
+        if there:
+            (folder / "up.py").write_text(MODEL)
+        with pytest.raises(SystemExit) as stop:
+            main(["check", "modeled.yaml"])
+        assert stop.value.code == 0
+        assert ("stages.first.model: there is no file 'up.py'" in capsys.readouterr().err) == warned
+
+
+def test_cells_left_out_for_one_reason_are_one_line() -> None:
+    cell = {"status": "skipped", "text": "no time", "stage": "first", "hardware": "cpu"}
+    problems = [{**cell, "batch_size": 2}, {**cell, "status": "failed"}, {**cell, "batch_size": 4}]
+    assert _by_reason(problems) == {
+        ("skipped", "no time"): ["first, cpu, 2", "first, cpu, 4"],
+        ("failed", "no time"): ["first, cpu"],
+    }
 
 
 def test_the_schema_is_json_without_asking_for_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headway.cli.frame import Json, Output, Seed, SpecArgument, Verb, duration, emit, read_spec
+from headway.cli.frame import Json, Output, Seed, SpecArgument, Verb, duration, emit, read_spec, say
 from headway.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -35,7 +35,26 @@ def check(
     if spec is None:
         raise typer.BadParameter("a spec file is needed, or --schema", param_hint="'SPEC'")
     read = read_spec(spec)
+    for problem in _missing_models(read, spec.parent):
+        say(f"warning: {problem}")
     emit(_summary(read), json, lambda: _text(read))
+
+
+def _missing_models(spec: Spec, folder: Path) -> list[str]:
+    """Say which model files are not there: the spec may be right all the same, for another machine."""
+    from headway.errors import SpecError
+    from headway.profile.target import Measurable
+    from headway.serve.model_ref import resolve
+
+    found = []
+    for name, stage in spec.stages.items():
+        variants = [stage.variant(v) for v in stage.variant_names] if isinstance(stage, Measurable) else []
+        for model in dict.fromkeys(variant.model for variant in variants if variant.model is not None):
+            try:
+                resolve(model, folder, f"stages.{name}.model")
+            except SpecError as error:
+                found.append(str(error))
+    return found
 
 
 def _summary(spec: Spec) -> dict[str, Any]:
@@ -112,14 +131,22 @@ def profile(
             seed=seed,
         )
         problems = measured.stamp.get("problems", [])
-        for problem in problems:
-            where = [str(problem[key]) for key in ("stage", "variant", "hardware", "batch_size") if key in problem]
-            progress.note(f"{problem['status']}: {', '.join(where)}: {problem['text']}")
+        for (status, text), places in _by_reason(problems).items():
+            progress.note(f"{status}: {'; '.join(places)}: {text}")
     if output is not None:
         measured.write(output)
         if cells is not None and not any("batch_size" in problem for problem in problems):
             cells.unlink(missing_ok=True)
     emit(measured.to_dict(), json, lambda: _rows(measured))
+
+
+def _by_reason(problems: list[dict[str, Any]]) -> dict[tuple[str, str], list[str]]:
+    """Gather what has no rows by why, so that a budget that was used up is one line."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for problem in problems:
+        where = [str(problem[key]) for key in ("stage", "variant", "hardware", "batch_size") if key in problem]
+        found.setdefault((problem["status"], problem["text"]), []).append(", ".join(where))
+    return found
 
 
 def _samples(spec: Path, given: Path | None, progress: Progress) -> list[Payload]:

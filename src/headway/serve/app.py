@@ -254,12 +254,14 @@ def _routes(app: App) -> list[Route]:
     engine = app.engine
     name = engine.plan.spec.name
 
-    def known(request: Request) -> None:
-        model, version = request.path_params["model"], request.path_params.get("version", VERSION)
-        if model != name:
-            raise HTTPException(404)
+    def unknown(request: Request) -> Response | None:
+        asked, version = request.path_params["model"], request.path_params.get("version", VERSION)
+        where = f"there is nothing at {request.url.path}"
+        if asked != name:
+            return _json({"error": f"{where}: no model {asked!r}{nearest(asked, [name])}; valid: {name}"}, 404)
         if version != VERSION:
-            raise HTTPException(404)
+            return _json({"error": f"{where}: no such version of {name!r}; valid: {VERSION}"}, 404)
+        return None
 
     async def server(request: Request) -> Response:
         from importlib.metadata import version
@@ -273,18 +275,13 @@ def _routes(app: App) -> list[Route]:
         return _json({"ready": engine.ready}, 200 if engine.ready else 503)
 
     async def model(request: Request) -> Response:
-        known(request)
-        return _json(metadata(engine))
+        return unknown(request) or _json(metadata(engine))
 
     async def model_ready(request: Request) -> Response:
-        known(request)
-        return _json({"name": name, "ready": engine.ready}, 200 if engine.ready else 503)
+        return unknown(request) or _json({"name": name, "ready": engine.ready}, 200 if engine.ready else 503)
 
     async def no_such_model(request: Request) -> Response:
-        asked = request.path_params["model"]
-        if asked == name:
-            return _json({"error": f"model {asked!r} has no such version; valid: {VERSION}"}, 404)
-        return _json({"error": f"there is no model {asked!r}{nearest(asked, [name])}; valid: {name}"}, 404)
+        return unknown(request) or await _http_error(request, HTTPException(404))
 
     async def plan(request: Request) -> Response:
         return Response(engine.plan.to_json(), media_type="application/json")

@@ -6,6 +6,7 @@ A general client costs about a millisecond of CPU per request, which on a small 
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -144,7 +145,10 @@ class Client:
                 lambda: _Connection(self), self._host, self._port, ssl=self._tls
             )
         except OSError as error:
-            raise ServeError(f"cannot reach {self._name}: {error.strerror or error}") from None
+            # Of a failed connect asyncio tells only that it failed, not why.
+            known = isinstance(error, ConnectionError) and error.errno is not None
+            reason = os.strerror(error.errno or 0) if known else error.strerror or error
+            raise ServeError(f"cannot reach {self._name}: {reason}; is the server running?") from None
         finally:
             self._connecting -= 1
         self.opened += 1

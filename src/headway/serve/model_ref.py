@@ -101,7 +101,8 @@ def sleeping(service: ServiceTime, max_batch_size: int, *, sampled: bool, seed: 
 def _existing(path: Path, written: str, where: str) -> Path:
     if not path.is_file():
         raise SpecError(
-            f"{where}: there is no file {written!r} in {path.parent}; paths are relative to the spec's folder"
+            f"{where}: there is no file {written!r} in {path.parent}; paths are relative to the spec's folder "
+            "(headway serve takes another as --folder)"
         )
     return path
 

@@ -120,6 +120,13 @@ def relu(tmp_path: Path) -> str:
     return onnx_file(tmp_path / "relu.onnx", "Relu", {"x": ["n", 2]}, {"y": ["n", 2]})
 
 
+def test_stages_that_sleep_can_follow_a_join_that_sleeps() -> None:
+    model = SleepModel([[], [0.0], [0.0]])
+    joined = model.predict([{"person": ["a", "b"], "vehicle": []}, "text"])
+    assert joined == [{"person": 2, "vehicle": 0}, "text"]
+    assert model.predict(joined) == joined
+
+
 @pytest.mark.demo
 def test_an_onnx_file_takes_tensors_of_every_form_and_splits_the_batch_again(relu: str) -> None:
     named = b'{"datatype": "FP32", "shape": [1, 2], "data": [5, -6]}'

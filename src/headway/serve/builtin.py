@@ -44,7 +44,12 @@ class SleepModel:
             raise ServeError(f"a batch of {len(batch)} is larger than any profiled ({len(self._table_s) - 1})")
         times = self._table_s[len(batch)]
         sleep_until(started_s + (times[0] if len(times) == 1 else self._rng.choice(times)))
-        return [{k: len(v) for k, v in item.items()} if isinstance(item, Mapping) else item for item in batch]
+        return [_counts(item) if isinstance(item, Mapping) else item for item in batch]
+
+
+def _counts(item: Mapping[str, Any]) -> dict[str, Any]:
+    # What is no list is left as it is: it may be the counts that a stage before this one returned.
+    return {name: len(part) if isinstance(part, list) else part for name, part in item.items()}
 
 
 def sleep_until(end_s: float, clock: Callable[[], float] = time.monotonic) -> None:

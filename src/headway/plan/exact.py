@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headway.domains.contract import BoundsCapacity
 from headway.plan.accuracy import plan_accuracy
 from headway.plan.config import Config
+from headway.plan.contract import BoundsCapacity
 from headway.plan.demand import StageDemand
 from headway.plan.oracle import Oracle
 from headway.plan.search import Expansion, Limits, Node, SearchResult, best_first

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from headway.domains.contract import HasRichest
 from headway.errors import HeadwayError
 from headway.plan.config import Config
+from headway.plan.contract import HasRichest
 from headway.plan.oracle import Oracle
 from headway.sim.outcome import by_window, number, percentile
 from headway.sim.station import Floats

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from headway import __version__
-from headway.domains.contract import HasPlanners
 from headway.errors import PlanError, ProfileError, nearest
 from headway.plan import explain
 from headway.plan.config import Config
+from headway.plan.contract import HasPlanners
 from headway.plan.exact import BUDGET, TIES, Found, search, variant_choices
 from headway.plan.infeasible import Infeasible, Obstacle, explain_infeasible, richest_candidates
 from headway.plan.oracle import TRACES, Oracle

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headway.domains.contract import HoldsSupply
 from headway.errors import PlanError
 from headway.plan.config import Config, StageContext
+from headway.plan.contract import HoldsSupply
 from headway.plan.demand import StageDemand, Tails
 from headway.plan.plan import Plan
 from headway.profile import Profile

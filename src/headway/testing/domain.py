@@ -1,6 +1,6 @@
 """Conformance suite of a domain: run `check_domain` in the tests of any package that brings one.
 
-Every check raises AssertionError with a sentence that says what the contract (`headway.domains.contract`) asks for.
+Every check raises AssertionError with a sentence that says what the contract (`headway.plan.contract`) asks for.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from headway.domains.contract import BoundsCapacity, HasRichest, HoldsSupply, SharesPools, StartsSlowly
 from headway.errors import PlanError
 from headway.plan.config import Config, StageContext
+from headway.plan.contract import BoundsCapacity, HasRichest, HoldsSupply, SharesPools, StartsSlowly
 from headway.plan.plan import PREDICTED
 from headway.profile import Profile
 from headway.serve.station import LiveStation

@@ -41,12 +41,12 @@ class Sizes:
     """
 
     pages: int = 24
-    profile_s: float = 70.0
+    profile_s: float = 60.0
     replay_s: float = 45.0
     production_rate_per_s: float = 30.0
     production_cv: float = 4.0
     production_s: float = 120.0
-    plan_budget: int = 150
+    plan_budget: int = 120
     intervals: int = 40
     explained: bool = True
 

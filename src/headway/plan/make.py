@@ -46,8 +46,9 @@ def make(
 
     `planner`: "exact" (best-first search with bounds), or a baseline: "greedy" (InferLine as published), "cg-mean",
     "cg-peak". `feasibility`: "robust" (drawn service times, resampled traces) or "trace" (means, the given trace).
-    `budget` counts simulated candidates. `explained` False leaves out headroom, rejections and the frontier. Raises
-    Infeasible, naming the stage and the smallest promise that is feasible, PlanError and ProfileError.
+    `budget` counts simulated candidates, for each point of the frontier anew. `explained` False leaves out headroom,
+    rejections and the frontier. Raises Infeasible, naming the stage and the smallest promise that is feasible,
+    PlanError and ProfileError.
 
     >>> from headway.testing.examples import tiny_profile, tiny_spec
     >>> plan = make(tiny_spec(), tiny_profile(), Trace.poisson(rate=20, seconds=60, seed=1), feasibility="trace")
@@ -71,7 +72,8 @@ def make(
             f"${found.lower_bound_usd_per_hour:.4g}/h is needed), above max_cost ${limit:.4g}/h"
         )
         raise Infeasible(spec.name, Obstacle("budget", None, text, None, found.cost_usd_per_hour))
-    return _plan(oracle, found, planner, tell, explained)
+    frontier_budget = FRONTIER_BUDGET if budget is None else min(budget, FRONTIER_BUDGET)
+    return _plan(oracle, found, planner, tell, explained, frontier_budget)
 
 
 def baselines(
@@ -174,7 +176,7 @@ def _obstacle(oracle: Oracle, choices: list[dict[str, str]], found: Found, plann
     return explain_infeasible(oracle, choices, richest)
 
 
-def _plan(oracle: Oracle, found: Found, planner: str, tell: Progress, explained: bool) -> Plan:
+def _plan(oracle: Oracle, found: Found, planner: str, tell: Progress, explained: bool, frontier_budget: int) -> Plan:
     assert found.stages is not None
     stages = found.stages
     predicted = explain.predict(oracle, stages)
@@ -189,7 +191,7 @@ def _plan(oracle: Oracle, found: Found, planner: str, tell: Progress, explained:
         reasons += [explain.binding(oracle, stages, refused), *refused]
         ratio, first = explain.headroom(oracle, stages)
         reasons.append(_headroom(ratio, first))
-        frontier = _frontier(oracle, planner, found, tell)
+        frontier = _frontier(oracle, planner, found, frontier_budget, tell)
     reasons.append(_judged_on(oracle, predicted))
     keep = [
         (row.stage, row.variant, row.hardware)
@@ -285,24 +287,24 @@ def _against_current(oracle: Oracle, found: Found) -> list[Reason]:
     return [Reason("current", text, None, values)]
 
 
-def _frontier(oracle: Oracle, planner: str, found: Found, tell: Progress) -> tuple[dict[str, Any], ...]:
+def _frontier(oracle: Oracle, planner: str, found: Found, budget: int, tell: Progress) -> tuple[dict[str, Any], ...]:
     """How the cost moves with the promise: the same planner at a few other latencies, within a small budget."""
     points = [_point(oracle.spec.slo.latency_s, found, planner)]
     for factor in FRONTIER:
         slo_s = oracle.spec.slo.latency_s * factor
         tell(f"frontier: promise of {slo_s * 1e3:.4g} ms")
         other = oracle.with_slo(slo_s)
-        at = _search_from(other, planner, found if factor > 1 else None)
+        at = _search_from(other, planner, found if factor > 1 else None, budget)
         points.append(_point(slo_s, at, planner))
     return tuple(sorted(points, key=lambda point: point["slo_s"]))
 
 
-def _search_from(oracle: Oracle, planner: str, known: Found | None) -> Found:
+def _search_from(oracle: Oracle, planner: str, known: Found | None, budget: int) -> Found:
     """Search within a small budget; a plan known to be feasible spares the greedy start."""
     choices = variant_choices(oracle)
     if known is None or known.stages is None or planner != "exact":
-        return _search(oracle, choices, planner, FRONTIER_BUDGET, lambda _: None, ties=0)
-    return search(oracle, known.stages, oracle.total_cost(known.stages), budget=FRONTIER_BUDGET, ties=0)
+        return _search(oracle, choices, planner, budget, lambda _: None, ties=0)
+    return search(oracle, known.stages, oracle.total_cost(known.stages), budget=budget, ties=0)
 
 
 def _point(slo_s: float, found: Found, planner: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from headway.plan.plan import Plan
 from headway.profile import Profile
 from headway.sim.draws import batch_key, bits_for
 from headway.sim.outcome import TOLERANCE_S, most_misses, promise_holds
-from headway.sim.simulation import needs_events, run_stages
+from headway.sim.simulation import event_simulation, needs_events
 from headway.sim.station import Departures, Floats, Station
 from headway.sim.threads import cores, in_threads
 from headway.sim.worklaw import Gains, WorkBound, work_bounds
@@ -167,9 +167,9 @@ class Oracle:
         plan = self.plan(stages)
         if not needs_events(plan):
             return self.completion(k, stages, stages)
-        work = self.workload(k, stages)
-        runs = run_stages(plan, work, sampled=self.sampled, record=False)
-        return work.completion({name: run.departures for name, run in runs.items()})
+        simulation = event_simulation(plan, self.workload(k, stages), sampled=self.sampled)
+        simulation.advance(np.inf)
+        return simulation.completion()
 
     def may_be_feasible(self, stages: Mapping[str, Config], variants: Mapping[str, str]) -> bool:
         """Return False only when no way of configuring the remaining stages can make this beginning feasible.

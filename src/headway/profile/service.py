@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +30,7 @@ class ServiceTime:
     batch_sizes: tuple[int, ...]
     mean_s: NDArray[np.float64]
     quantile_s: NDArray[np.float64]
+    _tables: dict[tuple[int, bool], NDArray[np.float64]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def from_rows(cls, rows: Sequence[Row]) -> ServiceTime:
@@ -55,6 +56,12 @@ class ServiceTime:
 
         One column of means unless `sampled`; the number of columns is a power of two.
         """
+        known_table = self._tables.get((max_batch_size, sampled))
+        if known_table is None:
+            known_table = self._tables[max_batch_size, sampled] = self._table(max_batch_size, sampled)
+        return known_table
+
+    def _table(self, max_batch_size: int, sampled: bool) -> NDArray[np.float64]:
         self._check(max_batch_size)
         source = self.quantile_s if sampled else self.mean_s[:, None]
         known = np.array(self.batch_sizes)

@@ -9,7 +9,8 @@ import numpy as np
 
 from headway.errors import PlanError, nearest
 from headway.sim import events
-from headway.sim.draws import batch_key, bits_for
+from headway.sim.draws import bits_for
+from headway.sim.flat import flatten
 from headway.sim.station import Departures, Floats
 from headway.sim.workload import Workload
 
@@ -66,6 +67,7 @@ class EventSimulation:
         self._tables: dict[str, list[int]] = {}
         self._used = 0
         self._now_s = -np.inf
+        self._flat = flatten(work)
         self._net = self._build_net(setups)
         self._state = self._build_state(setups, pools, spare_replicas)
         for stage, setup in setups.items():
@@ -78,6 +80,7 @@ class EventSimulation:
                     raise PlanError(f"stage {stage!r}: {group.threads} threads do not fit into pool {group.pool!r}")
                 for _ in range(group.replicas):
                     self._add(stage, index, group.from_s, group.until_s)
+        self._schedule(range(self._used))
 
     @property
     def clock_s(self) -> float:
@@ -98,6 +101,7 @@ class EventSimulation:
         """
         self._check_future(stage, from_s)
         replica = self._add(stage, 0, from_s, np.inf)
+        self._schedule([replica])
         self._replica_from_s[replica] = from_s - startup_s
         return replica
 
@@ -121,6 +125,13 @@ class EventSimulation:
             r for r in range(self._used)
             if self._state.replica_stage[r] == at and self._state.replica_until_s[r] > self.clock_s
         )  # fmt: skip
+
+    def completion(self) -> Floats:
+        """Return when each request's last item finished; infinite when one never does, or has not by now."""
+        finished_s = np.where(self._state.done_s == events.PENDING, np.inf, self._state.done_s)
+        events.latest_end(self._flat.ends, finished_s, done_s := np.full(self.work.requests, -np.inf))
+        lost = (self._state.dropped > 0) | (self._state.refused > 0)
+        return np.where(lost, np.inf, done_s)
 
     def departures(self) -> dict[str, Departures]:
         """Return what every stage gave back so far, in the same form as the recursion does.
@@ -174,26 +185,7 @@ class EventSimulation:
         return held
 
     def _build_net(self, setups: Mapping[str, StageSetup]) -> events.Net:
-        work, graph = self.work, self.work.graph
-        place = {name: at for at, name in enumerate(self.stages)}
-        items = [work.items[name] for name in self.stages]
-        counts = [stage.count for stage in items]
-        edge_ptr, edge_child, edge_off, child_first = [0], [], [], [np.empty(0, np.int32)]
-        join_ptr, join_stage, join_off, join_target = [0], [], [], [np.empty(0, np.int32)]
-        edges_at = joins_at = 0
-        for stage in items:
-            for child, first in stage.first_child.items():
-                edge_child.append(place[child])
-                edge_off.append(edges_at)
-                child_first.append(first)
-                edges_at += first.size
-            for join, target in stage.joins.items():
-                join_stage.append(place[join])
-                join_off.append(joins_at)
-                join_target.append(target)
-                joins_at += target.size
-            edge_ptr.append(len(edge_child))
-            join_ptr.append(len(join_stage))
+        flat = self._flat
         tables, offset, columns = [], 0, {}
         for name in self.stages:
             if not setups[name].groups:
@@ -206,27 +198,24 @@ class EventSimulation:
             columns[name] = setups[name].groups[0].service_s.shape
             if any(group.service_s.shape != columns[name] for group in setups[name].groups):
                 raise PlanError(f"stage {name!r}: unequal replicas need the same batch sizes and number of quantiles")
-        deadline_s = np.empty(0)
-        if work.drop_after_s is not None:
-            deadline_s = work.trace.arrival_s + work.drop_after_s
         longs = np.int64
         return events.Net(
-            arrival_s=work.trace.arrival_s,
-            deadline_s=deadline_s,
-            request=np.concatenate([stage.request for stage in items]),
-            base=np.concatenate(([0], np.cumsum(counts))).astype(longs),
-            is_source=np.array([not graph.parents[name] for name in self.stages]),
-            edge_ptr=np.array(edge_ptr, longs),
-            edge_child=np.array(edge_child, longs),
-            edge_off=np.array(edge_off, longs),
-            child_first=np.concatenate(child_first),
-            join_ptr=np.array(join_ptr, longs),
-            join_stage=np.array(join_stage, longs),
-            join_off=np.array(join_off, longs),
-            join_target=np.concatenate(join_target),
+            arrival_s=self.work.trace.arrival_s,
+            deadline_s=flat.deadline_s,
+            request=flat.request,
+            base=flat.base,
+            is_source=flat.is_source,
+            edge_ptr=flat.edge_ptr,
+            edge_child=flat.edge_child,
+            edge_off=flat.edge_off,
+            child_first=flat.child_first,
+            join_ptr=flat.join_ptr,
+            join_stage=flat.join_stage,
+            join_off=flat.join_off,
+            join_target=flat.join_target,
             service_s=np.concatenate(tables),
             bits=np.array([bits_for(columns[name][1]) for name in self.stages], longs),
-            key=np.array([batch_key(work.seed, n) if columns[n][1] > 1 else 0 for n in self.stages], longs),
+            key=flat.key,
             max_batch=np.array([columns[name][0] - 1 for name in self.stages], longs),
             max_wait_s=np.array([setups[name].max_wait_s for name in self.stages]),
             queue_limit=np.array([setups[name].queue_limit for name in self.stages], longs),
@@ -237,14 +226,6 @@ class EventSimulation:
         stages = len(self.stages)
         most = sum(group.replicas for setup in setups.values() for group in setup.groups) + spare
         self._replica_from_s = np.full(most, np.inf)
-        pending = np.zeros(total, np.int32)
-        waiting_joins = 0
-        for at, name in enumerate(self.stages):
-            for join, target in self.work.items[name].joins.items():
-                base = int(self._net.base[self.stages.index(join)])
-                np.add.at(pending, base + target[target >= 0], 1)
-            if name in self.work.graph.joins:
-                waiting_joins += int(self._net.base[at + 1] - self._net.base[at])
         longs = np.int64
         return events.State(
             clock_s=np.full(1, -np.inf),
@@ -255,8 +236,8 @@ class EventSimulation:
             arrived_s=np.empty(total),
             start_s=np.full(total, np.inf),
             done_s=np.full(total, events.PENDING),
-            pending=pending,
-            ready=np.empty(waiting_joins, longs),
+            pending=self._flat.pending.copy(),
+            ready=np.empty(self._flat.waiting_joins, longs),
             timer_s=np.full(stages, np.inf),
             batches=np.zeros(stages, longs),
             busy_s=np.zeros(stages),
@@ -285,6 +266,17 @@ class EventSimulation:
                 f"stage {stage!r}: replicas cannot change at {time_s} s, the simulation stands at {self._now_s} s"
             )
 
+    def _schedule(self, replicas: Sequence[int]) -> None:
+        """Put the start of replicas into the heap; what is sorted by time and key is a heap already."""
+        state = self._state
+        size = int(state.counters[events.HEAP])
+        state.counters[events.HEAP] = more = size + len(replicas)
+        state.heap_s[size:more] = self._replica_from_s[list(replicas)]
+        state.heap_key[size:more] = state.heap_replica[size:more] = replicas
+        order = np.lexsort((state.heap_key[:more], state.heap_s[:more]))
+        for column in (state.heap_s, state.heap_key, state.heap_replica):
+            column[:more] = column[:more][order]
+
     def _add(self, stage: str, index: int, from_s: float, until_s: float) -> int:
         state, replica = self._state, self._used
         if replica >= state.replica_table.size:
@@ -299,5 +291,4 @@ class EventSimulation:
         state.replica_rank[replica] = sorted(means).index(means[index])
         state.replica_table[replica] = self._tables[stage][index]
         self._replica_from_s[replica] = from_s
-        events.push(state, from_s, replica, replica)
         return replica

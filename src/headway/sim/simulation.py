@@ -22,6 +22,7 @@ from headway.trace import Trace
 
 if TYPE_CHECKING:
     from headway.plan.plan import Plan
+    from headway.sim.eventsim import EventSimulation
 
 
 def simulate(
@@ -74,7 +75,12 @@ def run_stages(plan: Plan, work: Workload, *, sampled: bool, record: bool = True
     where = contexts(plan)
     domains = {name: load_domain(context.stage.kind) for name, context in where.items()}
     if needs_events(plan):
-        return _run_events(plan, work, where, domains, sampled)
+        simulation = event_simulation(plan, work, sampled=sampled)
+        simulation.advance(np.inf)
+        return {
+            name: StageRun(simulation.arrived_s(name), departures, len(simulation.replicas(name)))
+            for name, departures in simulation.departures().items()
+        }
     runs: dict[str, StageRun] = {}
     left: dict[str, Departures] = {}
     for name, context in where.items():
@@ -85,24 +91,22 @@ def run_stages(plan: Plan, work: Workload, *, sampled: bool, record: bool = True
     return runs
 
 
-def _run_events(
-    plan: Plan, work: Workload, where: Mapping[str, StageContext], domains: Mapping[str, Any], sampled: bool
-) -> dict[str, StageRun]:
+def event_simulation(plan: Plan, work: Workload, *, sampled: bool) -> EventSimulation:
+    """Return a plan's event simulation at its start, for a workload of `plan`'s graph.
+
+    Raises PlanError when a stage's kind has no form that the event kernel can run.
+    """
     from headway.sim.eventsim import EventSimulation
 
     setups = {}
-    for name, context in where.items():
-        if not hasattr(domains[name], "setup"):
+    for name, context in contexts(plan).items():
+        domain = load_domain(context.stage.kind)
+        if not hasattr(domain, "setup"):
             raise PlanError(
                 f"stages.{name}: kind {context.stage.kind!r} cannot run beside stages that share a pool of cores"
             )
-        setups[name] = domains[name].setup(context, plan.stages[name], sampled=sampled)
-    simulation = EventSimulation(work, setups, {name: pool.cores for name, pool in plan.spec.pools.items()})
-    simulation.advance(np.inf)
-    return {
-        name: StageRun(simulation.arrived_s(name), departures, sum(g.replicas for g in setups[name].groups))
-        for name, departures in simulation.departures().items()
-    }
+        setups[name] = domain.setup(context, plan.stages[name], sampled=sampled)
+    return EventSimulation(work, setups, {name: pool.cores for name, pool in plan.spec.pools.items()})
 
 
 def build_outcome(plan: Plan, work: Workload, runs: Mapping[str, StageRun], *, seed: int, mode: str) -> Outcome:

@@ -34,6 +34,8 @@ class Workload:
     drop_after_s: float | None = None
     _whole: dict[str, bool] = field(default_factory=dict, repr=False)
     _ends: dict[str, int] = field(default_factory=dict, repr=False)
+    kept: dict[str, object] = field(default_factory=dict, repr=False)
+    """What others derive from the workload once, by name."""
 
     @classmethod
     def of(

@@ -100,6 +100,7 @@ class Engine:
         self._order = [self.stations[name] for name in self.graph.order]
         self._number = 0
         self._open: set[Request] = set()
+        self._joining: list[Item] = []
         self._loop: asyncio.AbstractEventLoop
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
@@ -265,12 +266,24 @@ class Engine:
                 raise Rejected(429, f"the queue of stage {name!r} is full ({limit} items); try again later")
 
     def _submit(self, item: Item) -> None:
-        self.stations[item.stage].submit(item)
+        if item.stage in self.graph.joins:
+            self._joining.append(item)
+            self.wake()
+        else:
+            self.stations[item.stage].submit(item)
+
+    def _deliver_joins(self) -> None:
+        """Queue the joins that became ready at this instant in the order of their items, as the simulator does."""
+        ready, self._joining = self._joining, []
+        for item in sorted(ready, key=lambda item: (item.request.number, item.key)):
+            if not item.request.over:
+                self.stations[item.stage].submit(item)
 
     def _pump(self) -> None:
         self._pumping = False
         if self.state == "stopped":
             return
+        self._deliver_joins()
         now_s = self.clock()
         wake_at_s = NEVER_S
         order = self._order

@@ -139,7 +139,7 @@ def plan_production(run: Run, steps: Steps) -> None:
     spec = scenario.production_spec()
     trace = scenario.production_trace(run.sizes, len(run.pages), run.seed)
     with steps.step(f"plan for {trace.rate_per_s:.0f} pages/s in bursts") as step:
-        run.production = _plan(run, spec, trace, step.say)
+        run.production = _plan(run, spec, trace, step.say, run.sizes.proof_budget)
         step.say("what published planners would deploy")
         others: dict[str, Mapping[str, Any]] = dict(baselines(spec, run.profile, trace, seed=run.seed))
         chosen = run.production.variants["detect"]
@@ -226,11 +226,11 @@ def _note_neighbors(run: Run, what: str, neighbors: Neighbors) -> None:
         )
 
 
-def _plan(run: Run, spec: Spec, trace: Trace, say: Any) -> Plan:
+def _plan(run: Run, spec: Spec, trace: Trace, say: Any, budget: int | None = None) -> Plan:
     from headway.plan.make import make
 
     return make(
-        spec, run.profile, trace, seed=run.seed, budget=run.sizes.plan_budget, progress=say,
+        spec, run.profile, trace, seed=run.seed, budget=budget or run.sizes.plan_budget, progress=say,
         explained=run.sizes.explained,
     )  # fmt: skip
 

@@ -46,6 +46,7 @@ class Sizes:
     production_rate_per_s: float = 30.0
     production_cv: float = 4.0
     production_s: float = 120.0
+    proof_budget: int = 1500
     plan_budget: int = 120
     intervals: int = 40
     explained: bool = True
@@ -54,7 +55,7 @@ class Sizes:
     def quick(cls) -> Sizes:
         """Return sizes with which everything is gone through once, and figures mean nothing."""
         return cls(
-            pages=4, profile_s=12.0, replay_s=4.0, production_rate_per_s=10.0, production_s=30.0, plan_budget=60,
+            pages=4, profile_s=12.0, replay_s=4.0, production_rate_per_s=10.0, production_s=30.0, proof_budget=60, plan_budget=60,
             intervals=5, explained=False,
         )  # fmt: skip
 

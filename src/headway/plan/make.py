@@ -24,7 +24,7 @@ from headway.trace import Trace
 
 PLANNERS = ("exact", "greedy", "cg-mean", "cg-peak")
 FRONTIER = (0.5, 0.75, 1.5, 2.0)
-FRONTIER_BUDGET = 400
+FRONTIER_BUDGET = 200
 WARM_CHOICES = 4
 
 Progress = Callable[[str], None]

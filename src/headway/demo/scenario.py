@@ -55,8 +55,8 @@ class Sizes:
     def quick(cls) -> Sizes:
         """Return sizes with which everything is gone through once, and figures mean nothing."""
         return cls(
-            pages=4, profile_s=12.0, replay_s=4.0, production_rate_per_s=10.0, production_s=30.0, proof_budget=60, plan_budget=60,
-            intervals=5, explained=False,
+            pages=4, profile_s=12.0, replay_s=4.0, production_rate_per_s=10.0, production_s=30.0,
+            proof_budget=60, plan_budget=60, intervals=5, explained=False,
         )  # fmt: skip
 
 

@@ -20,7 +20,8 @@ from headway.profile import Profile, Row
 from headway.serve.engine import Limits
 from headway.serve.http1 import Client, Reply
 from headway.serve.replay import replay
-from headway.serve.run import LiveServer, ServeOptions, bind, running_in_thread
+from headway.serve.run import LiveServer, ServeOptions, bind, running, running_in_thread
+from headway.serve.system import descriptors, precise_loop
 from headway.spec.model import Spec
 from headway.trace import Trace
 from headway.trace.payload import payload_index
@@ -95,6 +96,94 @@ def test_rejected_and_dropped_requests_never_have_a_latency() -> None:
     assert counts["dropped"] > 0
     assert counts["answered"] + counts["rejected"] + counts["dropped"] == counts["offered"] == 30
     assert np.isinf(outcome.latency_s).sum() == 30 - counts["answered"]
+
+
+GATED = """
+import os, time
+
+class Gated:
+    def __init__(self, gate):
+        self.gate = gate
+
+    def predict(self, batch):
+        while not os.path.exists(self.gate):
+            time.sleep(0.01)
+        return batch
+"""
+
+
+def gated_plan(folder: Path, **config: Any) -> Plan:
+    """One stage whose batches end when a file `gate` appears."""
+    (folder / "gated.py").write_text(GATED)
+    stage = {"model": f"{folder / 'gated.py'}:Gated", "options": {"gate": str(folder / "gate")}}
+    document = {"slo": {"latency": "1s"}, "supply": {"cpu": {"price": "$1/h"}}, "stages": {"a": stage}}
+    rows = [Row("a", "cpu", size, 0.01) for size in (1, 1024)]
+    return Plan(Spec.from_dict(document), Profile.from_rows(rows), {"a": ReplicaConfig("cpu", **config)})
+
+
+def test_requests_beyond_what_the_server_can_queue_are_offered_and_refused(tmp_path: Path) -> None:
+    refused = 0
+
+    def open_the_gate(_: int, reply: Reply) -> None:
+        nonlocal refused
+        refused += reply.status == 429
+        if refused == 400:
+            (tmp_path / "gate").touch()
+
+    trace = Trace.from_arrivals(np.zeros(1500), duration_s=1.0)
+    with running(gated_plan(tmp_path, max_batch_size=1024)) as server:
+        outcome = replay(server.url, trace, timeout_s=20.0, on_reply=open_the_gate)
+    counts = outcome.counts()
+    # One batch is being worked on and 1,024 requests wait: with the gate shut the others have nowhere to go.
+    assert counts["rejected"] >= 400
+    assert counts["answered"] == 1500 - counts["rejected"] >= 1024
+    assert outcome.low_confidence == ()
+    assert outcome.provenance["client"]["connections"] > 512
+
+
+def test_what_the_client_could_not_send_is_not_held_against_the_server(tmp_path: Path) -> None:
+    with running_in_thread(gated_plan(tmp_path)) as server:
+        outcome = replay(server.url, Trace.from_arrivals(np.zeros(5), duration_s=1.0), timeout_s=0.5, max_connections=2)
+        (tmp_path / "gate").touch()
+    counts = outcome.counts()
+    # The two that went out time out on the server; those that waited for their connections are the client's own.
+    assert (counts["failed"], counts["in_flight"]) == (2, 3)
+    assert outcome.provenance["client"]["errors"]["never sent: all 2 connections of the client were in use"] >= 1
+    (doubt,) = outcome.low_confidence
+    assert doubt.startswith("client: 3 requests")
+    assert "3 of them stayed unanswered" in doubt
+
+
+def test_open_files_are_raised_as_far_as_needed_and_given_back() -> None:
+    resource = pytest.importorskip("resource")
+    _, hard = before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        with descriptors(600) as found:
+            assert found <= 600
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= min(600, hard)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (256, hard)
+        with descriptors(10**9) as found:
+            assert found < hard
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_loop_of_many_connections_still_wakes_to_the_microsecond() -> None:
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        late_s = []
+        for _ in range(50):
+            due_s = loop.time() + 0.0003
+            woken = asyncio.Event()
+            loop.call_at(due_s, woken.set)
+            await woken.wait()
+            late_s.append(loop.time() - due_s)
+        return min(late_s)
+
+    with asyncio.Runner(loop_factory=precise_loop) as runner:
+        # Waits rounded up to milliseconds would end 0.7 ms late even on an idle machine.
+        assert runner.run(main()) < 0.0005
 
 
 def test_a_token_is_shown_and_its_absence_explained() -> None:

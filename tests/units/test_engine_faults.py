@@ -16,7 +16,7 @@ from headway.testing.live import FakeWorker, echo, fake_starter
 
 def test_a_killed_workers_batch_is_done_by_the_next_one() -> None:
     started: list[FakeWorker] = []
-    plan = make_plan({"a": {}}, max_batch_size=4)
+    plan = make_plan({"a": {}}, max_batch_size=4, max_wait_s=SERVICE_S / 4)
 
     async def scenario(engine: Engine) -> tuple[list[Answer], Any]:
         asyncio.get_running_loop().call_later(SERVICE_S / 2, lambda: started[0].die())

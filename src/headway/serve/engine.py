@@ -1,7 +1,7 @@
 """The server's engine: lets requests in, walks them through the stations of a plan, and ends each exactly once.
 
-One event loop drives everything. A decision is made between two awaits, and all that happens at one instant is
-delivered before stations are asked what they start next, as in the simulator.
+One event loop drives everything. A decision is made between two awaits, and all completions of one instant are
+delivered before stations are asked what they start next, as in the simulator; a request starts what it can as it comes.
 """
 
 from __future__ import annotations
@@ -216,6 +216,8 @@ class Engine:
         request = Request(self._number, on_end, now_s, now_s + timeout_s)
         self._open.add(request)
         self._walk.enter(request, payload)
+        # Waiting for what else the event loop has ready would batch requests that came a millisecond apart.
+        self._pump()
         return request
 
     async def infer(self, payload: Input, timeout_s: float | None = None) -> Answer:

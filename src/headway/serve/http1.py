@@ -6,6 +6,7 @@ A general client costs about a millisecond of CPU per request, which on a small 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import ssl
 from collections import deque
@@ -23,12 +24,16 @@ MAX_RESPONSE_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """How a request ended: `status` 0 means that no answer came, and `error` says why. `sent_s` is in loop time."""
+    """How a request ended: `status` 0 means that no answer came, and `error` says why.
+
+    `sent_s` is in loop time and NaN when it never went out; `waited`: for a connection, as all that may be were in use.
+    """
 
     status: int
     body: bytes
     sent_s: float
     error: str = ""
+    waited: bool = False
 
 
 Done = Callable[[Reply], None]
@@ -41,6 +46,7 @@ class _Call:
     timer: asyncio.TimerHandle | None = None
     sent_s: float = float("nan")
     retried: bool = False
+    waited: bool = False
     connection: _Connection | None = None
     over: bool = False
 
@@ -101,8 +107,8 @@ class Client:
         self._place(call)
 
     async def open(self, count: int) -> None:
-        """Open connections ahead of time, so that the first requests do not wait for them. Raises ServeError."""
-        for _ in range(count):
+        """Have `count` connections open, so that the first requests do not wait for them. Raises ServeError."""
+        while len(self._open) + self._connecting < min(count, self._max):
             self._connecting += 1
             self._idle.append(await self._connect())
 
@@ -125,6 +131,7 @@ class Client:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
+            call.waited = True
             self._waiting.append(call)
 
     async def _connect_for(self, call: _Call) -> None:
@@ -132,6 +139,7 @@ class Client:
             connection = await self._connect()
         except ServeError as error:
             self._finish(call, 0, b"", str(error))
+            self._place_waiting()
             return
         if call.over:
             self._free(connection)
@@ -174,6 +182,9 @@ class Client:
                 self._place(call)
             else:
                 self._finish(call, 0, b"", error)
+        self._place_waiting()
+
+    def _place_waiting(self) -> None:
         while self._waiting and len(self._open) + self._connecting < self._max and not self._closed:
             waiting = self._waiting.popleft()
             if not waiting.over:
@@ -181,7 +192,11 @@ class Client:
 
     def _time_out(self, call: _Call, timeout_s: float) -> None:
         connection = call.connection
-        self._finish(call, 0, b"", f"no answer within {timeout_s:g} s")
+        if call.waited and math.isnan(call.sent_s):
+            error = f"never sent: all {self._max} connections of the client were in use"
+        else:
+            error = f"no answer within {timeout_s:g} s"
+        self._finish(call, 0, b"", error)
         if connection is not None:
             connection.abort()
 
@@ -192,7 +207,7 @@ class Client:
         call.connection = None
         if call.timer is not None:
             call.timer.cancel()
-        call.done(Reply(status, body, call.sent_s, error))
+        call.done(Reply(status, body, call.sent_s, error, call.waited))
 
 
 class _Connection(asyncio.Protocol):

@@ -10,7 +10,6 @@ import asyncio
 import gc
 import json
 import os
-import selectors
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,14 +22,15 @@ from headway.errors import HeadwayError, ServeError
 from headway.plan.plan import Plan
 from headway.serve.http1 import Client, Reply
 from headway.serve.payloads import as_payloads, encode
+from headway.serve.system import descriptors, precise_loop
 from headway.sim.confidence import peak_utilization
-from headway.sim.outcome import ANSWERED, DROPPED, FAILED, REJECTED, Outcome, StageOutcome, percentile
+from headway.sim.outcome import ANSWERED, DROPPED, FAILED, IN_FLIGHT, REJECTED, Outcome, StageOutcome, percentile
 from headway.trace import Trace
 from headway.trace.payload import payload_index
 
 LEAD_S = 0.2
 OPEN_AHEAD = 16
-_SELECT_LIMIT = 900
+MAX_CONNECTIONS = 4096
 _STATUS = {200: ANSWERED, 429: REJECTED, 503: REJECTED, 504: DROPPED}
 
 OnReply = Callable[[int, Reply], None]
@@ -45,6 +45,8 @@ class _Sent:
     done_s: NDArray[np.float64]
     code: NDArray[np.int16]
     errors: dict[str, int]
+    waited: NDArray[np.bool_]
+    """Which requests found every connection of the client in use."""
 
 
 def replay(
@@ -55,7 +57,7 @@ def replay(
     seed: int = 0,
     token: str | None = None,
     timeout_s: float = 60.0,
-    max_connections: int = 512,
+    max_connections: int = MAX_CONNECTIONS,
     on_reply: OnReply | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
@@ -63,14 +65,16 @@ def replay(
 
     `payloads`: a folder, a list (text, bytes, arrays, JSON values), or None for an empty text; which one a request
     carries is decided by `headway.trace.payload`. A request unanswered after `timeout_s` failed. `on_reply(i, reply)`
-    sees every reply with its body; `progress(done, requests)` is called about twice a second. Run it in a process of
-    its own when the server is on the same machine. Raises ServeError when the server cannot be reached or is another.
+    sees every reply with its body; `progress(done, requests)` is called about twice a second. At most `max_connections`
+    requests are outstanding, fewer where the system allows fewer open files; `low_confidence` says how many waited for
+    that. Run it in a process of its own when the server is on the same machine. Raises ServeError when the server
+    cannot be reached or is another.
     """
     bodies = [encode(payload) for payload in as_payloads(payloads)]
     index = payload_index(trace, len(bodies), seed)
 
-    async def main() -> Outcome:
-        client = Client(url, token=token, max_connections=max_connections)
+    async def main(connections: int) -> Outcome:
+        client = Client(url, token=token, max_connections=connections)
         try:
             plan = Plan.from_dict(await _get(client, "/plan"))
             path = f"/v2/models/{plan.spec.name}/infer"
@@ -82,7 +86,7 @@ def replay(
                 for body in bodies
             ]  # fmt: skip
             before = await _get(client, "/stats")
-            await client.open(min(OPEN_AHEAD, max_connections, max(1, trace.requests)))
+            await client.open(min(OPEN_AHEAD, connections))
             client.keep_body = on_reply is not None
             sent = await _send_all(client, trace, [frames[i] for i in index], timeout_s, on_reply, progress)
             client.keep_body = True
@@ -91,15 +95,10 @@ def replay(
         finally:
             await client.close()
 
-    with asyncio.Runner(loop_factory=lambda: _precise_loop(max_connections)) as runner:
-        return runner.run(main())
-
-
-def _precise_loop(max_connections: int) -> asyncio.AbstractEventLoop:
-    """An event loop that wakes to the microsecond: `select` can, while `epoll` rounds waits up to milliseconds."""
-    if max_connections > _SELECT_LIMIT or os.name == "nt":
-        return asyncio.new_event_loop()
-    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+    # One connection carries one request at a time, so that a trace never needs more of them than it has requests.
+    wanted = max(1, min(max_connections, trace.requests))
+    with descriptors(wanted) as connections, asyncio.Runner(loop_factory=precise_loop) as runner:
+        return runner.run(main(connections))
 
 
 async def _get(client: Client, path: str, tolerant: bool = False) -> Any:
@@ -124,7 +123,7 @@ async def _send_all(
 ) -> _Sent:
     loop = asyncio.get_running_loop()
     n = trace.requests
-    sent = _Sent(np.full(n, np.nan), np.full(n, np.inf), np.zeros(n, np.int16), {})
+    sent = _Sent(np.full(n, np.nan), np.full(n, np.inf), np.zeros(n, np.int16), {}, np.zeros(n, np.bool_))
     finished = asyncio.Event()
     gc.collect()
     gc.freeze()
@@ -137,6 +136,7 @@ async def _send_all(
         sent.done_s[i] = loop.time() - start_s
         sent.sent_s[i] = reply.sent_s - start_s
         sent.code[i] = reply.status
+        sent.waited[i] = reply.waited
         if reply.error:
             sent.errors[reply.error] = sent.errors.get(reply.error, 0) + 1
         done += 1
@@ -177,6 +177,9 @@ def _outcome(
     connections: int,
 ) -> Outcome:
     status = np.array([_STATUS.get(int(code), FAILED) for code in sent.code], np.int8)
+    # What the client sent too late, or never, says nothing of the server when it stays unanswered.
+    held_back = sent.waited & (sent.code == 0)
+    status[held_back] = IN_FLIGHT
     latency_s = np.where(status == ANSWERED, sent.done_s - trace.arrival_s, np.inf)
     span_s = float(sent.done_s.max() - trace.arrival_s[0]) if trace.requests else 0.0
     slo = plan.spec.slo
@@ -203,10 +206,19 @@ def _outcome(
         cost_usd=plan.cost_usd_per_hour * span_s / 3600.0,
         accuracy=accuracy,
         kind="measured",
+        low_confidence=_client_limits(int(sent.waited.sum()), int(held_back.sum())),
         provenance={"plan_hash": plan.hash, "trace_hash": trace.hash, "seed": seed, "client": client},
         window_s=slo.window_s,
         objective=slo.objective,
     )
+
+
+def _client_limits(waited: int, held_back: int) -> tuple[str, ...]:
+    """Return why the load was not the one that was asked for."""
+    if not waited:
+        return ()
+    late = f"client: {waited} requests were sent late, or never, because all its connections were in use"
+    return (f"{late}; {held_back} of them stayed unanswered and count as in flight",)
 
 
 def _stages(plan: Plan, before: Mapping[str, Any], after: Mapping[str, Any], span_s: float) -> dict[str, StageOutcome]:

@@ -27,9 +27,11 @@ from headway.plan.plan import Plan
 from headway.serve.app import App, HttpLimits
 from headway.serve.engine import Engine, Limits
 from headway.serve.station import LiveStation
+from headway.serve.system import descriptors
 
 log = logging.getLogger(__name__)
 
+MAX_CONNECTIONS = 16_384
 TOKEN_VARIABLE = "HEADWAY_TOKEN"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -175,7 +177,7 @@ def serve(
         with contextlib.suppress(asyncio.CancelledError):
             await server.run(announce)
 
-    with asyncio.Runner(loop_factory=fastest_loop) as runner:
+    with descriptors(MAX_CONNECTIONS), asyncio.Runner(loop_factory=fastest_loop) as runner:
         runner.run(main())
 
 

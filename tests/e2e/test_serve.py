@@ -196,6 +196,25 @@ def test_a_body_that_trickles_in_times_out(pages: LiveServer) -> None:
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
 
 
+def test_a_header_that_is_too_large_is_refused_and_the_server_goes_on(client: httpx.Client) -> None:
+    for headers in ({"x-long": "x" * 200_000}, {f"x-{i}": "x" * 1000 for i in range(200)}):
+        found = client.post(INFER, json=body("a"), headers=headers)
+        assert found.status_code == 431
+        assert "larger than 65536 bytes" in found.json()["error"]
+    assert client.get(f"/healthz?{'x' * 60_000}", headers={"x-long": "x" * 10_000}).status_code == 431
+    # What follows a long body on the same connection is measured on its own.
+    for _ in range(2):
+        assert client.post(INFER, content=b"x" * 99_000, headers={"x-long": "x" * 60_000}).status_code == 400
+
+
+def test_a_header_that_never_ends_is_cut_off(pages: LiveServer) -> None:
+    with raw_connection(pages) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nx-long: ")
+        for _ in range(20):
+            connection.sendall(b"x" * 10_000)
+        assert connection.recv(100).startswith(b"HTTP/1.1 431")
+
+
 def test_clients_that_vanish_do_no_harm(pages: LiveServer, client: httpx.Client) -> None:
     sent = json.dumps(body("a")).encode()
     head = f"POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(sent)}\r\n\r\n".encode()

@@ -40,9 +40,10 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """What one client may ask for: the largest body, and how long it may take to send it."""
+    """What one client may ask for: the largest body and header, and how long it may take to send the body."""
 
     max_body_bytes: int = 32 * 2**20
+    max_header_bytes: int = 64 * 2**10
     body_timeout_s: float = 30.0
 
 

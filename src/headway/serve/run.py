@@ -25,6 +25,7 @@ import uvicorn
 from headway.errors import ServeError
 from headway.plan.plan import Plan
 from headway.serve.app import App, HttpLimits
+from headway.serve.bounded_head import bounded_head
 from headway.serve.engine import Engine, Limits
 from headway.serve.station import LiveStation
 from headway.serve.system import descriptors
@@ -89,6 +90,7 @@ class LiveServer:
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         config = uvicorn.Config(
             self.app,
+            http=bounded_head(self.options.http.max_header_bytes),
             log_config=None,
             access_log=False,
             lifespan="off",

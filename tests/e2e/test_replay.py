@@ -22,6 +22,7 @@ from headway.serve.http1 import Client, Reply
 from headway.serve.replay import replay
 from headway.serve.run import LiveServer, ServeOptions, bind, running, running_in_thread
 from headway.serve.system import descriptors, precise_loop
+from headway.sim.simulation import simulate
 from headway.spec.model import Spec
 from headway.trace import Trace
 from headway.trace.payload import payload_index
@@ -29,11 +30,11 @@ from headway.trace.payload import payload_index
 SERVICE_S = 0.02
 
 
-def sleeping_plan(**config: Any) -> Plan:
+def sleeping_plan(startup: str = "0s", **config: Any) -> Plan:
     document = {
         "name": "nap",
         "slo": {"latency": "300ms"},
-        "supply": {"cpu": {"price": "$3.6/h"}},
+        "supply": {"cpu": {"price": "$3.6/h", "startup": startup}},
         "stages": {"a": {}, "b": {"after": "a"}},
     }
     rows = [Row(stage, "cpu", 1, SERVICE_S) for stage in "ab"]
@@ -62,9 +63,23 @@ def test_a_replay_measures_every_request_from_its_scheduled_arrival(nap: LiveSer
     # Two replicas at $3.6/h cost $0.002 a second, from the first scheduled arrival to the last completion.
     span_s = float((trace.arrival_s + outcome.latency_s).max())
     assert outcome.cost_usd == pytest.approx(0.002 * span_s, rel=0.01)
+    # One span holds for cost and capacity alike: each stage has one replica.
+    for stage in outcome.stages.values():
+        assert stage.capacity_s == pytest.approx(span_s, rel=1e-6)
+        assert stage.cost_usd == pytest.approx(0.001 * stage.capacity_s, rel=1e-6)
+        assert stage.utilization == pytest.approx(stage.service_s / span_s, rel=1e-6)
     assert outcome.provenance["client"]["lateness_p99_s"] >= 0
     assert seen[-1] == 20
     json.dumps(outcome.to_dict(), allow_nan=False)
+
+
+def test_what_starting_costs_is_told_as_in_a_simulated_outcome() -> None:
+    plan = sleeping_plan(startup="2s")
+    trace = Trace.from_arrivals([0.0, 0.1])
+    with running_in_thread(plan) as server:
+        outcome = replay(server.url, trace)
+    # Two replicas at $0.001 a second for two seconds.
+    assert outcome.startup_cost_usd == simulate(plan, trace).startup_cost_usd == pytest.approx(0.004)
 
 
 def test_a_backlog_counts_against_the_server_that_let_it_grow(nap: LiveServer) -> None:

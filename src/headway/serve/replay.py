@@ -25,6 +25,7 @@ from headway.serve.payloads import as_payloads, encode
 from headway.serve.system import descriptors, precise_loop
 from headway.sim.confidence import peak_utilization
 from headway.sim.outcome import ANSWERED, DROPPED, FAILED, IN_FLIGHT, REJECTED, Outcome, StageOutcome, percentile
+from headway.sim.simulation import startup_cost_usd
 from headway.trace import Trace
 from headway.trace.payload import payload_index
 
@@ -181,7 +182,10 @@ def _outcome(
     held_back = sent.waited & (sent.code == 0)
     status[held_back] = IN_FLIGHT
     latency_s = np.where(status == ANSWERED, sent.done_s - trace.arrival_s, np.inf)
-    span_s = float(sent.done_s.max() - trace.arrival_s[0]) if trace.requests else 0.0
+    # As simulated outcomes have it: from the first scheduled arrival to the last completion of anything.
+    done_s = sent.done_s[sent.code > 0]
+    start_s = float(trace.arrival_s[0]) if trace.requests else 0.0
+    span_s = (float(done_s.max()) if done_s.size else trace.duration_s) - start_s
     slo = plan.spec.slo
     late_s = sent.sent_s - trace.arrival_s
     late_s = late_s[~np.isnan(late_s)]
@@ -204,6 +208,7 @@ def _outcome(
         slo.percentile,
         stages={} if after is None else _stages(plan, before, after, span_s),
         cost_usd=plan.cost_usd_per_hour * span_s / 3600.0,
+        startup_cost_usd=startup_cost_usd(plan),
         accuracy=accuracy,
         kind="measured",
         low_confidence=_client_limits(int(sent.waited.sum()), int(held_back.sum())),
@@ -222,20 +227,24 @@ def _client_limits(waited: int, held_back: int) -> tuple[str, ...]:
 
 
 def _stages(plan: Plan, before: Mapping[str, Any], after: Mapping[str, Any], span_s: float) -> dict[str, StageOutcome]:
+    """Return what the server counted; replicas are those it held on average, over the span that is paid for."""
     out: dict[str, StageOutcome] = {}
+    between_s = after["now_s"] - before["now_s"]
     for name, now in after["stages"].items():
         then = before["stages"][name]
-        busy_s, held_s = now["busy_s"] - then["busy_s"], now["held_s"] - then["held_s"]
+        busy_s = now["busy_s"] - then["busy_s"]
+        replicas = (now["held_s"] - then["held_s"]) / between_s if between_s > 0 else 0.0
+        capacity_s = replicas * span_s
         out[name] = StageOutcome(
             items=now["items"] - then["items"],
             batches=now["batches"] - then["batches"],
             queue_wait_s=np.array(now["queue_wait_s"], np.float64),
-            utilization=busy_s / held_s if held_s > 0 else 0.0,
-            capacity_s=held_s,
+            utilization=busy_s / capacity_s if capacity_s > 0 else 0.0,
+            capacity_s=capacity_s,
             cost_usd=plan.stage_cost_usd_per_hour(name) * span_s / 3600.0,
             service_s=busy_s,
             peak_utilization_10s=peak_utilization(
-                np.sort(np.array(now["arrival_s"], np.float64)), busy_s, max(1, round(held_s / span_s)) if span_s else 1
+                np.sort(np.array(now["arrival_s"], np.float64)), busy_s, max(1, round(replicas))
             ),
         )
     return out

@@ -125,13 +125,9 @@ def build_outcome(plan: Plan, work: Workload, runs: Mapping[str, StageRun], *, s
     # The last completion of anything: work on a request that is given up further down was paid for as well.
     ends = [float(left.done_s[-1]) for left in departures.values() if left.done_s.size]
     span_s = max(ends, default=float(trace.duration_s)) - start_s
-    stages, startup_usd = {}, 0.0
+    stages = {}
     for name, run in runs.items():
-        context = StageContext(name, plan.spec.stages[name], plan.spec, plan.profile)
-        domain = load_domain(context.stage.kind)
         rate = plan.stage_cost_usd_per_hour(name)
-        startup = getattr(domain, "startup_s", None)
-        startup_usd += rate * (startup(context, plan.stages[name]) if startup else 0.0) / 3600
         held_s = run.capacity * span_s
         waits = run.departures.start_s[: run.arrival_s.size] - run.arrival_s
         stages[name] = StageOutcome(
@@ -152,7 +148,7 @@ def build_outcome(plan: Plan, work: Workload, runs: Mapping[str, StageRun], *, s
         slo_percentile=plan.spec.slo.percentile,
         stages=stages,
         cost_usd=sum(stage.cost_usd for stage in stages.values()),
-        startup_cost_usd=startup_usd,
+        startup_cost_usd=startup_cost_usd(plan),
         accuracy=plan.accuracy,
         low_confidence=low_confidence(plan, stages),
         provenance={
@@ -161,6 +157,16 @@ def build_outcome(plan: Plan, work: Workload, runs: Mapping[str, StageRun], *, s
         window_s=plan.spec.slo.window_s,
         objective=plan.spec.slo.objective,
     )  # fmt: skip
+
+
+def startup_cost_usd(plan: Plan) -> float:
+    """Return the price of the capacity that a plan holds while its first replicas start."""
+    total_usd = 0.0
+    for name, context in contexts(plan).items():
+        startup_s = getattr(load_domain(context.stage.kind), "startup_s", None)
+        if startup_s is not None:
+            total_usd += plan.stage_cost_usd_per_hour(name) * startup_s(context, plan.stages[name]) / 3600
+    return total_usd
 
 
 def interval(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from headway.domains.pipeline.declare import ReplicaConfig
@@ -16,7 +16,7 @@ from headway.profile.profile import Row
 from headway.serve.batcher import BatchStation
 from headway.serve.engine import Answer, Engine, Limits, Rejected
 from headway.serve.wire import Failure, Input, Payload, Result
-from headway.sim.simulation import simulate
+from headway.sim.simulation import run_stages, simulate, workload
 from headway.spec.model import Spec
 from headway.testing.live import FakeWorker, echo, fake_starter, fake_stations, run_virtual
 from headway.trace import Trace
@@ -88,6 +88,16 @@ def assert_same_completions(trace: Trace, found_s: np.ndarray, expected_s: np.nd
     )
 
 
+def rounding_decides(plan: Plan, trace: Trace) -> bool:
+    """Whether some completions are one instant but for rounding: the same times, added up in another order.
+
+    The simulator tells them apart, and an event loop, whose timers within its clock's resolution are one, does not.
+    """
+    runs = run_stages(plan, workload(plan, trace, 0), sampled=False)
+    gap_s = np.diff(np.sort(np.concatenate([run.departures.done_s for run in runs.values()])))
+    return bool(np.any((gap_s > 0) & (gap_s < 1e-8)))
+
+
 NO_LIMIT = Limits(queue_limit=0)
 SHAPES: dict[str, dict[str, dict[str, object]]] = {
     "single": {"a": {}},
@@ -124,6 +134,7 @@ def cases(draw: st.DrawFn, pooled: bool = False) -> tuple[Plan, Trace]:
 @given(cases())
 def test_the_engine_in_virtual_time_equals_the_simulator(case: tuple[Plan, Trace]) -> None:
     plan, trace = case
+    assume(not rounding_decides(plan, trace))
     assert_same_completions(trace, live_latency_s(plan, trace), simulate(plan, trace, mode="mean").latency_s)
 
 
@@ -131,6 +142,7 @@ def test_the_engine_in_virtual_time_equals_the_simulator(case: tuple[Plan, Trace
 @given(cases(pooled=True))
 def test_shared_cores_are_given_out_as_in_the_simulator(case: tuple[Plan, Trace]) -> None:
     plan, trace = case
+    assume(not rounding_decides(plan, trace))
     assert_same_completions(trace, live_latency_s(plan, trace), simulate(plan, trace, mode="mean").latency_s)
 
 

@@ -84,7 +84,7 @@ def test_a_black_box_slower_than_the_promise_is_none(even: Trace) -> None:
     assert coarse_grained(Oracle(spec(29), BLACK_BOX, even, feasibility="trace"), CHOICE, peak=False) is None
     with pytest.raises(Infeasible) as caught:
         make(spec(29), BLACK_BOX, even, planner="cg-mean", feasibility="trace")
-    assert caught.value.obstacle.code == "black_box"
+    assert caught.value.obstacle.code == "slo_below_service_time"
 
 
 def test_a_baseline_that_breaks_the_promise_says_so() -> None:

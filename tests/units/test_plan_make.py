@@ -138,7 +138,7 @@ def test_an_accuracy_out_of_reach_is_refused(trace: Trace) -> None:
     ]
     profile = Profile.from_rows(rows)
     told = refusal(spec({"accuracy": 0.9}, stages=stages), profile, trace)
-    assert (told["code"], told["stage"]) == ("accuracy", None)
+    assert (told["code"], told["stage"]) == ("accuracy", "a")
     calm = trace.scale_time(4.0)
     cheap = make(spec({"accuracy": 0.75}, stages=stages), profile, calm, feasibility="trace", explained=False)
     good = make(spec({"accuracy": 0.85}, stages=stages), profile, calm, feasibility="trace", explained=False)

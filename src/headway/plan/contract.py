@@ -108,7 +108,8 @@ class HasRichest(Protocol):
         """A few configurations with all the capacity that this share of supply allows.
 
         When nothing keeps a promise, the smallest one that can be kept is looked for among them: the first of every
-        stage together, the second of every stage, and so on.
+        stage together, the second of every stage, and so on. Where configurations take different hardware under
+        `supply:`, the stages are spread over it in a few ways, in the order of the hardware here.
         """
         ...
 

@@ -9,13 +9,12 @@ far from optimal the best one can be.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from headway.plan.accuracy import plan_accuracy
+from headway.plan.accuracy import combinations, plan_accuracy
 from headway.plan.config import Config
 from headway.plan.contract import BoundsCapacity
 from headway.plan.demand import StageDemand
@@ -64,10 +63,8 @@ class Found:
 def variant_choices(oracle: Oracle) -> list[dict[str, str]]:
     """Return the choices of variants that meet the accuracy floor, of all stages that have variants."""
     spec = oracle.spec
-    with_variants = {n: names for n in spec.graph.order if (names := spec.stages[n].variant_names)}
     choices = []
-    for combination in itertools.product(*with_variants.values()):
-        choice = dict(zip(with_variants, combination, strict=True))
+    for choice in combinations(spec):
         accuracy = plan_accuracy(spec, oracle.profile, choice)
         if spec.slo.accuracy is None or (accuracy is not None and accuracy >= spec.slo.accuracy - 1e-12):
             choices.append(choice)

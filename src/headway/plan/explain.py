@@ -10,7 +10,7 @@ import numpy as np
 
 from headway.plan.accuracy import plan_accuracy
 from headway.plan.config import Config
-from headway.plan.oracle import Oracle
+from headway.plan.oracle import Oracle, Verdict
 from headway.plan.plan import Plan, Reason
 from headway.sim.outcome import Outcome, number, percentile
 from headway.sim.simulation import simulate
@@ -22,10 +22,10 @@ HEADROOM_STEPS = 6
 
 @dataclass(frozen=True)
 class Predicted:
-    """A plan's outcome on the given trace, and its miss rates on all traces it was judged on."""
+    """A plan's outcome on the given trace, and the oracle's verdict on all traces it is judged on."""
 
     outcome: Outcome
-    miss_rates: tuple[float, ...]
+    verdict: Verdict
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan's `predicted` block."""
@@ -35,7 +35,7 @@ class Predicted:
             "p95_s": number(outcome.p(95)),
             "p99_s": number(outcome.p(99)),
             "miss_rate": outcome.miss_rate,
-            "miss_rate_p97": percentile(np.array(self.miss_rates), 97),
+            "miss_rate_p97": percentile(np.array(self.verdict.miss_rates), 97),
             "worst_5m_p99_s": number(outcome.worst_5m_p99_s),
             "low_confidence": list(outcome.low_confidence),
         }
@@ -56,7 +56,7 @@ def predict(oracle: Oracle, stages: Mapping[str, Config]) -> Predicted:
     """Simulate a whole candidate on the given trace and on all traces it is judged on."""
     mode = "sampled" if oracle.sampled else "mean"
     outcome = simulate(oracle.plan(stages), oracle.trace, seed=oracle.seed, mode=mode)
-    return Predicted(outcome, tuple(oracle.miss_rates(stages)))
+    return Predicted(outcome, oracle.judge(stages, all_traces=True))
 
 
 def headroom(oracle: Oracle, stages: Mapping[str, Config]) -> tuple[float, str | None]:
@@ -96,7 +96,6 @@ def rejected(oracle: Oracle, stages: Mapping[str, Config]) -> list[Reason]:
     """Return for each cheaper neighbour of the plan why it was not taken: how much it would miss."""
     out = []
     cost = oracle.total_cost(stages)
-    allowed = 1 - oracle.spec.slo.percentile / 100
     for name in oracle.spec.graph.order:
         cheaper = []
         for move, config in oracle.domains[name].moves(oracle.contexts[name], stages[name]):
@@ -108,12 +107,18 @@ def rejected(oracle: Oracle, stages: Mapping[str, Config]) -> list[Reason]:
             if not oracle.supplied(changed) or oracle.feasible(changed):
                 continue
             verdict = oracle.judge(changed)
-            worst = max(verdict.miss_rates)
+            broken = max(verdict.broken)
             text = (
-                f"{name}: {_words(move, config)} would save ${saving:.2f}/h but miss {100 * worst:.3g}% "
-                f"({100 * allowed:.3g}% allowed)"
+                f"{name}: {_words(move, config)} would save ${saving:.2f}/h but "
+                f"{oracle.criterion.exceeded_text(broken)}"
             )
-            values = {"move": move, "saving_usd_per_hour": saving, "miss_rate": worst, "config": config.to_dict()}
+            values = {
+                "move": move,
+                "saving_usd_per_hour": saving,
+                "miss_rate": max(verdict.miss_rates),
+                "broken": broken,
+                "config": config.to_dict(),
+            }
             out.append(Reason("rejected", text, name, values))
     return out
 
@@ -139,10 +144,11 @@ def binding(oracle: Oracle, stages: Mapping[str, Config], refused: Sequence[Reas
                     return Reason("binding_constraint", text, name, {"constraint": "accuracy", "variant": variant})
     if not refused:
         return Reason("binding_constraint", "no cheaper neighbor of this plan exists", None, {"constraint": "none"})
-    closest = min(refused, key=lambda reason: float(reason.values["miss_rate"]))
+    closest = min(refused, key=lambda reason: float(reason.values["broken"]))
+    broken = oracle.criterion.broken_text(float(closest.values["broken"]))
     text = (
-        f"the promise of {slo.percentile:g}% within {slo.latency_s * 1e3:.4g} ms binds, first at {closest.stage}: "
-        f"the cheaper neighbor that comes closest misses {100 * float(closest.values['miss_rate']):.3g}%"
+        f"the promise of {oracle.criterion.text(slo.latency_s)} binds, first at {closest.stage}: "
+        f"the cheaper neighbor that comes closest would {broken}"
     )
     return Reason("binding_constraint", text, closest.stage, {"constraint": "latency"})
 

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from headway import __version__
-from headway.errors import PlanError, ProfileError, nearest
-from headway.plan import explain
+from headway.errors import PlanError, nearest
+from headway.plan import explain, reasons
+from headway.plan.accuracy import plan_accuracy
 from headway.plan.config import Config
 from headway.plan.contract import HasPlanners
 from headway.plan.exact import BUDGET, TIES, Found, search, variant_choices
-from headway.plan.infeasible import Infeasible, Obstacle, explain_infeasible, richest_candidates
+from headway.plan.infeasible import Infeasible, Obstacle, explain_infeasible, over_budget, richest_candidates
 from headway.plan.oracle import TRACES, Oracle
-from headway.plan.plan import Plan, Reason
+from headway.plan.plan import Plan
+from headway.plan.promise import duration_text
 from headway.profile import Profile, Row
-from headway.sim.outcome import percentile
 from headway.spec.model import Spec
 from headway.trace import Trace
 
 PLANNERS = ("exact", "greedy", "cg-mean", "cg-peak")
 FRONTIER = (0.5, 0.75, 1.5, 2.0)
 FRONTIER_BUDGET = 200
+LOOSER = (1.5, 2.0, 3.0, 5.0, 10.0)
+"""Multiples of a promise at which a plan within the budget is looked for, and with how many simulations each."""
+LOOSER_BUDGET = 100
 WARM_CHOICES = 4
 
 Progress = Callable[[str], None]
@@ -67,11 +70,9 @@ def make(
         raise Infeasible(spec.name, _obstacle(oracle, choices, found, planner))
     limit = spec.slo.max_cost_usd_per_hour
     if limit is not None and found.cost_usd_per_hour > limit + 1e-9:
-        text = (
-            f"the cheapest plan found costs ${found.cost_usd_per_hour:.4g}/h (at least "
-            f"${found.lower_bound_usd_per_hour:.4g}/h is needed), above max_cost ${limit:.4g}/h"
-        )
-        raise Infeasible(spec.name, Obstacle("budget", None, text, None, found.cost_usd_per_hour))
+        lower = found.lower_bound_usd_per_hour if planner == "exact" else None
+        smallest_s = _within_budget(oracle, choices, planner, limit, tell)
+        raise Infeasible(spec.name, over_budget(oracle, found.stages, lower, smallest_s, max(LOOSER)))
     frontier_budget = FRONTIER_BUDGET if budget is None else min(budget, FRONTIER_BUDGET)
     return _plan(oracle, found, planner, tell, explained, frontier_budget)
 
@@ -82,14 +83,14 @@ def baselines(
     """Return what the published planners would deploy, and how it does, judged as a plan of the same mode is.
 
     Keys are planner names; a value has `cost_usd_per_hour, miss_rate, miss_rate_p97, p99_s, feasible, stages`, or a
-    `note` when that planner finds nothing.
+    `note` when that planner finds nothing or its plan is not feasible.
     """
     oracle = Oracle(spec, profile, trace, feasibility=feasibility, seed=seed)
     choices = variant_choices(oracle)
     out: dict[str, dict[str, Any]] = {}
     for planner in ("greedy", "cg-mean", "cg-peak"):
         try:
-            stages = _baseline(oracle, choices[:1], planner) if choices else None
+            stages = _baseline(oracle, [most_accurate(oracle, choices)], planner) if choices else None
         except PlanError as error:
             out[planner] = {"feasible": False, "note": str(error)}
             continue
@@ -97,11 +98,13 @@ def baselines(
             out[planner] = {"feasible": False, "note": "finds no configuration"}
             continue
         predicted = explain.predict(oracle, stages)
+        short = reasons.shortcomings(oracle, predicted.verdict, oracle.lacking(stages))
         out[planner] = {
             "cost_usd_per_hour": oracle.total_cost(stages),
             **{k: predicted.to_dict()[k] for k in ("p50_s", "p95_s", "p99_s", "miss_rate", "miss_rate_p97")},
-            "feasible": oracle.feasible(stages),
+            "feasible": not short,
             "stages": {name: stages[name].to_dict() for name in spec.stages},
+            **({"note": "; ".join(reason.text for reason in short)} if short else {}),
         }
     return out
 
@@ -110,7 +113,7 @@ def _search(
     oracle: Oracle, choices: list[dict[str, str]], planner: str, budget: int, tell: Progress, ties: int = TIES
 ) -> Found:
     if planner != "exact":
-        stages = _baseline(oracle, choices[:1], planner)
+        stages = _baseline(oracle, [most_accurate(oracle, choices)], planner)
         if stages is None:
             return Found(None, float("inf"), 0.0, "exhausted", 0, 0)
         return Found(
@@ -126,8 +129,22 @@ def _search(
 
 
 def greedy_start(oracle: Oracle, choices: list[dict[str, str]]) -> Mapping[str, Config] | None:
-    """Return the cheapest feasible plan that InferLine's planner finds over the first choices of variants, if any."""
-    return _baseline(oracle, choices[:WARM_CHOICES], "greedy", feasible_only=True)
+    """Return the cheapest feasible plan that InferLine's planner finds over a few choices of variants, if any.
+
+    The choice that the baseline itself is given is one of them, so that exact search is never dearer than it.
+    """
+    given = most_accurate(oracle, choices)
+    few = [given, *(choice for choice in choices if choice != given)][:WARM_CHOICES]
+    return _baseline(oracle, few, "greedy", feasible_only=True)
+
+
+def most_accurate(oracle: Oracle, choices: list[dict[str, str]]) -> dict[str, str]:
+    """Return the choice of variants that baselines are given, which know none (InferLine takes the models as fixed).
+
+    It is the most accurate of those that meet the floor; among equals, and where no accuracy is known, the first in
+    the order of declaration.
+    """
+    return max(choices, key=lambda choice: plan_accuracy(oracle.spec, oracle.profile, choice) or 0.0)
 
 
 def _baseline(
@@ -168,12 +185,31 @@ def _obstacle(oracle: Oracle, choices: list[dict[str, str]], found: Found, plann
             f"no feasible plan was found within the budget; none below ${found.lower_bound_usd_per_hour:.4g}/h exists"
         )
         return Obstacle("budget_of_simulations", None, text)
-    if planner in ("cg-mean", "cg-peak"):
-        return Obstacle("black_box", None, f"{planner}: no common batch size fits the promise even without queueing")
+    if planner != "exact" and any(oracle.may_be_feasible({}, choice) for choice in choices):
+        # A baseline looks at a part of the plans only: that it finds none proves nothing.
+        text = f"the baseline {planner} finds no plan; that proves nothing, and the exact planner may find one"
+        return Obstacle("local", None, text)
     richest = [stages for choice in choices[:WARM_CHOICES] for stages in richest_candidates(oracle, choice)]
-    if any(oracle.feasible(stages) for stages in richest):
-        return Obstacle("local", None, f"{planner} finds no plan although there are some; use the exact planner")
     return explain_infeasible(oracle, choices, richest)
+
+
+def _within_budget(
+    oracle: Oracle, choices: list[dict[str, str]], planner: str, limit: float, tell: Progress
+) -> float | None:
+    """The smallest of a few looser promises for which a quick search finds a plan that costs at most the limit."""
+    for factor in LOOSER:
+        slo_s = oracle.spec.slo.latency_s * factor
+        tell(f"looking for a plan within max_cost at {duration_text(slo_s)}")
+        other = oracle.with_slo(slo_s)
+        if planner == "exact":
+            start = greedy_start(other, choices)
+            if start is None or other.total_cost(start) > limit + 1e-9:
+                start = search(other, None, limit, budget=LOOSER_BUDGET, ties=0).stages
+        else:
+            start = _search(other, choices, planner, LOOSER_BUDGET, lambda _: None).stages
+        if start is not None and other.total_cost(start) <= limit + 1e-9 and other.feasible(start):
+            return slo_s
+    return None
 
 
 def _plan(oracle: Oracle, found: Found, planner: str, tell: Progress, explained: bool, frontier_budget: int) -> Plan:
@@ -181,24 +217,29 @@ def _plan(oracle: Oracle, found: Found, planner: str, tell: Progress, explained:
     stages = found.stages
     predicted = explain.predict(oracle, stages)
     lower = found.lower_bound_usd_per_hour if planner == "exact" else None
-    reasons = [_optimality(found, planner)]
+    chosen = {n: str(c.to_dict()["variant"]) for n, c in stages.items() if "variant" in c.to_dict()}
+    lacking = oracle.lacking(stages)
+    short = reasons.shortcomings(oracle, predicted.verdict, lacking)
+    told = [reasons.optimality(oracle, found, planner, chosen), *short]
     ratio: float | None = None
     frontier: tuple[dict[str, Any], ...] = ()
     judged = oracle.judged
     if explained:
         tell("measuring headroom and what cheaper plans would miss")
-        refused = explain.rejected(oracle, stages)
-        reasons += [explain.binding(oracle, stages, refused), *refused]
-        ratio, first = explain.headroom(oracle, stages)
-        reasons.append(_headroom(ratio, first))
+        if not short:
+            refused = explain.rejected(oracle, stages)
+            told += [explain.binding(oracle, stages, refused), *refused]
+        if not lacking:
+            ratio, first = explain.headroom(oracle, stages)
+            told.append(reasons.headroom(ratio, first))
         frontier = _frontier(oracle, planner, found, frontier_budget, tell)
-    reasons.append(_judged_on(oracle, predicted))
+    told.append(reasons.judged_on(oracle, predicted.verdict))
     keep = [
         (row.stage, row.variant, row.hardware)
         for row in oracle.profile.rows
         if row.stage in stages and _uses(stages[row.stage].to_dict(), row)
     ]
-    reasons += _against_current(oracle, found)
+    told += reasons.against_current(oracle, found)
     plan = Plan(
         spec=oracle.spec,
         profile=oracle.profile.subset(keep),
@@ -206,7 +247,7 @@ def _plan(oracle: Oracle, found: Found, planner: str, tell: Progress, explained:
         predicted=predicted.to_dict(),
         lower_bound_usd_per_hour=lower,
         headroom_ratio=ratio,
-        reasons=tuple(reasons),
+        reasons=tuple(told),
         frontier=frontier,
         stage_predictions=predicted.stages(),
         provenance={
@@ -215,9 +256,9 @@ def _plan(oracle: Oracle, found: Found, planner: str, tell: Progress, explained:
             "profile_hash": oracle.profile.hash, "resampled_traces": TRACES if oracle.sampled else 0,
             "block_s": oracle.block_s, "simulated_candidates": judged, "stop": found.stop, "ties": found.ties,
         },
-        feasible=oracle.feasible(stages),
+        feasible=not short,
     )  # fmt: skip
-    return Plan(**{**plan.__dict__, "envelope": explain.planned_envelope(plan, oracle)})
+    return dataclasses.replace(plan, envelope=explain.planned_envelope(plan, oracle))
 
 
 def _uses(fields: Mapping[str, Any], row: Row) -> bool:
@@ -227,72 +268,12 @@ def _uses(fields: Mapping[str, Any], row: Row) -> bool:
     )
 
 
-def _optimality(found: Found, planner: str) -> Reason:
-    cost, lower = found.cost_usd_per_hour, found.lower_bound_usd_per_hour
-    values = {"cost_usd_per_hour": cost, "lower_bound_usd_per_hour": lower, "stop": found.stop, "ties": found.ties}
-    if planner != "exact":
-        return Reason(
-            "baseline", f"planned by the baseline {planner}: no bound on how far from optimal it is", None, values
-        )
-    if found.stop == "optimal":
-        among = f"; the most robust of {found.ties} plans of equal cost" if found.ties > 1 else ""
-        text = (
-            f"proven cheapest over variants, hardware, batch sizes and replicas{among} ({found.expanded} partial plans)"
-        )
-        return Reason("optimal", text, None, values)
-    share = 100 * (cost - lower) / cost
-    text = f"stopped by its budget: at most {share:.1f}% of the cost could still be saved (${lower:.4g}/h is the bound)"
-    return Reason("gap", text, None, values)
-
-
-def _headroom(ratio: float, first: str | None) -> Reason:
-    if first is None:
-        text = f"holds at {ratio:g} times this traffic, the most that was tried"
-    elif ratio <= 0:
-        text = f"does not hold at this traffic; {first} breaks first"
-    else:
-        text = f"holds up to {ratio:.2f} times this traffic; then {first} breaks first"
-    return Reason("headroom", text, first, {"headroom_ratio": ratio})
-
-
-def _judged_on(oracle: Oracle, predicted: explain.Predicted) -> Reason:
-    percent = 100 * percentile(np.array(predicted.miss_rates), 97)
-    if not oracle.sampled:
-        text = f"judged on the given trace with mean service times: {percent:.3g}% of requests miss"
-        return Reason("judged", text, None, {"traces": 1})
-    kept = sum(rate <= 1 - oracle.spec.slo.percentile / 100 + 1e-12 for rate in predicted.miss_rates)
-    text = (
-        f"holds on {kept} of {TRACES} traces resampled in blocks of {oracle.block_s:.3g} s; 97% of them miss at most "
-        f"{percent:.3g}% of requests"
-    )
-    return Reason("judged", text, None, {"traces": TRACES, "kept": kept, "block_s": oracle.block_s})
-
-
-def _against_current(oracle: Oracle, found: Found) -> list[Reason]:
-    if oracle.spec.current is None:
-        return []
-    from headway.plan.difference import current_plan
-
-    now = current_plan(oracle.spec, oracle.profile, found.stages)
-    cost = now.cost_usd_per_hour
-    saved = cost - found.cost_usd_per_hour
-    try:
-        rate: float | None = percentile(np.array(oracle.miss_rates(now.stages)), 97)
-    except ProfileError:
-        rate = None
-    misses = "was not profiled" if rate is None else f"would miss {100 * rate:.3g}%"
-    verb = "saves" if saved >= 0 else "adds"
-    text = f"{verb} ${abs(saved):.4g}/h against what runs today (${cost:.4g}/h, which {misses})"
-    values = {"current_usd_per_hour": cost, "saved_usd_per_hour": saved, "current_miss_rate_p97": rate}
-    return [Reason("current", text, None, values)]
-
-
 def _frontier(oracle: Oracle, planner: str, found: Found, budget: int, tell: Progress) -> tuple[dict[str, Any], ...]:
     """How the cost moves with the promise: the same planner at a few other latencies, within a small budget."""
     points = [_point(oracle.spec.slo.latency_s, found, planner)]
     for factor in FRONTIER:
         slo_s = oracle.spec.slo.latency_s * factor
-        tell(f"frontier: promise of {slo_s * 1e3:.4g} ms")
+        tell(f"frontier: promise of {duration_text(slo_s)}")
         other = oracle.with_slo(slo_s)
         at = _search_from(other, planner, found if factor > 1 else None, budget)
         points.append(_point(slo_s, at, planner))

@@ -15,14 +15,16 @@ from headway.plan.config import Config, StageContext
 from headway.plan.contract import HoldsSupply
 from headway.plan.demand import StageDemand, Tails
 from headway.plan.plan import Plan
+from headway.plan.promise import Criterion, Missed
 from headway.profile import Profile
 from headway.sim.draws import batch_key, bits_for
-from headway.sim.outcome import TOLERANCE_S, most_misses, promise_holds
+from headway.sim.outcome import TOLERANCE_S
 from headway.sim.simulation import event_simulation, needs_events
 from headway.sim.station import Departures, Floats, Station
 from headway.sim.threads import cores, in_threads
 from headway.sim.worklaw import Gains, WorkBound, work_bounds
 from headway.sim.workload import Workload
+from headway.spec.graph import Graph
 from headway.spec.kinds import load_domain
 from headway.spec.model import Spec
 from headway.trace import Trace
@@ -52,11 +54,14 @@ def derive(seed: int, index: int) -> int:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the oracle found: whether the candidate may be (or is) feasible, and misses by trace as far as judged."""
+    """What the oracle found of a candidate: whether it keeps the promise, and by trace, as far as judged: its misses,
+    whether the promise holds there, and the share of requests (or windows) that break it."""
 
     feasible: bool
     misses: tuple[int, ...]
-    miss_rates: tuple[float, ...] = ()
+    miss_rates: tuple[float, ...]
+    held: tuple[bool, ...]
+    broken: tuple[float, ...]
 
 
 class Oracle:
@@ -84,8 +89,8 @@ class Oracle:
         else:
             self.seeds, self.traces = [seed], [trace]
         self.may_fail = int(np.floor(len(self.traces) * (1 - HOLD_SHARE) + 1e-9))
-        slo = spec.slo
-        self.most_misses = [most_misses(t.arrival_s, slo.percentile, slo.window_s, slo.objective) for t in self.traces]
+        self.criterion = Criterion.of(spec.slo)
+        self.most_misses = [self.criterion.most_misses(t.arrival_s) for t in self.traces]
         self.contexts = {n: StageContext(n, spec.stages[n], spec, profile) for n in spec.graph.order}
         self.domains = {n: load_domain(spec.stages[n].kind) for n in spec.graph.order}
         self._most_replicas = {n: h.max_replicas for n, h in spec.supply.items() if h.max_replicas is not None}
@@ -99,10 +104,7 @@ class Oracle:
         self._tails: dict[tuple[object, ...], Tails] = {}
         self._stations: dict[tuple[str, Config], Station] = {}
         self._kept = _Kept(CACHE_BYTES)
-        self._above = {
-            name: tuple(n for n in spec.graph.order if n == name or self._leads_to(n, name))
-            for name in spec.graph.order
-        }
+        self._above = _up_to(spec.graph)
         self._gains: dict[tuple[str, object], Gains] = {}
         self._bounds: dict[tuple[int, str, object], list[WorkBound]] = {}
         self._verdicts: dict[tuple[Config, ...], Verdict] = {}
@@ -135,11 +137,15 @@ class Oracle:
 
     def supplied(self, stages: Mapping[str, Config]) -> bool:
         """Return whether supply has so many replicas, over all the given stages together."""
+        return not self.lacking(stages)
+
+    def lacking(self, stages: Mapping[str, Config]) -> dict[str, tuple[int, int]]:
+        """Return the hardware of which more is held than supply's `max`, with how many are held and allowed."""
         held: Counter[str] = Counter()
         for name, holds in self._holds_supply.items():
             if name in stages:
                 held.update(holds(stages[name]))
-        return all(held[name] <= limit for name, limit in self._most_replicas.items())
+        return {name: (held[name], most) for name, most in self._most_replicas.items() if held[name] > most}
 
     def judge(self, stages: Mapping[str, Config], *, all_traces: bool = False) -> Verdict:
         """Simulate a whole candidate, trace by trace; stop as soon as too many fail unless `all_traces`."""
@@ -148,17 +154,19 @@ class Oracle:
         if known is not None and (len(known.misses) == len(self.traces) or not all_traces):
             return known
         self.judged += 1
-        misses: dict[int, int] = {}
+        seen: dict[int, tuple[int, float, bool, float]] = {}
         failed = 0
         for k, missed in self._missed(lambda k: self.finish_s(k, stages), TOLERANCE_S):
-            misses[k] = int(np.count_nonzero(missed))
-            if not self._holds(k, missed):
+            arrival_s, misses = self.traces[k].arrival_s, int(np.count_nonzero(missed))
+            held = self.criterion.holds(arrival_s, missed)
+            seen[k] = (misses, misses / max(1, missed.size), held, self.criterion.broken(arrival_s, missed))
+            if not held:
                 failed += 1
                 self._to_front(k)
                 if failed > self.may_fail and not all_traces:
                     break
-        rates = tuple(misses[k] / max(1, self.traces[k].requests) for k in sorted(misses))
-        verdict = Verdict(failed <= self.may_fail, tuple(misses[k] for k in sorted(misses)), rates)
+        misses_of, rates, holding, broken = zip(*(seen[k] for k in sorted(seen)), strict=True)
+        verdict = Verdict(failed <= self.may_fail, misses_of, rates, holding, broken)
         self._verdicts[key] = verdict
         return verdict
 
@@ -180,7 +188,7 @@ class Oracle:
         self.judged += 1
         failed = 0
         for k, missed in self._missed(lambda k: self.completion(k, stages, variants), 2 * TOLERANCE_S):
-            if not self._holds(k, missed):
+            if not self.criterion.holds(self.traces[k].arrival_s, missed):
                 failed += 1
                 self._to_front(k)
                 if failed > self.may_fail:
@@ -269,9 +277,7 @@ class Oracle:
         """Return a whole candidate's miss rate on every trace."""
         return self.judge(stages, all_traces=True).miss_rates
 
-    def _missed(
-        self, finish_s: Callable[[int], Floats], tolerance_s: float
-    ) -> Iterator[tuple[int, np.ndarray[tuple[int], np.dtype[np.bool_]]]]:
+    def _missed(self, finish_s: Callable[[int], Floats], tolerance_s: float) -> Iterator[tuple[int, Missed]]:
         """Yield each trace with which of its requests miss, the likely refutations first.
 
         Traces are simulated in groups, as many as can fail and one more: so many are needed in any case.
@@ -284,10 +290,6 @@ class Oracle:
             for k, done_s in zip(some, finished, strict=True):
                 yield k, ~(done_s - self.traces[k].arrival_s <= limit_s)
 
-    def _holds(self, k: int, missed: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> bool:
-        slo = self.spec.slo
-        return promise_holds(self.traces[k].arrival_s, missed, slo.percentile, slo.window_s, slo.objective)
-
     def _to_front(self, k: int) -> None:
         """Judge first on the traces that refuted others: most candidates then fail after very few."""
         self._order.remove(k)
@@ -298,9 +300,13 @@ class Oracle:
         record = self.profile.visits_for(_names(variants))
         return None if record is None else tuple(sorted(record.variants.items()))
 
-    def _leads_to(self, above: str, name: str) -> bool:
-        parents = [edge.parent for edge in self.spec.graph.parents[name]]
-        return above in parents or any(self._leads_to(above, parent) for parent in parents)
+
+def _up_to(graph: Graph) -> dict[str, tuple[str, ...]]:
+    """Each stage with all that its items pass before it, in topological order."""
+    above: dict[str, set[str]] = {}
+    for name in graph.order:
+        above[name] = {name}.union(*(above[edge.parent] for edge in graph.parents[name]))
+    return {name: tuple(n for n in graph.order if n in above[name]) for name in graph.order}
 
 
 def _names(variants: Mapping[str, object]) -> dict[str, str]:

@@ -39,13 +39,14 @@ class PipelineDomain:
         }
 
     def richest(self, context: StageContext, variant: str | None, share: float) -> Iterator[ReplicaConfig]:
-        """Replicas of the fastest hardware, as many as supply allows, with batches of 1, 2, 4 and so on at most."""
+        """Replicas as many as supply allows, with batches of 1, 2, 4 and so on at most; the fastest hardware first."""
         name = variant if variant is not None else DEFAULT_VARIANT
-        hardware = self.hardware_by_latency(context, name)[0]
-        sizes = self.batch_sizes(context, name, hardware)
-        replicas = max(1, int(share * min(self.most_replicas(context, hardware, np.inf), MOST_RICHEST)))
-        for power in range(sizes[-1].bit_length() + 1):
-            yield ReplicaConfig(hardware, replicas, max(size for size in sizes if size <= 1 << power), name)
+        for hardware in self.hardware_by_latency(context, name):
+            sizes = self.batch_sizes(context, name, hardware)
+            most = min(self.most_replicas(context, hardware, np.inf), MOST_RICHEST)
+            replicas = max(1, int(share * most + 1e-9))
+            for batch in dict.fromkeys(max(s for s in sizes if s <= 1 << p) for p in range(sizes[-1].bit_length() + 1)):
+                yield ReplicaConfig(hardware, replicas, batch, name)
 
     def parse_config(self, value: Mapping[str, Any], where: str) -> ReplicaConfig:
         """Return the configuration that a mapping describes, as written under `current:` or found in a plan."""

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 def load(path: str | os.PathLike[str]) -> Spec:
-    """Read a spec from YAML. Raises SpecError naming file, line, field and the nearest valid name."""
+    """Read a spec from YAML, or from TOML when the name ends in .toml.
+
+    Raises SpecError naming file, line, field and the nearest valid name.
+    """
     from headway.spec.load import load
 
     return load(path)
@@ -28,7 +31,7 @@ def load(path: str | os.PathLike[str]) -> Spec:
 
 def profile(
     spec: Spec,
-    samples: Sequence[Any] | str | os.PathLike[str],
+    samples: Sequence[Any] | str | os.PathLike[str] = ("",),
     *,
     folder: str | os.PathLike[str] = ".",
     batch_sizes: Sequence[int] | None = None,
@@ -37,7 +40,8 @@ def profile(
 ) -> Profile:
     """Measure every stage that names a model, on this machine, in worker processes of its own.
 
-    `samples` are what requests carry: a folder, a JSONL file, or a list of text, bytes, arrays and JSON values.
+    `samples` are what requests carry: a folder, a JSONL file, or a list of text, bytes, arrays and JSON values; one
+    empty text unless given. Models of pages or pictures need real ones, and fan-out is only as true as the samples.
     `folder` is where the spec's model files are looked up; `budget_s` the time to share out. A cell that fails is
     listed in the profile's `stamp["problems"]` and does not lose the others. Raises ProfileError and SpecError.
     """

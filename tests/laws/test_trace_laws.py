@@ -199,7 +199,7 @@ def test_generators_of_one_seed_are_unrelated() -> None:
 
 @settings(max_examples=40)
 @given(
-    st.lists(st.floats(0.0, 1e9, allow_subnormal=True), max_size=20),
+    st.lists(st.floats(0.0, 9e8, allow_subnormal=True), max_size=20),
     st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=20, max_size=20),
     st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=8).filter(
         lambda name: name != "arrival_s"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import io
 import json
 import os
 import subprocess
@@ -12,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from headway.cli import app, frame, settings
+from headway.cli import app, frame, settings, traces
 from headway.errors import HeadwayError
 
 GOLDENS = Path(__file__).parent.parent / "goldens" / "cli"
@@ -69,9 +71,50 @@ def test_every_verb_with_a_result_speaks_json(run: Run, verb: list[str]) -> None
     assert "--json" in run(*verb, "--help").out
 
 
-def test_wherever_something_is_drawn_there_is_a_seed(run: Run) -> None:
-    for verb in (["simulate"], ["plan"], ["replay"], ["demo"], ["bench"], ["trace", "gamma"], ["trace", "edit"]):
-        assert "--seed" in run(*verb, "--help").out, verb
+@pytest.mark.parametrize("verb", [*([v] for v in VERBS), *(["trace", v] for v in TRACE_VERBS)])
+def test_a_seed_is_accepted_everywhere(run: Run, verb: list[str]) -> None:
+    assert "--seed" in run(*verb, "--help").out
+
+
+def test_the_default_of_what_is_parsed_is_text() -> None:
+    parsed = 0
+    for run in [*(verb.run for verb in app.VERBS), *(command.callback for command in traces.app.registered_commands)]:
+        assert run is not None
+        for parameter in inspect.signature(run, eval_str=True).parameters.values():
+            for option in getattr(parameter.annotation, "__metadata__", ()):
+                if getattr(option, "parser", None) is not None:
+                    parsed += 1
+                    default = parameter.default
+                    assert default in (None, inspect.Parameter.empty) or isinstance(default, str), parameter
+    assert parsed > 10
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "show t.csv",
+        "poisson --rate 9/s --seconds 9",
+        "gamma --rate 9/s --cv 2 --seconds 9",
+        "mmpp2 --low 1/s --high 9/s --low-for 9s --high-for 3s --seconds 9",
+        "diurnal --rate 9/s --peak-ratio 1.5 --period 1m --seconds 9",
+        "ramp --start 1/s --end 9/s --seconds 9",
+        "spike --rate 2/s --factor 5 --at 1s --for 5s --seconds 9",
+        "edit t.csv",
+        "fetch",
+    ],
+)
+def test_every_trace_verb_runs_with_what_it_requires_alone(run: Run, command: str) -> None:
+    run("trace", "poisson", "--rate", "9/s", "--seconds", "9", "-o", "t.csv")
+    assert run("trace", *command.split()).code == 0
+
+
+def test_a_trace_is_read_from_stdin(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BufferedReader(io.BytesIO(b"arrival_s\n0.5\nx\n2\n"))  # type: ignore[arg-type]
+    monkeypatch.setattr(raw.raw, "name", "<stdin>", raising=False)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(raw))
+    said = run("trace", "show", "-", "--skip-bad", "--json")
+    assert json.loads(said.out)["requests"] == 2
+    assert said.err == "-: 1 malformed row left out\n"
 
 
 def test_version(run: Run) -> None:

@@ -101,6 +101,33 @@ def test_a_profile_given_to_simulate_replaces_the_plans_own(folder: Path, capsys
     assert slow["p99_s"] > quick["p99_s"]
 
 
+def test_what_runs_today_is_predicted_on_a_trace(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bare = json.loads(run(capsys, "diff", "headway.yaml", "plan.json", "--json"))
+    assert bare["predicted"]["from"] is None
+    assert "what runs today is not predicted: no trace was given" in bare["evidence"]
+    assert "profile of second on cpu: 1 row, imported" in bare["evidence"]
+    full = json.loads(run(capsys, "diff", "headway.yaml", "plan.json", "--trace", "t.csv", "--json"))
+    assert 0.02 < full["predicted"]["from"]["p99_s"] < 0.3
+    assert any("predicted on trace" in line for line in full["evidence"])
+    (folder / "less.csv").write_text("stage,hardware,batch_size,mean_s\nfirst,cpu,1,0.2\n")
+    flags = ["--trace", "t.csv", "--profile", "less.csv", "--json"]
+    less = json.loads(run(capsys, "diff", "headway.yaml", "plan.json", *flags))
+    assert less["predicted"]["from"] is None
+    assert any("not predicted: profile:" in line for line in less["evidence"])
+
+
+def test_bad_rows_and_the_format_of_a_trace_can_be_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "bad.csv").write_text((folder / "t.csv").read_text() + "soon\n")
+    flags = ["--trace", "bad.csv", "--skip-bad", "--format", "csv", "--json"]
+    offered = json.loads(run(capsys, "simulate", "plan.json", *flags))["requests"]["offered"]
+    assert offered == Trace.read("t.csv").requests
+    planned = ["plan", "headway.yaml", "--profile", "profile.csv", "--feasibility", "trace", *flags]
+    assert json.loads(run(capsys, *planned))["provenance"]["requests"] == offered
+    with pytest.raises(SystemExit):
+        main(["simulate", "plan.json", *flags])
+    assert capsys.readouterr().err == "bad.csv: 1 malformed row left out\n"
+
+
 def test_outcomes_are_compared_and_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, "simulate", "plan.json", "--trace", "t.csv", "-o", "a.json")
     run(capsys, "simulate", "plan.json", "--trace", "t.csv", "--seed", "9", "-o", "b.json")

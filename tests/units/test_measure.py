@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headway.errors import ProfileError, SpecError
-from headway.profile import RecordedVisits, Row
+from headway.profile import Profile, RecordedVisits, Row
 from headway.profile.cell import Effort, batches_of, nearest_rank, settled
 from headway.profile.finished import Finished
 from headway.profile.record import MAX_COMBINATIONS, ancestors, combinations
@@ -160,6 +160,18 @@ def test_batch_sizes_are_powers_of_two_up_to_the_stages_largest(
     spec = spec_of({"a": stage})
     (target,) = targets(spec, models(spec, folder), asked)
     assert target.batch_sizes == sizes
+
+
+def test_a_batch_size_that_would_fill_the_memory_is_refused() -> None:
+    with pytest.raises(ProfileError, match="batch_size must be a whole number from 1 to 4096"):
+        Profile.from_rows([Row("a", "cpu", 1, 0.1), Row("a", "cpu", 1_000_000_000, 0.1)])
+
+
+def test_without_samples_one_empty_text_is_measured(folder: Path) -> None:
+    import headway as hw
+
+    profile = hw.profile(spec_of({"a": {"model": "m.py:A", "max_batch_size": 1}}), folder=folder, budget_s=0.1)
+    assert profile.stamp["samples"]["count"] == 1
 
 
 @pytest.mark.parametrize("sizes", [[2, 4], [0, 1], []])

@@ -189,6 +189,43 @@ def test_lines_are_counted_across_chunks(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
+    ("text", "seconds", "requests"),
+    [
+        ("count\n3\n0\n2\n", 3.0, 5),
+        ("second,count\n0,3\n2,2\n", 3.0, 5),
+        ("second, count\n1700000000,1\n1700000001,4\n", 2.0, 5),
+    ],
+)
+def test_counts_may_have_a_header(tmp_path: Path, text: str, seconds: float, requests: int) -> None:
+    trace = load(tmp_path, text)
+    assert (trace.duration_s, trace.requests) == (seconds, requests)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "arrival_s\n1\n1e308\n",
+            ":3: arrival_s is '1e308'; it must be a finite number of at least 0 and at most 1e+09",
+        ),
+        ('{"arrival_s": 1e308}\n', ":1: arrival_s is 1e+308"),
+        ('{"timestamp": 1e13, "input_length": 1, "output_length": 1}\n', ":1: timestamp is 10000000000000.0"),
+        ("# duration_s: 1e300\narrival_s\n2\n", "duration_s is 1e+300"),
+        ("second,count\n0,3\n99999999,2\n", "at most 31,622,400 seconds"),
+        ("second,count\n0,3\n0,2\n", "listed twice"),
+        ("second,count\n0\n", ":2: 1 values"),
+        ("second,count\nx,1\n", ":2: 'x' is not a second"),
+        ("count\nx\n", ":2: 'x' is not a number of requests"),
+        ("time,size\n1,2\n", "counts (a whole number per second, or header second,count)"),
+    ],
+)
+def test_times_and_counts_out_of_reach_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(TraceError) as caught:
+        load(tmp_path, text)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "is empty"),

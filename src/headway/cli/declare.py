@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headway.cli.frame import Json, Output, Seed, SpecArgument, Verb, duration, emit, read_spec, say
+from headway.cli.frame import Json, NoSeed, Output, Seed, SpecArgument, Verb, duration, emit, read_spec, say
 from headway.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 
 def check(
-    spec: Annotated[Path | None, typer.Argument(metavar="SPEC", help="What is declared: a YAML file.")] = None,
+    spec: Annotated[Path | None, typer.Argument(metavar="SPEC", help="What is declared: a YAML or TOML file.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of specs, for editors.")] = False,
+    seed: NoSeed = 0,
     json: Json = False,
 ) -> None:
     """Read a spec, or say which line of it is wrong.

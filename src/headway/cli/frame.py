@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 import typer
 
@@ -27,9 +28,16 @@ FINE, ERROR, USAGE, INFEASIBLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 Json = Annotated[bool, typer.Option("--json", envvar="HEADWAY_JSON", help="Print the result as JSON on stdout.")]
 Seed = Annotated[int, typer.Option("--seed", envvar="HEADWAY_SEED", min=0, help="Same seed, same bytes.")]
-TraceFile = Annotated[Path, typer.Option("--trace", envvar="HEADWAY_TRACE", help="When requests come: a trace file.")]
+NoSeed = Annotated[
+    int, typer.Option("--seed", envvar="HEADWAY_SEED", min=0, help="As everywhere; nothing is drawn here.")
+]
+TraceFile = Annotated[
+    Path, typer.Option("--trace", envvar="HEADWAY_TRACE", help="When requests come: a trace file; - is stdin.")
+]
+Format = Annotated[str | None, typer.Option("--format", help="Of the trace file; else recognised by its head.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave malformed rows of the trace out and count them.")]
 ProfileFile = Annotated[Path, typer.Option("--profile", envvar="HEADWAY_PROFILE", help="What work costs: a CSV file.")]
-SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="What is declared: a YAML file.")]
+SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="What is declared: a YAML or TOML file.")]
 PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan: a JSON file that `headway plan` wrote.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write the result to this file.")]
 
@@ -130,11 +138,18 @@ def read_profile(path: Path) -> Profile:
     return Profile.read(path)
 
 
-def read_trace(path: Path, seed: int = 0) -> Trace:
-    """Read a trace file; `seed` spreads arrivals that the file gives only as counts."""
+def read_trace(path: Path, seed: int = 0, format: str | None = None, skip_bad: bool = False) -> Trace:
+    """Read a trace file, `-` for stdin; `seed` spreads arrivals that the file gives only as counts.
+
+    How many malformed rows were left out is said on stderr.
+    """
     from headway.trace import Trace
 
-    return Trace.read(path, seed=seed)
+    source = cast(BufferedReader, sys.stdin.buffer) if str(path) == "-" else path
+    read = Trace.read(source, format=format, skip_bad=skip_bad, seed=seed)
+    if read.skipped:
+        say(f"{path}: {read.skipped} malformed {'row' if read.skipped == 1 else 'rows'} left out")
+    return read
 
 
 def guarded(call: Callable[[], Any]) -> int:

@@ -11,6 +11,7 @@ import typer
 
 from headway.cli.frame import (
     Json,
+    NoSeed,
     Output,
     PlanArgument,
     Seed,
@@ -126,6 +127,7 @@ def replay(
 def compare(
     predicted: Annotated[Path, typer.Argument(metavar="PREDICTED", help="An outcome's JSON.")],
     measured: Annotated[Path, typer.Argument(metavar="MEASURED", help="Another outcome's JSON.")],
+    seed: NoSeed = 0,
     json: Json = False,
 ) -> None:
     """Set two outcomes side by side, figure by figure."""
@@ -145,6 +147,7 @@ def report(
     ] = None,
     title: Annotated[str | None, typer.Option("--title", help="Else the spec's name.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.")] = Path("report.html"),
+    seed: NoSeed = 0,
     json: Json = False,
 ) -> None:
     """Write a plan's whole story into one HTML file.

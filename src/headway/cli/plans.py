@@ -10,11 +10,13 @@ import typer
 
 from headway.cli.frame import (
     INFEASIBLE,
+    Format,
     Json,
     Output,
     PlanArgument,
     ProfileFile,
     Seed,
+    SkipBad,
     SpecArgument,
     TraceFile,
     Verb,
@@ -30,6 +32,9 @@ from headway.cli.progress import Progress
 
 if TYPE_CHECKING:
     from headway.plan.plan import Plan
+
+
+SPECS = (".yaml", ".yml", ".toml")
 
 
 class Mode(StrEnum):
@@ -68,6 +73,8 @@ def simulate(
         float | None,
         typer.Option("--drop-after", parser=duration, metavar="TIME", help="Give requests up this long after arrival."),
     ] = None,
+    format: Format = None,
+    skip_bad: SkipBad = False,
     seed: Seed = 0,
     output: Output = None,
     json: Json = False,
@@ -82,7 +89,8 @@ def simulate(
 
     read = read_plan(plan)
     rows = None if profile is None else read_profile(profile)
-    outcome = simulate(read, rows, read_trace(trace, seed), seed=seed, mode=mode.value, drop_after_s=drop_after)
+    requests = read_trace(trace, seed, format, skip_bad)
+    outcome = simulate(read, rows, requests, seed=seed, mode=mode.value, drop_after_s=drop_after)
     if output is not None:
         write_atomic(output, canonical_json(outcome.to_dict()))
     emit(outcome.to_dict(), json, lambda: outcome_view(outcome))
@@ -106,6 +114,8 @@ def plan(
     budget: Annotated[
         int | None, typer.Option("--budget", min=1, help="Stop after this many simulations with the best so far.")
     ] = None,
+    format: Format = None,
+    skip_bad: SkipBad = False,
     seed: Seed = 0,
     output: Output = None,
     json: Json = False,
@@ -120,7 +130,8 @@ def plan(
     from headway.plan.make import make
     from headway.report.terminal import plan_view
 
-    declared, measured, requests = read_spec(spec), read_profile(profile), read_trace(trace, seed)
+    declared, measured = read_spec(spec), read_profile(profile)
+    requests = read_trace(trace, seed, format, skip_bad)
     with Progress("plan") as progress:
         try:
             found = make(
@@ -150,6 +161,13 @@ def diff(
     profile: Annotated[
         Path | None, typer.Option("--profile", help="What work costs in what runs today; else the plan's own rows.")
     ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", envvar="HEADWAY_TRACE", help="What runs today is predicted on this trace; - is stdin."),
+    ] = None,
+    format: Format = None,
+    skip_bad: SkipBad = False,
+    seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Say what changes between two plans, what it saves and risks."""
@@ -157,16 +175,21 @@ def diff(
     from headway.report.terminal import diff_view
 
     new = read_plan(after)
-    changes = diff(_today(before, profile, new), new)
+    old = _today(before, profile, new)
+    if before.suffix in SPECS:
+        from headway.plan.difference import predict
+
+        old = predict(old, None if trace is None else read_trace(trace, seed, format, skip_bad), seed)
+    changes = diff(old, new)
     emit(changes, json, lambda: diff_view(changes))
 
 
 def _today(path: Path, profile: Path | None, new: Plan) -> Plan:
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix not in SPECS:
         return read_plan(path)
     from headway.plan.difference import current_plan
 
-    return current_plan(read_spec(path), None if profile is None else read_profile(profile), new.stages)
+    return current_plan(read_spec(path), new.profile if profile is None else read_profile(profile), new.stages)
 
 
 VERBS = (
@@ -184,5 +207,5 @@ VERBS = (
             "headway plan headway.yaml --profile profile.csv --trace requests.csv --planner greedy --feasibility trace",
         ),
     ),
-    Verb(diff, ("headway diff current.json plan.json", "headway diff headway.yaml plan.json")),
+    Verb(diff, ("headway diff current.json plan.json", "headway diff headway.yaml plan.json --trace requests.csv")),
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headway.cli.frame import Json, Output, Seed, duration, emit, examples, say
+from headway.cli.frame import Format, Json, NoSeed, Output, Seed, SkipBad, duration, emit, examples, read_trace
 from headway.cli.frame import rate as to_rate
 from headway.errors import HeadwayError, nearest
 
@@ -19,9 +19,7 @@ Rate = Annotated[float, typer.Option("--rate", parser=to_rate, metavar="N/s", he
 Seconds = Annotated[float, typer.Option("--seconds", help="Length of the trace in seconds.")]
 OrSeconds = Annotated[float | None, typer.Option("--seconds", help="Length of the trace in seconds; or --requests.")]
 OrRequests = Annotated[int | None, typer.Option("--requests", help="Number of requests; or --seconds.")]
-TraceArgument = Annotated[Path, typer.Argument(metavar="TRACE", help="A trace file, plain, .gz or .bz2.")]
-Format = Annotated[str | None, typer.Option("--format", help="Name of the file's format; else recognised by its head.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave malformed rows out and count them.")]
+TraceArgument = Annotated[Path, typer.Argument(metavar="TRACE", help="A trace file, plain, .gz or .bz2; - is stdin.")]
 
 app = typer.Typer(
     help="Show, generate and change traces, or say where public ones are.\n\n"
@@ -45,9 +43,8 @@ def show(
     The envelope is the most requests in any window of each length: what a plan has to be ready for.
     """
     from headway.report.trace_view import trace_summary, trace_table
-    from headway.trace import Trace
 
-    read = Trace.read(trace, format=format, skip_bad=skip_bad, seed=seed)
+    read = read_trace(trace, seed, format, skip_bad)
     emit(trace_summary(read), json, lambda: trace_table(read))
 
 
@@ -150,7 +147,9 @@ def spike(
 @app.command()
 def edit(
     trace: TraceArgument,
-    start: Annotated[float, typer.Option("--from", parser=duration, metavar="TIME", help="Cut what is before.")] = 0.0,
+    start: Annotated[
+        float | None, typer.Option("--from", parser=duration, metavar="TIME", help="Cut what is before.")
+    ] = None,
     end: Annotated[
         float | None, typer.Option("--to", parser=duration, metavar="TIME", help="Cut what is after.")
     ] = None,
@@ -166,13 +165,9 @@ def edit(
     json: Json = False,
 ) -> None:
     """Cut a trace, close its gaps, thin it, change its speed: in this order. Also converts other formats to our CSV."""
-    from headway.trace import Trace
-
-    read = Trace.read(trace, format=format, skip_bad=skip_bad, seed=seed)
-    if read.skipped:
-        say(f"{trace}: {read.skipped} malformed rows left out")
-    if start or end is not None:
-        read = read.slice(start, end)
+    read = read_trace(trace, seed, format, skip_bad)
+    if start is not None or end is not None:
+        read = read.slice(start or 0.0, end)
     if mask_gaps is not None:
         read = read.mask(read.gaps(mask_gaps))
     if keep != 1.0:
@@ -183,6 +178,7 @@ def edit(
 @app.command()
 def fetch(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of a public trace; all without one.")] = None,
+    seed: NoSeed = 0,
     json: Json = False,
 ) -> None:
     """Say where a public trace is, and how it is read here. Nothing is downloaded."""
@@ -231,7 +227,9 @@ def _give(trace: Trace, output: Path | None, as_json: bool) -> None:
         from headway.report.trace_view import trace_summary
 
         trace.write(output)
-        emit(trace_summary(trace), as_json, lambda: f"{output}: {trace.requests:,} requests in {trace.duration_s:g} s")
+        noun = "request" if trace.requests == 1 else "requests"
+        said = f"{output}: {trace.requests:,} {noun} in {trace.duration_s:g} s"
+        emit(trace_summary(trace), as_json, lambda: said)
         return
     from headway.trace.formats import dump
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from headway.errors import PlanError
+from headway.errors import HeadwayError, PlanError
 from headway.plan.config import Config
 from headway.plan.plan import Plan
 from headway.profile import Profile
 from headway.spec.kinds import load_domain
 from headway.spec.model import Spec
+
+if TYPE_CHECKING:
+    from headway.trace import Trace
 
 SCHEMA = "headway.diff/1"
 
@@ -33,6 +37,30 @@ def current_plan(spec: Spec, profile: Profile | None = None, assumed: Mapping[st
             raise PlanError(f"current.{name}: missing; say what runs today at this stage")
     unnamed = [name for name in spec.stages if name not in spec.current]
     return Plan(spec, profile or Profile(()), stages, provenance={"assumed": unnamed} if unnamed else {})
+
+
+FIGURES = ("p50_s", "p95_s", "p99_s", "miss_rate", "worst_5m_p99_s", "low_confidence")
+
+
+def predict(plan: Plan, trace: Trace | None, seed: int = 0) -> Plan:
+    """Return a plan of what runs today with what is predicted of it on a trace.
+
+    Where there is no trace, or its profile rows do not suffice, the plan's provenance says so.
+
+    >>> from headway.testing.examples import tiny_plan
+    >>> predict(tiny_plan(), None).provenance["not_predicted"]
+    'no trace was given'
+    """
+    from headway.sim.simulation import simulate
+
+    if trace is None:
+        return replace(plan, provenance={**plan.provenance, "not_predicted": "no trace was given"})
+    try:
+        outcome = simulate(plan, trace, seed=seed).to_dict()
+    except HeadwayError as error:
+        return replace(plan, provenance={**plan.provenance, "not_predicted": str(error)})
+    figures = {name: outcome[name] for name in FIGURES}
+    return replace(plan, predicted=figures, provenance={**plan.provenance, "predicted_on": trace.hash})
 
 
 def diff(before: Plan, after: Plan) -> dict[str, Any]:
@@ -91,6 +119,11 @@ def _evidence(before: Plan, after: Plan) -> list[str]:
         unnamed = ", ".join(before.provenance["assumed"])
         lines.append(f"current: does not name {unnamed}; taken to run as in the new plan")
     used = after.provenance
+    if "not_predicted" in before.provenance:
+        lines.append(f"what runs today is not predicted: {before.provenance['not_predicted']}")
+    if "predicted_on" in before.provenance:
+        other = "" if before.provenance["predicted_on"] == used.get("trace_hash") else ", not the one planned for"
+        lines.append(f"what runs today is predicted on trace {before.provenance['predicted_on']}{other}")
     if "trace_hash" in used:
         rate = f", {used['requests']} requests" if "requests" in used else ""
         lines.append(f"trace {used['trace_hash']}{rate}, feasibility {used.get('feasibility')}")
@@ -101,5 +134,7 @@ def _evidence(before: Plan, after: Plan) -> list[str]:
         if rows:
             kinds = ", ".join(sorted({row.evidence for row in rows}))
             samples = sum(row.samples or 0 for row in rows)
-            lines.append(f"profile of {name} on {fields.get('hardware')}: {len(rows)} rows, {kinds}, {samples} samples")
+            known = [f"{len(rows)} row{'s' * (len(rows) != 1)}", kinds]
+            known += [f"{samples} sample{'s' * (samples != 1)}"] * (samples > 0)
+            lines.append(f"profile of {name} on {fields.get('hardware')}: {', '.join(known)}")
     return lines

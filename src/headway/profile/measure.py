@@ -192,7 +192,7 @@ class _Run:
             share_s = self._share_s(started_s, [left[1] for left in cells[number:]])
             why_not = dead.get(target.label)
             if row is None and why_not is None and size > 1 and share_s <= 0:
-                why_not = "the budget was used up; measure again with resume to go on"
+                why_not = "the budget was used up; run the same command again to go on"
             if row is None and why_not is None and not recording.inputs[target.model.stage]:
                 why_not = "no input reached the stage"
             if row is None and why_not is None:

@@ -18,6 +18,9 @@ from headway.files import content_hash, write_atomic
 from headway.profile.service import ServiceTime
 
 EVIDENCE = ("measured", "observed", "imported", "prior")
+MAX_BATCH_SIZE = 4096
+"""Largest batch of a row: tables of service times have an entry per size, so a slip would fill the memory."""
+
 _REQUIRED = ("stage", "hardware", "batch_size", "mean_s")
 
 
@@ -216,8 +219,8 @@ class Profile:
 
 def _check_row(row: Row) -> None:
     where = f"profile: stage {row.stage!r} on {row.hardware!r}, batch size {row.batch_size}"
-    if not isinstance(row.batch_size, int) or row.batch_size < 1:
-        raise ProfileError(f"{where}: batch_size must be a whole number of at least 1")
+    if not isinstance(row.batch_size, int) or not 1 <= row.batch_size <= MAX_BATCH_SIZE:
+        raise ProfileError(f"{where}: batch_size must be a whole number from 1 to {MAX_BATCH_SIZE}")
     if not (math.isfinite(row.mean_s) and row.mean_s > 0):
         raise ProfileError(f"{where}: mean_s is {row.mean_s}; it must be a positive number of seconds")
     known = [q for q in (row.p50_s, row.p95_s, row.p99_s) if q is not None]

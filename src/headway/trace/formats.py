@@ -8,7 +8,7 @@
 | `burstgpt` | `Timestamp,Model,Request tokens,Response tokens,...` | seconds; of the rest only the tokens |
 | `vidur` | `arrived_at,num_prefill_tokens,num_decode_tokens` | seconds |
 | `mooncake` | objects with `timestamp`, `input_length`, `output_length` | milliseconds; see below |
-| `counts` | whole numbers only | requests per second, spread within each second (`from_counts`) |
+| `counts` | whole numbers only, or header `count` or `second,count` | requests per second, spread within each second |
 
 Token counts are named `input_tokens` and `output_tokens`; of Mooncake's `hash_ids` the number is read, as
 `prefix_blocks` (of 512 tokens). Rows out of order are sorted by arrival, ties as they stand.
@@ -19,28 +19,26 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from headway.errors import TraceError, nearest
-from headway.trace.generate import from_counts
+from headway.trace.counts import counts, is_counts
 from headway.trace.jsonlines import jsonl, mooncake
-from headway.trace.rows import BadRow, Source
+from headway.trace.rows import Source
 from headway.trace.tabular import CSV_COLUMNS, cells, csv_reader
-from headway.trace.trace import Floats, Trace
-from headway.trace.transport import open_text, pack
+from headway.trace.trace import Floats, Readable, Trace
+from headway.trace.transport import label, open_text, pack
 
 
-def read(path: str | os.PathLike[str], *, format: str | None = None, skip_bad: bool = False, seed: int = 0) -> Trace:
+def read(path: Readable, *, format: str | None = None, skip_bad: bool = False, seed: int = 0) -> Trace:
     """Read a trace file; see the table of this module. Raises TraceError with file and line."""
     if format is not None and format not in FORMATS:
-        raise TraceError(f"{path}: no format is called {format!r}{nearest(format, FORMATS)}; {KNOWN}")
+        raise TraceError(f"{label(path)}: no format is called {format!r}{nearest(format, FORMATS)}; {KNOWN}")
     with open_text(path) as lines:
-        source = Source(os.fspath(path), lines, skip_bad, seed)
+        source = Source(label(path), lines, skip_bad, seed)
         first = _head(source)
         reader = FORMATS[format or _recognise(source, first)]
         trace = reader(source, first)
@@ -85,7 +83,7 @@ def _head(source: Source) -> str:
 def _recognise(source: Source, first: str) -> str:
     if first.startswith("{"):
         return "mooncake" if '"timestamp"' in first and '"input_length"' in first else "jsonl"
-    if re.fullmatch(r"\d+(?:[ \t]+\d+)*", first):
+    if is_counts(first):
         return "counts"
     try:
         names = cells(first)
@@ -94,9 +92,7 @@ def _recognise(source: Source, first: str) -> str:
     for format, wanted in CSV_COLUMNS.items():
         if set(wanted) <= set(names):
             return format
-    raise source.error(
-        source.line, f"the header {first[:80]!r} is of no known format; a plain CSV has a column arrival_s; {KNOWN}"
-    )
+    raise source.error(source.line, f"the header {first[:80]!r} is of no known format; {KNOWN}")
 
 
 def _labelled(trace: Trace, source: Source) -> Trace:
@@ -116,37 +112,23 @@ def _labelled(trace: Trace, source: Source) -> Trace:
         raise TraceError(f"{source.where}: {error}") from error
 
 
-def _counts(source: Source, first: str) -> Trace:
-    counts: list[int] = []
-    for at, chunk in source.chunks(first):
-        try:
-            counts += _whole_numbers(" ".join(chunk))
-        except BadRow:
-            for line, text in enumerate(chunk, at):
-                try:
-                    counts += _whole_numbers(text)
-                except BadRow as error:
-                    source.reject(line, error)
-    try:
-        return from_counts(np.array(counts, dtype=np.float64), source.seed)
-    except TraceError as error:
-        raise TraceError(f"{source.where}: {error}") from error
-
-
-def _whole_numbers(text: str) -> list[int]:
-    words = text.split()
-    for word in words:
-        if not (word.isascii() and word.isdigit() and len(word) < 10):
-            raise BadRow(f"{word[:40]!r} is not a number of requests; write whole numbers, one per second")
-    return list(map(int, words))
-
-
 FORMATS: dict[str, Callable[[Source, str], Trace]] = {
     **{format: csv_reader(format) for format in CSV_COLUMNS},
     "jsonl": jsonl,
     "mooncake": mooncake,
-    "counts": _counts,
+    "counts": counts,
 }
 """Each format by name: (source, first line with content) -> Trace."""
 
-KNOWN = f"known formats: {', '.join(FORMATS)}"
+LOOKS = {
+    "csv": "header with arrival_s",
+    "jsonl": 'lines like {"arrival_s": 0.25}',
+    "azure-llm": "header TIMESTAMP,ContextTokens,GeneratedTokens",
+    "burstgpt": "header Timestamp,Model,Request tokens,Response tokens",
+    "vidur": "header arrived_at,num_prefill_tokens,num_decode_tokens",
+    "mooncake": 'lines like {"timestamp": 27, "input_length": 9, "output_length": 5}',
+    "counts": "a whole number per second, or header second,count",
+}
+"""What a file of each format looks like, in a few words."""
+
+KNOWN = f"known formats: {'; '.join(f'{name} ({LOOKS[name]})' for name in FORMATS)}"

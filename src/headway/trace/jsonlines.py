@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from headway.trace.rows import BadRow, Source, built, in_range, number, table
+from headway.trace.rows import ANY, AT_LEAST_0, TIME_MS, TIME_S, BadRow, Range, Source, built, in_range, number, table
 from headway.trace.trace import Trace
 
 
@@ -44,7 +44,7 @@ def jsonl(source: Source, first: str) -> Trace:
         if any(len(item) != len(keys) for item in objects):
             raise BadRow("keys differ")
         try:
-            return [in_range(np.array([item[key] for item in objects]), _lowest(key)) for key in keys]
+            return [in_range(np.array([item[key] for item in objects]), _range(key)) for key in keys]
         except KeyError as error:
             raise BadRow("keys differ") from error
 
@@ -52,14 +52,14 @@ def jsonl(source: Source, first: str) -> Trace:
         item = decoded(line)
         if set(item) != set(keys):
             raise BadRow(f"keys are {', '.join(item) or 'none'} where the first row has {', '.join(keys)}")
-        return [number(key, item[key], _lowest(key)) for key in keys]
+        return [number(key, item[key], _range(key)) for key in keys]
 
     arrays = dict(zip(keys, table(source, len(keys), whole, single, first), strict=True))
     return built(source, arrays.pop("arrival_s"), arrays)
 
 
-def _lowest(key: str) -> float:
-    return 0.0 if key == "arrival_s" else -np.inf
+def _range(key: str) -> Range:
+    return TIME_S if key == "arrival_s" else ANY
 
 
 def mooncake(source: Source, first: str) -> Trace:
@@ -79,13 +79,15 @@ def mooncake(source: Source, first: str) -> Trace:
         return (*values, len(item.hash_ids)) if isinstance(item, _MooncakeBlocks) else values
 
     def whole(lines: list[str]) -> Sequence[Any]:
-        return list(in_range(np.array([row(line) for line in lines], dtype=np.float64), 0.0).T)
+        columns = np.array([row(line) for line in lines], dtype=np.float64).T
+        return [in_range(values, valid[key]) for key, values in zip(keys, columns, strict=True)]
 
     def single(line: str) -> Sequence[float]:
         values = row(line)
-        return [number(key, value, 0.0) for key, value in zip(keys, values, strict=True)]
+        return [number(key, value, valid[key]) for key, value in zip(keys, values, strict=True)]
 
     keys = ["timestamp", "input_length", "output_length", *(["hash_ids"] if blocks else [])]
+    valid = {key: TIME_MS if key == "timestamp" else AT_LEAST_0 for key in keys}
     arrays = dict(zip(keys, table(source, len(keys), whole, single, first), strict=True))
     columns = {"input_tokens": arrays["input_length"], "output_tokens": arrays["output_length"]}
     if blocks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from headway.errors import TraceError
 from headway.trace.generate import MAX_REQUESTS
-from headway.trace.trace import Floats, Trace
+from headway.trace.trace import MAX_TIME_S, Floats, Trace
 
 CHUNK_LINES = 65_536
 
@@ -98,22 +99,34 @@ def _line_by_line(
     return list(zip(*rows, strict=True)) if rows else [()] * width
 
 
-def in_range(values: Floats, lowest: float) -> Floats:
-    """Return `values` when all are finite and at least `lowest`, else raise BadRow."""
-    if not (np.isfinite(values) & (values >= lowest)).all():
+Range = tuple[float, float]
+"""The least and the greatest value that a column may hold."""
+
+ANY: Range = (-sys.float_info.max, sys.float_info.max)
+AT_LEAST_0: Range = (0.0, ANY[1])
+TIME_S: Range = (0.0, MAX_TIME_S)
+TIME_MS: Range = (0.0, MAX_TIME_S * 1e3)
+
+
+def in_range(values: Floats, valid: Range) -> Floats:
+    """Return `values` when all of them are numbers of this range, else raise BadRow."""
+    if not ((values >= valid[0]) & (values <= valid[1])).all():
         raise BadRow("a value is out of range")
     return values
 
 
-def number(column: str, value: str | float, lowest: float) -> float:
-    """Return one value as a finite number of at least `lowest`, else raise BadRow that names the column."""
+def number(column: str, value: str | float, valid: Range) -> float:
+    """Return one value as a number of this range, else raise BadRow that names the column."""
     try:
         result = float(value)
     except ValueError:
         result = np.nan
-    if not (np.isfinite(result) and result >= lowest):
-        valid = "a finite number" if lowest < 0.0 else "a finite number of at least 0"
-        raise BadRow(f"{column} is {value!r}; it must be {valid}")
+    if not valid[0] <= result <= valid[1]:
+        least = "" if valid[0] < 0.0 else " of at least 0"
+        most = (
+            "" if valid[1] == ANY[1] or not result > valid[1] else f" and at most {valid[1]:g}, from the trace's start"
+        )
+        raise BadRow(f"{column} is {value!r}; it must be a finite number{least}{most}")
     return result
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headway.errors import nearest
-from headway.trace.rows import BadRow, Source, built, in_range, number, table
+from headway.trace.rows import ANY, AT_LEAST_0, TIME_S, BadRow, Source, built, in_range, number, table
 from headway.trace.trace import Trace
 
 TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:\.\d{1,9})?)(?:Z|\+00:00)?")
@@ -95,10 +95,10 @@ class _Kind:
 def _kind(format: str, name: str) -> _Kind:
     if name == "time":
         return _Kind(_times, lambda column, text: int(_times([text], column)[0]))
-    lowest = 0.0 if name == "arrival_s" or format != "csv" else -np.inf
+    valid = TIME_S if name == "arrival_s" else ANY if format == "csv" else AT_LEAST_0
     return _Kind(
-        lambda texts: in_range(np.array(list(map(float, texts))), lowest),
-        lambda column, text: number(column, text, lowest),
+        lambda texts: in_range(np.array(list(map(float, texts))), valid),
+        lambda column, text: number(column, text, valid),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -18,13 +19,18 @@ from headway.errors import TraceError
 from headway.files import content_hash, write_atomic
 
 Floats = NDArray[np.float64]
+Readable = str | os.PathLike[str] | io.BufferedReader
+"""What a trace is read from: the path of a file, or a file that is open for reading bytes."""
+
+MAX_TIME_S = 1e9
+"""Latest arrival and longest window, about 30 years: beyond it a unit is wrong, or times count from 1970."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Trace:
     """Arrivals of requests over an observed window, as read-only columns.
 
-    `arrival_s`: seconds from the start of the window, shape (n,), sorted, finite, >= 0.
+    `arrival_s`: seconds from the start of the window, shape (n,), sorted, from 0 to `MAX_TIME_S`.
     `columns`: further numbers per request, each of shape (n,) and finite (`input_tokens`, `payload`, `visits.STAGE`).
     `duration_s`: length of the observed window, at least the last arrival. `start`: its begin on the clock (ISO-8601,
     UTC). `skipped`: malformed rows that were left out on request when the trace was read.
@@ -101,10 +107,8 @@ class Trace:
         )
 
     @classmethod
-    def read(
-        cls, path: str | os.PathLike[str], *, format: str | None = None, skip_bad: bool = False, seed: int = 0
-    ) -> Trace:
-        """Read a trace file, plain or compressed; the format is recognised by its header unless named.
+    def read(cls, path: Readable, *, format: str | None = None, skip_bad: bool = False, seed: int = 0) -> Trace:
+        """Read a trace file (or an open binary one), plain or compressed; its header tells the format unless named.
 
         `skip_bad` leaves malformed rows out and counts them in `skipped`. `seed` spreads arrivals that the file gives
         only as counts. Raises TraceError with file and line. The formats are described in `headway.trace.formats`.
@@ -299,18 +303,22 @@ def _check(trace: Trace) -> None:
     where, arrival = f"trace {trace.name!r}", trace.arrival_s
     # With NaN every comparison is false, so these few comparisons also prove that all values are finite.
     in_order = arrival[1:] >= arrival[:-1]
-    if len(arrival) and not (arrival[0] >= 0.0 and arrival[-1] < np.inf and in_order.all()):
-        bad = np.flatnonzero(~(np.isfinite(arrival) & (arrival >= 0.0)))
+    if len(arrival) and not (arrival[0] >= 0.0 and arrival[-1] <= MAX_TIME_S and in_order.all()):
+        bad = np.flatnonzero(~((arrival >= 0.0) & (arrival <= MAX_TIME_S)))
         if len(bad):
-            raise TraceError(f"{where}: arrival_s[{bad[0]}] is {arrival[bad[0]]}; arrivals are finite and at least 0")
+            raise TraceError(
+                f"{where}: arrival_s[{bad[0]}] is {arrival[bad[0]]}; arrivals are seconds from the start of the trace, "
+                f"from 0 to {MAX_TIME_S:g}"
+            )
         late = int(np.argmin(in_order)) + 1
         raise TraceError(
             f"{where}: arrival_s[{late}] = {arrival[late]} comes before the one ahead of it; sort by arrival"
         )
     last = float(arrival[-1]) if len(arrival) else 0.0
-    if not (math.isfinite(trace.duration_s) and trace.duration_s >= last and (len(arrival) or trace.duration_s > 0.0)):
+    if not (last <= trace.duration_s <= MAX_TIME_S and (len(arrival) or trace.duration_s > 0.0)):
         raise TraceError(
-            f"{where}: duration_s is {trace.duration_s}; it must be finite and reach the last arrival ({last})"
+            f"{where}: duration_s is {trace.duration_s}; it must reach the last arrival ({last}) and be at most "
+            f"{MAX_TIME_S:g}"
         )
     for key, values in trace.columns.items():
         if not key or key != key.strip() or not key.isprintable() or key == "arrival_s":

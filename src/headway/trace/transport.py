@@ -8,10 +8,11 @@ import io
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import IO, cast
 
 from headway.errors import TraceError
+from headway.trace.trace import Readable
 
 MAX_BYTES = 4 << 30
 """Largest file, after decompression, that is read: a small archive cannot fill the memory."""
@@ -21,22 +22,32 @@ MAX_LINE_BYTES = 64 << 20
 
 
 @contextmanager
-def open_text(path: str | os.PathLike[str]) -> Iterator[Iterator[str]]:
+def open_text(path: Readable) -> Iterator[Iterator[str]]:
     """Open a UTF-8 file, seen to be gzip, bzip2 or plain by its first bytes, as an iterator over its lines.
 
-    Bytes that are not UTF-8 come out as replacement characters. Raises TraceError when the file cannot be opened, is
+    A file that is open already is left open. Bytes that are not UTF-8 come out as replacement characters.
+    Raises TraceError when the file cannot be opened, is
     damaged, or is larger than `MAX_BYTES`.
     """
     try:
         with (
-            open(path, "rb") as file,
+            nullcontext(path) if isinstance(path, io.BufferedReader) else open(path, "rb") as file,
             _plain(file) as data,
             io.BufferedReader(_Limited(data, path), 1 << 20) as limited,
         ):
             yield io.TextIOWrapper(limited, encoding="utf-8-sig", errors="replace")
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error) or "it ends too early"
-        raise TraceError(f"{os.fspath(path)}: cannot be read: {reason}") from error
+        raise TraceError(f"{label(path)}: cannot be read: {reason}") from error
+
+
+def label(path: Readable) -> str:
+    """Return how errors name what a trace is read from.
+
+    >>> label("requests.csv")
+    'requests.csv'
+    """
+    return str(path.name) if isinstance(path, io.BufferedReader) else os.fspath(path)
 
 
 def pack(data: bytes, path: str) -> bytes:
@@ -56,8 +67,8 @@ def _plain(file: io.BufferedReader) -> IO[bytes]:
 class _Limited(io.RawIOBase):
     """Passes bytes on, and refuses a file or a line that is too long."""
 
-    def __init__(self, data: IO[bytes], path: str | os.PathLike[str]) -> None:
-        self._data, self._path, self._total, self._line = data, os.fspath(path), 0, 0
+    def __init__(self, data: IO[bytes], path: Readable) -> None:
+        self._data, self._path, self._total, self._line = data, label(path), 0, 0
 
     def readable(self) -> bool:
         return True

@@ -116,6 +116,11 @@ def test_what_runs_today_is_predicted_on_a_trace(folder: Path, capsys: pytest.Ca
     assert any("not predicted: profile:" in line for line in less["evidence"])
 
 
+def test_what_is_no_whole_outcome_is_not_compared(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "bare.json").write_text('{"schema": "headway.outcome/1"}')
+    assert run(capsys, "compare", "bare.json", "bare.json", code=1) == ""
+
+
 def test_bad_rows_and_the_format_of_a_trace_can_be_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "bad.csv").write_text((folder / "t.csv").read_text() + "soon\n")
     flags = ["--trace", "bad.csv", "--skip-bad", "--format", "csv", "--json"]

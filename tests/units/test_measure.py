@@ -167,6 +167,27 @@ def test_a_batch_size_that_would_fill_the_memory_is_refused() -> None:
         Profile.from_rows([Row("a", "cpu", 1, 0.1), Row("a", "cpu", 1_000_000_000, 0.1)])
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([], "`rows` must be a list"),
+        ({"rows": ["x"]}, "`rows` must be a list"),
+        ({"rows": [{"stage": "a"}]}, r"rows\[0\]: hardware is missing"),
+        ({"rows": [{"stage": "a", "hardwear": "cpu"}]}, "unknown field 'hardwear'; did you mean 'hardware'"),
+        ({"rows": [{"stage": "a", "hardware": "cpu", "batch_size": 1, "mean_s": "x"}]}, "mean_s must be a number"),
+    ],
+)
+def test_a_profile_of_another_shape_is_refused_by_its_place(value: Any, message: str) -> None:
+    with pytest.raises(ProfileError, match=message):
+        Profile.from_dict(value)
+
+
+def test_a_profile_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
+    with pytest.raises(ProfileError) as caught:
+        Profile.read(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: cannot read the profile: Is a directory"
+
+
 def test_without_samples_one_empty_text_is_measured(folder: Path) -> None:
     import headway as hw
 

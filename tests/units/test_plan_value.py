@@ -93,6 +93,34 @@ def test_the_hash_is_of_what_would_be_deployed(plan: Plan) -> None:
     assert Plan(plan.spec, plan.profile, more).hash != plan.hash
 
 
+def test_it_is_hashable_and_equal_to_what_is_read_back(plan: Plan) -> None:
+    again = Plan.from_dict(json.loads(plan.to_json()))
+    assert again == plan
+    assert len({plan, again, tiny_plan()}) == 2
+    assert plan != plan.to_dict()
+
+
+def test_it_can_be_printed_and_shown(plan: Plan) -> None:
+    lines = str(plan).splitlines()
+    assert lines[0].startswith("tiny: ")
+    assert len(lines) == 2 + len(plan.stages)
+    assert repr(plan).startswith("Plan('tiny', 2 stages, ")
+    assert plan._repr_html_().startswith("<div")
+
+
+def test_money_is_written_without_noise() -> None:
+    stages = {name: ReplicaConfig("cpu", replicas=count) for name, count in (("first", 1), ("second", 2))}
+    bare = Plan(tiny_spec(), tiny_profile(), stages)
+    assert '"cost_usd_per_hour": 0.6,' in bare.to_json()
+
+
+@pytest.mark.parametrize("change", [("profile", []), ("spec", "x"), ("reasons", ["x"]), ("stages", {"first": 3})])
+def test_no_sentence_about_a_plan_is_pythons(plan: Plan, change: tuple[str, Any]) -> None:
+    with pytest.raises(PlanError, match=f"not a complete plan: {change[0]}.* must be") as caught:
+        Plan.from_dict({**plan.to_dict(), change[0]: change[1]})
+    assert "object has no" not in str(caught.value)
+
+
 def without(*path: str) -> Callable[[dict[str, Any]], None]:
     def change(value: dict[str, Any]) -> None:
         for key in path[:-1]:

@@ -183,8 +183,15 @@ def test_every_request_offered_is_counted_once(seed: int, rate: float, drop_afte
         assert 0 <= stage.utilization <= 1 + 1e-12, "no work outside the time that capacity is held for"
 
 
+def test_what_is_no_whole_outcome_is_refused_by_what_it_lacks() -> None:
+    with pytest.raises(HeadwayError, match="the first outcome lacks kind, requests, p50_s"):
+        compare({"schema": "headway.outcome/1"}, {})
+
+
 def test_a_comparison_sets_figures_side_by_side() -> None:
+    rest = dict.fromkeys(("p95_s", "mean_s", "worst_5m_p99_s"))
     fast = {
+        **rest,
         "kind": "measured",
         "p50_s": 0.1,
         "p99_s": 0.4,
@@ -193,6 +200,7 @@ def test_a_comparison_sets_figures_side_by_side() -> None:
         "requests": {"offered": 3},
     }
     slow = {
+        **rest,
         "kind": "simulated",
         "p50_s": 0.2,
         "p99_s": 0.3,

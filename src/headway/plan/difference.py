@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from headway.errors import HeadwayError, PlanError
 from headway.plan.config import Config
-from headway.plan.plan import Plan
+from headway.plan.plan import Plan, money
 from headway.profile import Profile
 from headway.spec.kinds import load_domain
 from headway.spec.model import Spec
@@ -78,13 +78,13 @@ def diff(before: Plan, after: Plan) -> dict[str, Any]:
             for field in dict.fromkeys([*new, *old])
             if old.get(field) != new.get(field)
         ]
-    saved = before.cost_usd_per_hour - after.cost_usd_per_hour
+    old_usd, new_usd = money(before.cost_usd_per_hour), money(after.cost_usd_per_hour)
     return {
         "schema": SCHEMA,
         "from": {"name": before.spec.name, "plan_hash": before.hash},
         "to": {"name": after.spec.name, "plan_hash": after.hash},
         "changes": changes,
-        "cost_usd_per_hour": {"from": before.cost_usd_per_hour, "to": after.cost_usd_per_hour, "saved": saved},
+        "cost_usd_per_hour": {"from": old_usd, "to": new_usd, "saved": money(old_usd - new_usd)},
         "predicted": {"from": dict(before.predicted) or None, "to": dict(after.predicted) or None},
         "risks": _risks(before, after),
         "evidence": _evidence(before, after),

@@ -33,10 +33,10 @@ class Reason:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the reason as JSON values."""
-        return {"code": self.code, "stage": self.stage, "text": self.text, "values": dict(self.values)}
+        return {"code": self.code, "stage": self.stage, "text": self.text, "values": _rounded(self.values)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """A deployment: one configuration per stage, what it is predicted to do, what it costs, and why.
 
@@ -63,6 +63,33 @@ class Plan:
                 f"plan: stages {sorted(self.stages)} do not match the spec's stages {sorted(self.spec.stages)}"
             )
 
+    def __eq__(self, other: object) -> bool:
+        return self.to_dict() == other.to_dict() if isinstance(other, Plan) else NotImplemented
+
+    def __hash__(self) -> int:
+        return int(self.hash, 16)
+
+    def __repr__(self) -> str:
+        stages = f"{len(self.stages)} stage{'s' * (len(self.stages) != 1)}"
+        return f"Plan({self.spec.name!r}, {stages}, {money(self.cost_usd_per_hour):g} $/h, {self.hash})"
+
+    def __str__(self) -> str:
+        from headway.report import format as fmt
+        from headway.report import words
+
+        lines = [f"{self.spec.name}: {fmt.usd_per_hour(self.cost_usd_per_hour)}; {words.optimality(self)}"]
+        for name, config in self.stages.items():
+            fields = config.to_dict()
+            lines.append(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in fields.items()))
+        if self.predicted:
+            lines.append(f"  predicted: {'; '.join(words.prediction(self))}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from headway.report.fragments import plan_fragment
+
+        return plan_fragment(self)
+
     @cached_property
     def cost_usd_per_hour(self) -> float:
         """Dollars per hour of the capacity held: replicas times price, over all stages."""
@@ -79,9 +106,11 @@ class Plan:
         """How far above the lower bound the cost is, relative to the cost; 0 means proven optimal."""
         if self.lower_bound_usd_per_hour is None:
             return None
-        if not self.cost_usd_per_hour:
+        # From the figures as they are written, so that a plan that is read back states the same gap.
+        cost, bound = money(self.cost_usd_per_hour), money(self.lower_bound_usd_per_hour)
+        if not cost:
             return 0.0
-        gap = (self.cost_usd_per_hour - self.lower_bound_usd_per_hour) / self.cost_usd_per_hour
+        gap = (cost - bound) / cost
         return 0.0 if abs(gap) < 1e-12 else gap
 
     @property
@@ -113,8 +142,8 @@ class Plan:
             "schema": SCHEMA,
             "name": self.spec.name,
             "feasible": self.feasible,
-            "cost_usd_per_hour": self.cost_usd_per_hour,
-            "lower_bound_usd_per_hour": self.lower_bound_usd_per_hour,
+            "cost_usd_per_hour": money(self.cost_usd_per_hour),
+            "lower_bound_usd_per_hour": _figure("usd", self.lower_bound_usd_per_hour),
             "gap_ratio": self.gap_ratio,
             "headroom_ratio": self.headroom_ratio,
             "accuracy": self.accuracy,
@@ -125,7 +154,7 @@ class Plan:
             },
             "envelope": [dict(point) for point in self.envelope],
             "reasons": [reason.to_dict() for reason in self.reasons],
-            "frontier": [dict(point) for point in self.frontier],
+            "frontier": [_rounded(point) for point in self.frontier],
             "spec": self.spec.to_dict(),
             "profile": self.profile.to_dict(),
             "provenance": {**self.provenance, "plan_hash": self.hash},
@@ -147,8 +176,12 @@ class Plan:
             value = json.loads(target.read_text(encoding="utf-8"))
         except OSError as error:
             raise PlanError(f"{target}: cannot read the plan: {error.strerror}") from None
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise PlanError(f"{target}: not a plan's JSON: {error}") from None
+        except UnicodeDecodeError:
+            raise PlanError(
+                f"{target}: not a plan's JSON: it is not UTF-8 text; give a file of `headway plan`"
+            ) from None
+        except json.JSONDecodeError as error:
+            raise PlanError(f"{target}:{error.lineno}: not a plan's JSON: {error.msg}") from None
         try:
             return cls.from_dict(value)
         except PlanError as error:
@@ -160,6 +193,7 @@ class Plan:
         if not isinstance(value, dict) or value.get("schema") != SCHEMA:
             found = value.get("schema") if isinstance(value, dict) else type(value).__name__
             raise PlanError(f"schema is {found!r}; this version reads {SCHEMA!r}: plan again with this version")
+        _check_shape(value)
         try:
             spec = Spec.from_dict(value["spec"])
             profile = Profile.from_dict(value["profile"])
@@ -190,4 +224,45 @@ class Plan:
         except (SpecError, ProfileError) as error:
             raise PlanError(str(error)) from None
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise PlanError(f"not a complete plan: {error}") from None
+            text = (
+                f"{error.args[0]} is missing"
+                if isinstance(error, KeyError)
+                else "a field is not of its documented type"
+            )
+            raise PlanError(f"not a complete plan: {text}; plan again, or see the format of plans") from None
+
+
+def money(value_usd: float) -> float:
+    """Return dollars without the noise of binary fractions: 12 significant digits.
+
+    >>> money(3 * 0.2)
+    0.6
+    """
+    return float(f"{value_usd:.12g}")
+
+
+def _figure(name: str, value: Any) -> Any:
+    return money(value) if "usd" in name and isinstance(value, float) else value
+
+
+def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _figure(name, value) for name, value in values.items()}
+
+
+NEEDED = {"spec": dict, "profile": dict, "stages": dict}
+OPTIONAL = {"predicted": dict, "provenance": dict, "envelope": list, "reasons": list, "frontier": list}
+
+
+def _check_shape(value: Mapping[str, Any]) -> None:
+    missing = [name for name in NEEDED if name not in value]
+    if missing:
+        raise PlanError(f"not a complete plan: {', '.join(missing)} missing; a plan has {', '.join(NEEDED)}")
+    for name, kind in {**NEEDED, **OPTIONAL}.items():
+        if name in value and not isinstance(value[name], kind):
+            raise PlanError(f"not a complete plan: {name} must be {'an object' if kind is dict else 'a list'}")
+    for name, fields in value["stages"].items():
+        if not isinstance(fields, dict):
+            raise PlanError(f"not a complete plan: stages.{name} must be an object")
+    for name in ("envelope", "reasons", "frontier"):
+        if not all(isinstance(item, dict) for item in value.get(name, [])):
+            raise PlanError(f"not a complete plan: {name} must be a list of objects")

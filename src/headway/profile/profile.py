@@ -156,10 +156,7 @@ class Profile:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Profile:
         """Return the profile that JSON values describe. Raises ProfileError."""
-        try:
-            rows = [Row(**row) for row in value["rows"]]
-        except (KeyError, TypeError) as error:
-            raise ProfileError(f"profile: {error}; valid: a list `rows` of objects as in the CSV") from None
+        rows = _rows(value)
         visits = [RecordedVisits.from_dict(record) for record in value.get("visits", [])]
         return cls.from_rows(rows, visits, value.get("stamp"))
 
@@ -175,8 +172,12 @@ class Profile:
                 rows = list(_parse(target, handle))
             beside = target.with_suffix(".json")
             extra = json.loads(beside.read_text()) if beside.exists() and beside != target else {}
-        except (OSError, UnicodeDecodeError) as error:
-            raise ProfileError(f"{target}: cannot read the profile: {error}") from None
+        except OSError as error:
+            raise ProfileError(f"{target}: cannot read the profile: {error.strerror or error}") from None
+        except UnicodeDecodeError:
+            raise ProfileError(
+                f"{target}: cannot read the profile: it is not UTF-8 text; a CSV file is needed"
+            ) from None
         except json.JSONDecodeError as error:
             raise ProfileError(f"{target.with_suffix('.json')}:{error.lineno}: {error.msg}") from None
         # The file beside a profile may be something else; only one that says it belongs is used.
@@ -215,6 +216,25 @@ class Profile:
             return f"profile: stage {stage!r} has no rows for variant {variant!r}; profiled: {', '.join(variants)}"
         known = ", ".join(self.hardware(stage, variant))
         return f"profile: stage {stage!r} (variant {variant!r}) was not profiled on {hardware!r}; profiled on: {known}"
+
+
+def _rows(value: Any) -> list[Row]:
+    listed = value.get("rows") if isinstance(value, Mapping) else None
+    if not isinstance(listed, list) or not all(isinstance(row, Mapping) for row in listed):
+        raise ProfileError("profile: `rows` must be a list of objects with the columns of the CSV")
+    valid = [f.name for f in dataclasses.fields(Row)]
+    for index, row in enumerate(listed):
+        for name in row:
+            if name not in valid:
+                raise ProfileError(f"profile: rows[{index}]: unknown field {name!r}{nearest(str(name), valid)}")
+        for name in _REQUIRED:
+            if name not in row:
+                raise ProfileError(f"profile: rows[{index}]: {name} is missing; needed: {', '.join(_REQUIRED)}")
+        for name, item in row.items():
+            text = name in ("stage", "hardware", "variant", "evidence")
+            if not isinstance(item, str if text else int | float) or isinstance(item, bool):
+                raise ProfileError(f"profile: rows[{index}]: {name} must be {'text' if text else 'a number'}")
+    return [Row(**row) for row in listed]
 
 
 def _check_row(row: Row) -> None:

@@ -146,6 +146,11 @@ class Outcome:
         if not self.arrival_s.shape == self.latency_s.shape == self.status.shape:
             raise HeadwayError("outcome: arrival_s, latency_s and status must have one entry per request each")
 
+    def _repr_html_(self) -> str:
+        from headway.report.fragments import outcome_fragment
+
+        return outcome_fragment(self)
+
     @property
     def requests(self) -> int:
         """Requests offered."""

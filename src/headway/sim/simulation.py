@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headway import __version__
-from headway.errors import PlanError
+from headway.errors import HeadwayError, PlanError
 from headway.plan.config import StageContext
 from headway.sim import outcome as outcomes
 from headway.sim.confidence import low_confidence, peak_utilization
@@ -23,6 +23,10 @@ from headway.trace import Trace
 if TYPE_CHECKING:
     from headway.plan.plan import Plan
     from headway.sim.eventsim import EventSimulation
+
+
+FIGURES = ("p50_s", "p95_s", "p99_s", "mean_s", "miss_rate", "worst_5m_p99_s", "cost_usd")
+"""What two outcomes are compared by."""
 
 
 def simulate(
@@ -189,9 +193,18 @@ def interval(
 
 
 def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
-    """Return two outcome summaries side by side: figure by figure, with the difference and the ratio b / a."""
+    """Return two outcome summaries side by side: figure by figure, with the difference and the ratio b / a.
+
+    Raises HeadwayError when one of them is not a whole outcome.
+    """
+    for which, outcome in (("first", a), ("second", b)):
+        missing = [name for name in ("kind", "requests", *FIGURES) if name not in outcome]
+        if missing:
+            raise HeadwayError(
+                f"compare: the {which} outcome lacks {', '.join(missing)}; give what simulate or replay wrote"
+            )
     figures = {}
-    for key in ("p50_s", "p95_s", "p99_s", "mean_s", "miss_rate", "worst_5m_p99_s", "cost_usd"):
+    for key in FIGURES:
         left, right = a.get(key), b.get(key)
         figures[key] = {"a": left, "b": right, "difference": None, "ratio": None}
         if isinstance(left, int | float) and isinstance(right, int | float):

@@ -97,6 +97,7 @@ def test_it_is_hashable_and_equal_to_what_is_read_back(plan: Plan) -> None:
     again = Plan.from_dict(json.loads(plan.to_json()))
     assert again == plan
     assert len({plan, again, tiny_plan()}) == 2
+    assert len({plan.spec, again.spec}) == 1
     assert plan != plan.to_dict()
 
 

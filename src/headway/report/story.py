@@ -92,8 +92,10 @@ def read_outcome(path: Path) -> Mapping[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise HeadwayError(f"{path}: cannot read the outcome: {error.strerror}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise HeadwayError(f"{path}: not an outcome's JSON: {error}") from None
+    except UnicodeDecodeError:
+        raise HeadwayError(f"{path}: not an outcome's JSON: it is not UTF-8 text") from None
+    except json.JSONDecodeError as error:
+        raise HeadwayError(f"{path}:{error.lineno}: not an outcome's JSON: {error.msg}") from None
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         found = value.get("schema") if isinstance(value, dict) else type(value).__name__
         raise HeadwayError(f"{path}: schema is {found!r}; this version reads {SCHEMA!r}")

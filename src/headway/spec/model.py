@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from headway.files import content_hash
 from headway.spec.base import Name, NamesList, Options, Strict, nothing_is_empty, tag_of_names
 from headway.spec.graph import Graph
 from headway.spec.units import Duration, Price, Share
@@ -295,6 +296,9 @@ class Spec(Strict):
         from headway.spec.load import parse
 
         return parse(value)
+
+    def __hash__(self) -> int:
+        return int(content_hash(self.to_dict()), 16)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as plain JSON values that `from_dict` reads back to an equal spec."""

@@ -9,13 +9,13 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from headway.errors import PlanError
+from headway.profile.profile import MAX_BATCH_SIZE
 from headway.spec.base import Name, Names, Options, Strict
 from headway.spec.model import MaybeEmptyVariant, Stage, Variant
 from headway.spec.units import Duration, Share
 from headway.spec.wording import describe
 
 DEFAULT_VARIANT = "default"
-MAX_BATCH_SIZE = 4096
 MAX_REPLICAS = 100_000
 
 

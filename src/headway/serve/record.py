@@ -103,7 +103,10 @@ class StageRecord:
         self.batch_size.observe(batch_size)
 
     def summary(self, since_s: float, samples: bool) -> dict[str, Any]:
-        """Return figures over the items held that arrived from `since_s` on; arrivals and waits too with `samples`."""
+        """Return figures over the items held that arrived from `since_s` on.
+
+        With `samples` each item's own as well, in order of completion: those of a batch follow each other.
+        """
         rows = self.ring.rows()
         rows = rows[rows[:, 1] >= since_s]
         wait_s, service_s = rows[:, 2] - rows[:, 1], rows[:, 3] - rows[:, 2]
@@ -114,6 +117,9 @@ class StageRecord:
         if samples:
             out["arrival_s"] = [round(value, 6) for value in rows[:, 1].tolist()]
             out["queue_wait_s"] = [round(value, 6) for value in wait_s.tolist()]
+            out["service_s"] = [round(value, 6) for value in service_s.tolist()]
+            out["batch_size"] = rows[:, 4].astype(int).tolist()
+            out["request"] = rows[:, 0].astype(int).tolist()
         return out
 
 

@@ -226,5 +226,5 @@ def test_threads_and_a_small_cache_change_nothing(monkeypatch: pytest.MonkeyPatc
     trace = Trace.gamma(60.0, 3.0, requests=1500, seed=1)
     whole = make(tiny_spec(), tiny_profile(), trace, seed=5).to_json()
     monkeypatch.setattr("headway.plan.oracle.WORTH_THREADS", 1)
-    monkeypatch.setattr("headway.plan.oracle.CACHE_BYTES", 1 << 18)
+    monkeypatch.setattr("headway.plan.simulations.CACHE_BYTES", 1 << 18)
     assert make(tiny_spec(), tiny_profile(), trace, seed=5).to_json() == whole

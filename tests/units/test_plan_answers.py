@@ -106,7 +106,7 @@ def test_the_oracle_tells_on_which_traces_the_promise_holds(bursts: Trace, slo: 
     assert len(verdict.held) == len(oracle.traces)
     own = oracle.spec.slo
     for k, trace in enumerate(oracle.traces):
-        missed = oracle.finish_s(k, stages) - trace.arrival_s > own.latency_s + 1e-9
+        missed = oracle.simulations.finish_s(k, stages) - trace.arrival_s > own.latency_s + 1e-9
         held = promise_holds(trace.arrival_s, missed, own.percentile, own.window_s, own.objective)
         assert verdict.held[k] is held
         assert (verdict.broken[k] <= oracle.criterion.allowed + 1e-9) is held
@@ -222,4 +222,4 @@ def test_stages_above_are_found_once_in_a_long_row_of_diamonds() -> None:
     rows = Profile.from_rows(Row(name, "cpu", 1, 0.001) for name in stages)
     row = spec(stages=stages, cpu=50)
     oracle = Oracle(row, rows, Trace.from_arrivals([0.0]), feasibility="trace")
-    assert oracle._above["s24"] == row.graph.order
+    assert oracle.simulations._above["s24"] == row.graph.order

@@ -137,7 +137,7 @@ def robustness(oracle: Oracle, stages: Mapping[str, Config]) -> tuple[float, flo
     the mean over traces of the promised percentile's latency."""
     rates = np.array(oracle.miss_rates(stages))
     latencies = [
-        percentile(oracle.finish_s(k, stages) - oracle.traces[k].arrival_s, oracle.spec.slo.percentile)
+        percentile(oracle.simulations.finish_s(k, stages) - oracle.traces[k].arrival_s, oracle.spec.slo.percentile)
         for k in range(len(oracle.traces))
     ]
     return percentile(rates, 97), float(rates.mean()), float(np.mean(latencies))
@@ -183,7 +183,7 @@ def needed_capacity(oracle: Oracle, name: str, config: Config, law: object, vari
     largest = [1] * (oracle.may_fail + 1)
     for k in range(len(oracle.traces)):
         demand = oracle.demand(k, name, variants)
-        bounds = oracle.work_bounds(k, name, config, law, int(demand.items.sum()))
+        bounds = oracle.simulations.work_bounds(k, name, config, law, int(demand.items.sum()))
         least = _least_capacity(demand, bounds, oracle.most_misses[k], largest[0])
         largest = sorted([*largest, least])[1:]
     return largest[0]

@@ -171,7 +171,7 @@ def _words(move: str, config: Config) -> str:
 def planned_envelope(plan: Plan, oracle: Oracle) -> tuple[dict[str, float], ...]:
     """Return the traffic envelope the plan was made for: the most requests in any window, from the pipeline's service
     time, doubling, to 60 s (InferLine section 5.1)."""
-    fastest = oracle.fastest_s(plan.variants)
+    fastest = oracle.simulations.fastest_s(plan.variants)
     finish: dict[str, float] = {}
     for name in plan.spec.graph.order:
         before = max((finish[edge.parent] for edge in plan.spec.graph.parents[name]), default=0.0)

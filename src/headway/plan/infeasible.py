@@ -76,7 +76,7 @@ def explain_infeasible(oracle: Oracle, choices: list[dict[str, str]], richest: l
             best = (value, stages)
     smallest_s = best[0] if best else None
     variants = min(choices, key=lambda choice: least_latency_s(oracle, choice))
-    fastest_s = oracle.fastest_s(variants)
+    fastest_s = oracle.simulations.fastest_s(variants)
     alone_s = least_latency_s(oracle, variants)
     offer = ""
     if smallest_s is not None and np.isfinite(smallest_s):
@@ -137,14 +137,14 @@ def over_budget(
 
 def promise_s(oracle: Oracle, stages: Mapping[str, Config]) -> float:
     """Return the smallest latency that a candidate could promise, everything else of the promise being as it is."""
-    finish = (oracle.finish_s(k, stages) for k in range(len(oracle.traces)))
+    finish = (oracle.simulations.finish_s(k, stages) for k in range(len(oracle.traces)))
     return _promise_s(oracle, [done_s - t.arrival_s for done_s, t in zip(finish, oracle.traces, strict=True)])
 
 
 def least_latency_s(oracle: Oracle, variants: Mapping[str, str]) -> float:
     """Return what could be promised with no waiting at all and every stage at its quickest."""
     traces = range(len(oracle.traces))
-    return _promise_s(oracle, [oracle.tails(k, variants).least_s for k in traces])
+    return _promise_s(oracle, [oracle.simulations.tails(k, variants).least_s for k in traces])
 
 
 def _promise_s(oracle: Oracle, latency_s: list[Floats]) -> float:

@@ -174,7 +174,7 @@ def _baseline(
 def _most_cost(oracle: Oracle, choices: list[dict[str, str]]) -> float:
     """The dearest plan worth looking at: room for every item at once, as far as supply goes."""
     return math.fsum(
-        oracle.domains[name].most_usd_per_hour(oracle.contexts[name], oracle.most_items(name, choices))
+        oracle.domains[name].most_usd_per_hour(oracle.contexts[name], oracle.simulations.most_items(name, choices))
         for name in oracle.spec.graph.order
     )
 

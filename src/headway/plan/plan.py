@@ -93,7 +93,7 @@ class Plan:
     @cached_property
     def cost_usd_per_hour(self) -> float:
         """Dollars per hour of the capacity held: replicas times price, over all stages."""
-        return sum(self.stage_cost_usd_per_hour(name) for name in self.spec.stages)
+        return money(sum(self.stage_cost_usd_per_hour(name) for name in self.spec.stages))
 
     def stage_cost_usd_per_hour(self, name: str) -> float:
         """Dollars per hour of one stage's capacity."""

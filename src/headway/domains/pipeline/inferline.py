@@ -32,7 +32,7 @@ class Greedy:
         self.variants = dict(variants)
         self.order = oracle.spec.graph.order
         self.domain: PipelineDomain = oracle.domains[self.order[0]]
-        work = oracle.workload(0, variants)
+        work = oracle.simulations.workload(0, variants)
         self.scale = {name: work.items[name].count / max(1, work.requests) for name in self.order}
         self.steps: list[tuple[str, str]] = []
         self._refused: set[tuple[object, ...]] = set()

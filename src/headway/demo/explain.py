@@ -45,7 +45,7 @@ def with_slowdowns(plan: Plan, ratio: dict[str, float]) -> Plan:
     """Return the plan on a profile whose service times are longer by a ratio per stage."""
     profile = plan.profile
     rows = [_longer(row, ratio.get(row.stage, 1.0)) for row in profile.rows]
-    return replace(plan, profile=Profile.from_rows(rows, profile.visits, profile.stamp))
+    return replace(plan, profile=Profile.from_rows(rows, profile.visits, profile.stamp, profile.overheads))
 
 
 def _longer(row: Row, ratio: float) -> Row:

@@ -54,7 +54,7 @@ class Tails:
     def of(cls, work: Workload, fastest_s: Mapping[str, float]) -> Tails:
         """Return the tails and heads of a workload.
 
-        `head_s[stage]` is the least time from arrival to the stage, `least_s` each request's latency without any wait.
+        `head_s[stage]` is the least time from entry to the stage, `least_s` each request's latency without any wait.
         """
         graph = work.graph
         tail_s: dict[str, Floats] = {}
@@ -78,7 +78,7 @@ class Tails:
         least_s = np.zeros(work.requests)
         for name in graph.sources:
             np.maximum(least_s, fastest_s[name] + tail_s[name], out=least_s)
-        return cls(tail_s, head_s, least_s)
+        return cls(tail_s, head_s, least_s + work.request_overhead_s)
 
     def finish_at_least(self, work: Workload, name: str, done_s: Floats, item: Ints, out_s: Floats) -> None:
         """Raise `out_s` (per request) to the least possible completion given one stage's departures."""
@@ -100,8 +100,9 @@ class StageDemand:
         per_request = np.bincount(stage.request, minlength=work.requests)
         visiting = np.flatnonzero(per_request)
         tail_s = float(tails.tail_s[name].min()) if stage.count else 0.0
-        arrival_s = work.trace.arrival_s[visiting]
-        return cls(per_request[visiting].astype(float), arrival_s + tails.head_s[name], arrival_s + (slo_s - tail_s))
+        release_s = work.entry_s[visiting] + tails.head_s[name]
+        due_s = work.trace.arrival_s[visiting] + (slo_s - tail_s)
+        return cls(per_request[visiting].astype(float), release_s, due_s)
 
     def least_late(self, bound: WorkBound, servers: int) -> int:
         """Return how many requests are late at least when each item takes what the bound says of a server's time."""

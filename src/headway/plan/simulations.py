@@ -106,7 +106,9 @@ class Simulations:
         key = (k, self._ways(variants))
         if key not in self._work:
             record = self.profile.visits_for(_names(variants))
-            self._work[key] = Workload.of(self.spec.graph, self.traces[k], self.seeds[k], record)
+            self._work[key] = Workload.of(
+                self.spec.graph, self.traces[k], self.seeds[k], record, None, self.profile.request_overhead_s
+            )
         return self._work[key]
 
     def most_items(self, name: str, choices: Sequence[Mapping[str, object]]) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 
 from headway.errors import ProfileError, nearest
 from headway.files import content_hash, write_atomic
+from headway.profile.overheads import Overheads
 from headway.profile.service import ServiceTime
 
 EVIDENCE = ("measured", "observed", "imported", "prior")
@@ -82,6 +83,8 @@ class RecordedVisits:
 class Profile:
     """What work costs, as rows that a person can read, diff and commit.
 
+    `overheads` are what serving adds to the rows; None means that this was never observed, not that it is nothing.
+
     >>> Profile.from_rows([Row("detect", "cpu", 1, 0.05)]).service("detect", "default", "cpu").mean_at(1)
     0.05
     """
@@ -89,13 +92,20 @@ class Profile:
     rows: tuple[Row, ...]
     visits: tuple[RecordedVisits, ...] = ()
     stamp: Mapping[str, Any] = field(default_factory=dict)
-    _services: dict[tuple[str, str, str], ServiceTime] = field(default_factory=dict, repr=False, compare=False)
+    overheads: Overheads | None = None
+    _services: dict[tuple[str, str, str, bool], ServiceTime] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def from_rows(
-        cls, rows: Iterable[Row], visits: Sequence[RecordedVisits] = (), stamp: Mapping[str, Any] | None = None
+        cls,
+        rows: Iterable[Row],
+        visits: Sequence[RecordedVisits] = (),
+        stamp: Mapping[str, Any] | None = None,
+        overheads: Overheads | None = None,
     ) -> Profile:
-        """Return a profile after checking every row. Raises ProfileError that names the row."""
+        """Return a profile after checking every row. Raises ProfileError that names the row, or the overhead."""
         checked: dict[tuple[str, str, str, int], Row] = {}
         for row in rows:
             _check_row(row)
@@ -106,20 +116,33 @@ class Profile:
                     "stands there twice; keep one row"
                 )
             checked[key] = row
-        return cls(tuple(checked.values()), tuple(visits), dict(stamp or {}))
+        stages = tuple(dict.fromkeys(row.stage for row in checked.values()))
+        for stage in overheads.batch_s if overheads is not None else ():
+            if stage not in stages:
+                raise ProfileError(f"profile: overheads.batch_s: no rows for stage {stage!r}{nearest(stage, stages)}")
+        return cls(tuple(checked.values()), tuple(visits), dict(stamp or {}), overheads)
 
     def hardware(self, stage: str, variant: str) -> tuple[str, ...]:
         """Return the hardware that a stage's variant has been profiled on, in the order of the rows."""
         return tuple(dict.fromkeys(r.hardware for r in self.rows if r.stage == stage and r.variant == variant))
 
-    def service(self, stage: str, variant: str, hardware: str) -> ServiceTime:
-        """Return the service time of a stage's variant on some hardware; ProfileError when it was not profiled."""
-        key = (stage, variant, hardware)
+    @property
+    def request_overhead_s(self) -> float:
+        """What serving adds to every request's latency; 0 when it was never observed."""
+        return 0.0 if self.overheads is None else self.overheads.request_s
+
+    def service(self, stage: str, variant: str, hardware: str, *, overhead: bool = True) -> ServiceTime:
+        """Return the service time of a stage's variant on some hardware, with what serving adds to each batch.
+
+        Without `overhead` it is what the rows say. Raises ProfileError when it was not profiled.
+        """
+        key = (stage, variant, hardware, overhead)
         if key not in self._services:
-            rows = [r for r in self.rows if (r.stage, r.variant, r.hardware) == key]
+            rows = [r for r in self.rows if (r.stage, r.variant, r.hardware) == key[:3]]
             if not rows:
                 raise ProfileError(self._missing(stage, variant, hardware))
-            self._services[key] = ServiceTime.from_rows(rows)
+            added = self.overheads.batch_s if overhead and self.overheads is not None else {}
+            self._services[key] = ServiceTime.from_rows(rows, added.get(stage, 0.0))
         return self._services[key]
 
     def visits_for(self, variants: Mapping[str, str]) -> RecordedVisits | None:
@@ -135,9 +158,9 @@ class Profile:
     def subset(self, keep: Iterable[tuple[str, str, str]]) -> Profile:
         """Return only the rows of the named (stage, variant, hardware), for a plan that embeds what it uses."""
         wanted = set(keep)
-        return Profile(
-            tuple(r for r in self.rows if (r.stage, r.variant, r.hardware) in wanted), self.visits, self.stamp
-        )
+        rows = tuple(r for r in self.rows if (r.stage, r.variant, r.hardware) in wanted)
+        kept = None if self.overheads is None else self.overheads.only(frozenset(row.stage for row in rows))
+        return dataclasses.replace(self, rows=rows, overheads=kept)
 
     @property
     def hash(self) -> str:
@@ -151,18 +174,18 @@ class Profile:
             out["visits"] = [record.to_dict() for record in self.visits]
         if self.stamp:
             out["stamp"] = dict(self.stamp)
+        if self.overheads is not None:
+            out["overheads"] = self.overheads.to_dict()
         return out
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Profile:
         """Return the profile that JSON values describe. Raises ProfileError."""
-        rows = _rows(value)
-        visits = [RecordedVisits.from_dict(record) for record in value.get("visits", [])]
-        return cls.from_rows(rows, visits, value.get("stamp"))
+        return cls._with(_rows(value), value)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Profile:
-        """Read a profile CSV, and the visits and stamp beside it (`NAME.json` beside `NAME.csv`) when there are any.
+        """Read a profile CSV, and the visits, stamp and overheads beside it in `NAME.json` when there are any.
 
         Raises ProfileError naming file, line and field.
         """
@@ -183,14 +206,13 @@ class Profile:
         # The file beside a profile may be something else; only one that says it belongs is used.
         if not isinstance(extra, dict) or extra.get("schema") != "headway.profile/1":
             extra = {}
-        visits = [RecordedVisits.from_dict(record) for record in extra.get("visits", [])]
         try:
-            return cls.from_rows(rows, visits, extra.get("stamp"))
+            return cls._with(rows, extra)
         except ProfileError as error:
             raise ProfileError(f"{target}: {error}") from None
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the rows as CSV, and visits and stamp as JSON beside it; each file is replaced whole."""
+        """Write the rows as CSV, and visits, stamp and overheads as JSON beside it; each file is replaced whole."""
         target = Path(path)
         names = [f.name for f in dataclasses.fields(Row)]
         names = [n for n in names if n in _REQUIRED or any(getattr(row, n) is not None for row in self.rows)]
@@ -200,10 +222,17 @@ class Profile:
         for row in self.rows:
             writer.writerow(["" if (value := getattr(row, n)) is None else value for n in names])
         write_atomic(target, buffer.getvalue())
-        if self.visits or self.stamp:
+        if self.visits or self.stamp or self.overheads is not None:
             extra = {"schema": "headway.profile/1", **self.to_dict()}
             del extra["rows"]
             write_atomic(target.with_suffix(".json"), json.dumps(extra, ensure_ascii=False, sort_keys=True) + "\n")
+
+    @classmethod
+    def _with(cls, rows: Iterable[Row], beside: Mapping[str, Any]) -> Profile:
+        """Return the profile of rows and of the JSON values that stand beside them."""
+        visits = [RecordedVisits.from_dict(record) for record in beside.get("visits", [])]
+        overheads = Overheads.from_dict(beside["overheads"]) if "overheads" in beside else None
+        return cls.from_rows(rows, visits, beside.get("stamp"), overheads)
 
     def _missing(self, stage: str, variant: str, hardware: str) -> str:
         stages = tuple(dict.fromkeys(r.stage for r in self.rows))

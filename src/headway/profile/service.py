@@ -33,8 +33,11 @@ class ServiceTime:
     _tables: dict[tuple[int, bool], NDArray[np.float64]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def from_rows(cls, rows: Sequence[Row]) -> ServiceTime:
-        """Return the service time that the rows of one (stage, variant, hardware) describe; batch size 1 is needed."""
+    def from_rows(cls, rows: Sequence[Row], overhead_s: float = 0.0) -> ServiceTime:
+        """Return the service time that the rows of one (stage, variant, hardware) describe; batch size 1 is needed.
+
+        `overhead_s` is added to every batch, whatever its size.
+        """
         rows = sorted(rows, key=lambda row: row.batch_size)
         if not rows or rows[0].batch_size != 1:
             first = rows[0] if rows else None
@@ -44,7 +47,7 @@ class ServiceTime:
         drawn = all(row.p50_s is not None for row in rows)
         columns = [quantiles(row) if drawn else np.array([row.mean_s]) for row in rows]
         quantile_s = np.maximum.accumulate(np.stack(columns), axis=0)
-        return cls(tuple(row.batch_size for row in rows), mean_s, quantile_s)
+        return cls(tuple(row.batch_size for row in rows), mean_s + overhead_s, quantile_s + overhead_s)
 
     def mean_at(self, batch_size: int) -> float:
         """Return the mean latency of a batch of this size in seconds. Raises ProfileError outside what was measured."""

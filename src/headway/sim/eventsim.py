@@ -200,7 +200,7 @@ class EventSimulation:
                 raise PlanError(f"stage {name!r}: unequal replicas need the same batch sizes and number of quantiles")
         longs = np.int64
         return events.Net(
-            arrival_s=self.work.trace.arrival_s,
+            arrival_s=self.work.entry_s,
             deadline_s=flat.deadline_s,
             request=flat.request,
             base=flat.base,

@@ -51,7 +51,9 @@ def simulate(
 
 def workload(plan: Plan, trace: Trace, seed: int, drop_after_s: float | None = None) -> Workload:
     """Return the workload of a trace under a plan's graph and, where there are any, its recorded visits."""
-    return Workload.of(plan.spec.graph, trace, seed, plan.profile.visits_for(plan.variants), drop_after_s)
+    profile = plan.profile
+    visits = profile.visits_for(plan.variants)
+    return Workload.of(plan.spec.graph, trace, seed, visits, drop_after_s, profile.request_overhead_s)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -32,6 +33,8 @@ class Workload:
     seed: int
     items: Mapping[str, StageItems]
     drop_after_s: float | None = None
+    request_overhead_s: float = 0.0
+    """What serving adds to every request, as `headway.profile.overheads` has it."""
     _whole: dict[str, bool] = field(default_factory=dict, repr=False)
     _ends: dict[str, int] = field(default_factory=dict, repr=False)
     kept: dict[str, object] = field(default_factory=dict, repr=False)
@@ -45,20 +48,31 @@ class Workload:
         seed: int,
         recorded: RecordedVisits | None = None,
         drop_after_s: float | None = None,
+        request_overhead_s: float = 0.0,
     ) -> Workload:
         """Return the workload of a trace; edges are drawn with `seed` unless visits are recorded."""
-        return cls(graph, trace, seed, build_items(graph, trace, seed, recorded), drop_after_s)
+        return cls(graph, trace, seed, build_items(graph, trace, seed, recorded), drop_after_s, request_overhead_s)
 
     @property
     def requests(self) -> int:
         """Requests offered."""
         return self.trace.requests
 
+    @cached_property
+    def entry_s(self) -> Floats:
+        """When requests reach their first stages: latency counts from `trace.arrival_s`, the overhead earlier.
+
+        All of a request's overhead is taken here: a constant may come first or last without changing anything else.
+        """
+        if not self.request_overhead_s:
+            return self.trace.arrival_s
+        return self.trace.arrival_s + self.request_overhead_s
+
     def arrivals(self, stage: str, before: Mapping[str, Departures]) -> Arrivals:
         """Return what reaches a stage, given the departures of all stages above it."""
         items = self.items[stage]
         if not self.graph.parents[stage]:
-            arrival_s, item = self.trace.arrival_s, items.up
+            arrival_s, item = self.entry_s, items.up
         elif stage in self.graph.joins:
             arrival_s, item = self._joined(stage, before)
         else:

@@ -28,7 +28,7 @@ def coarse_grained(oracle: Oracle, variants: Mapping[str, str], *, peak: bool) -
         for name in helper.order:
             before = max((finish[edge.parent] for edge in oracle.spec.graph.parents[name]), default=0.0)
             finish[name] = before + services[name].mean_at(batch)
-        return max(finish.values())
+        return max(finish.values()) + oracle.profile.request_overhead_s
 
     sizes = set.intersection(
         *({*helper.domain.batch_sizes(helper.context(n), variants[n], hardware[n])} for n in helper.order)

@@ -26,7 +26,8 @@ def live_station(context: StageContext, config: ReplicaConfig, folder: str = "."
     variant = stage.variant(config.variant)
     children = tuple(edge.child for edge in context.spec.graph.children[context.name])
     if variant.model is None:
-        service = context.profile.service(context.name, config.variant, config.hardware)
+        # What serving adds comes by itself.
+        service = context.profile.service(context.name, config.variant, config.hardware, overhead=False)
         ref = sleeping(service, config.max_batch_size, sampled=True)
     else:
         ref = resolve(variant.model, folder, f"stages.{context.name}.model")
@@ -47,6 +48,7 @@ def live_station(context: StageContext, config: ReplicaConfig, folder: str = "."
         threads=supply.threads,
         pool=supply.pool,
         render=not children,
+        hardware=config.hardware,
     )
 
 

@@ -90,7 +90,13 @@ def emit(value: Any, as_json: bool, render: Callable[[], Any]) -> None:
     if isinstance(shown, str):
         sys.stdout.write(shown if shown.endswith("\n") else shown + "\n")
     else:
-        stdout_console().print(shown)
+        from rich.table import Table
+
+        console = stdout_console()
+        if isinstance(shown, Table) and not console.is_terminal:
+            # A file has no edge, and a figure cut short is lost.
+            console.width = max(console.width, console.measure(shown).maximum)
+        console.print(shown)
 
 
 def stdout_console() -> Console:

@@ -16,8 +16,9 @@ from headway.errors import ServeError, WorkerDied, WorkerTimeout
 from headway.policy.admission import expired
 from headway.policy.batching import take
 from headway.policy.sharing import fits
-from headway.serve.replica import DRAINING, READY, STARTING, Replica, StartWorker
-from headway.serve.station import NEVER_S, CorePool, Decision, StationHost, StationStats, Work
+from headway.serve.crew import Crew, Way
+from headway.serve.replica import READY, Replica, StartWorker
+from headway.serve.station import NEVER_S, CorePool, Decision, LiveStation, StationHost, StationStats, Work
 from headway.serve.wire import Failure, Result
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class BatchStation:
 
     `start` makes a worker; `threads` is how many cores a batch computes with, taken from the pool named `pool`. With
     `render` the workers are told to return values in a form that leaves the server. `batch_timeout_s`: a worker that
-    takes longer is killed and replaced.
+    takes longer is killed and replaced. `hardware` is the name under which the time of its replicas is counted.
     """
 
     def __init__(
@@ -48,28 +49,24 @@ class BatchStation:
         pool: str | None = None,
         render: bool = False,
         batch_timeout_s: float = 60.0,
+        hardware: str = "",
     ) -> None:
         self.name = name
         self.max_batch_size = max_batch_size
         self.max_wait_s = max_wait_s
         self.threads = threads
         self.batch_timeout_s = batch_timeout_s
-        self._start_worker = start
-        self._pool_name = pool
         self._render = render
         self._initial = replicas
+        self._way = Way(start, max_batch_size, max_wait_s, threads, pool, hardware)
         self._queue: deque[Work] = deque()
-        self._idle: deque[Replica] = deque()
-        self._replicas: list[Replica] = []
-        self._retiring: set[Replica] = set()
+        self._crew = Crew(name, self._way, self._spawn)
         self._tasks: set[asyncio.Task[None]] = set()
         self._pool: CorePool | None = None
         self._host: StationHost
         self._running = 0
         self._batches = 0
         self._busy_s = 0.0
-        self._held_s = 0.0
-        self._restarts = 0
         self._retries = 0
 
     @property
@@ -80,20 +77,13 @@ class BatchStation:
     @property
     def live(self) -> bool:
         """Whether a replica works, or is being started for the first time since it last worked."""
-        return any(r.state == READY or (r.state == STARTING and r.failures == 0) for r in self._replicas)
+        return self._crew.live
 
     async def start(self, host: StationHost) -> None:
         """Start all replicas at once; return when every one can take items. Raises ServeError when one cannot."""
         self._host = host
-        self._pool = None if self._pool_name is None else host.pool(self._pool_name)
-        self._replicas = [Replica(self._start_worker, host.clock()) for _ in range(self._initial)]
-        started = await asyncio.gather(*(r.first_start() for r in self._replicas), return_exceptions=True)
-        for problem in started:
-            if isinstance(problem, BaseException):
-                await self.stop(0.0)
-                raise problem
-        for replica in self._replicas:
-            replica.keep(self._on_ready, self._on_lost)
+        self._obey(self._way)
+        await self._crew.start(host, self._initial)
 
     def submit(self, work: Work) -> None:
         """Put one item at the end of the queue."""
@@ -103,7 +93,7 @@ class BatchStation:
 
     def ask(self, now_s: float) -> float:
         """Start every batch that the policies want started now; return when to ask again though nothing happened."""
-        queue, idle = self._queue, self._idle
+        queue, idle = self._queue, self._crew.idle
         if queue and not idle and not self.live:
             self._expire(now_s)
         while queue and idle:
@@ -148,16 +138,20 @@ class BatchStation:
                 self._host.dropped(work)
 
     def _launch(self, replica: Replica, batch: list[Work], now_s: float) -> None:
-        if self._pool is not None:
-            self._pool.free -= self.threads
+        pool, threads = self._pool, self.threads
+        if pool is not None:
+            pool.free -= threads
+        replica.busy = True
         self._running += len(batch)
         size = len(batch)
         for work in batch:
             work.start_s = now_s
             work.batch_size = size
-        self._spawn(self._run(replica, batch, now_s))
+        self._spawn(self._run(replica, batch, now_s, pool, threads))
 
-    async def _run(self, replica: Replica, batch: list[Work], start_s: float) -> None:
+    async def _run(
+        self, replica: Replica, batch: list[Work], start_s: float, pool: CorePool | None, threads: int
+    ) -> None:
         worker = replica.worker
         results: list[Result] | None = None
         sound = worker is not None
@@ -181,12 +175,9 @@ class BatchStation:
                 self._spawn(worker.stop(0.0))
         done_s = self._host.clock()
         self._running -= len(batch)
-        if self._pool is not None:
-            self._pool.free += self.threads
-        if replica.retiring:
-            self._spawn(self._retire(replica))
-        elif sound and replica.worker is worker:
-            self._idle.append(replica)
+        if pool is not None:
+            pool.free += threads
+        self._crew.done(replica, sound and replica.worker is worker)
         if results is None:
             self._put_back(batch, done_s)
         else:
@@ -213,72 +204,62 @@ class BatchStation:
         value = result.value
         if value is None or value.codec != "object":
             return result
-        for replica in [*self._idle, *self._replicas]:
+        for replica in [*self._crew.idle, *self._crew.everyone()]:
             if replica.worker is not None and replica.state == READY:
                 return (await replica.worker.render([value], timeout_s=self.batch_timeout_s))[0]
         raise ServeError(f"stage {self.name!r}: no worker is there to convert its result")
 
     def set_replicas(self, count: int) -> None:
         """Change the number of replicas: new ones start in the background, busy ones leave when they are done."""
-        if count < 1:
-            raise ServeError(f"stage {self.name!r}: {count} replicas; at least 1 is needed")
-        while len(self._replicas) < count:
-            replica = Replica(self._start_worker, self._host.clock())
-            self._replicas.append(replica)
-            replica.keep(self._on_ready, self._on_lost)
-        surplus = len(self._replicas) - count
-        # Those that cannot work yet go first, then the most recently used idle ones, then busy ones.
-        starting = [r for r in self._replicas if r.state == STARTING]
-        busy = [r for r in self._replicas if r.state == READY and r not in self._idle]
-        for replica in [*starting, *reversed(self._idle), *busy][: max(0, surplus)]:
-            self._replicas.remove(replica)
-            self._retiring.add(replica)
-            replica.retiring, replica.state = True, DRAINING
-            if replica not in busy:
-                self._on_lost(replica)
-                self._spawn(self._retire(replica))
+        self._crew.resize(count)
+
+    def prepare(self, other: LiveStation) -> None:
+        """Start what another station, which was never started, is made of, beside what serves. Raises ServeError."""
+        if not isinstance(other, BatchStation):
+            raise ServeError(f"stage {self.name!r}: a station with replicas cannot become another kind of station")
+        self._crew.prepare(other._way, other._initial)
+
+    async def prepared(self) -> None:
+        """Wait until all that was prepared can work. Raises ServeError when a replica cannot be started."""
+        await self._crew.prepared()
+
+    def switch(self) -> None:
+        """Exchange the replicas that serve and those that are held back; what is being worked on is finished."""
+        self._crew.switch()
+        self._obey(self._crew.way)
+        self._host.wake()
+
+    def dismiss(self) -> None:
+        """Let those that are held back leave, when they are done."""
+        self._crew.dismiss()
 
     def stats(self, now_s: float) -> StationStats:
         """Return the state and counters."""
-        states = [replica.state for replica in [*self._replicas, *self._retiring]]
-        held_s = self._held_s + sum(now_s - r.held_from_s for r in [*self._replicas, *self._retiring])
+        crew = self._crew
+        held_s = crew.held_s(now_s)
         return StationStats(
             queued=len(self._queue),
             running=self._running,
-            replicas={state: states.count(state) for state in (READY, STARTING, DRAINING)},
+            replicas=crew.states(),
             batches=self._batches,
             busy_s=self._busy_s,
-            held_s=held_s,
-            restarts=self._restarts + sum(r.restarts for r in [*self._replicas, *self._retiring]),
+            held_s=sum(held_s.values()),
+            held_by_hardware_s=held_s,
+            restarts=crew.restarts,
             retries=self._retries,
-            pids=tuple(r.worker.pid for r in self._replicas if r.worker is not None),
+            pids=tuple(r.worker.pid for r in crew.replicas if r.worker is not None),
         )
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Stop all replicas; what still waits is not finished."""
-        self._idle.clear()
-        everyone = [*self._replicas, *self._retiring]
-        self._replicas = []
-        self._retiring = set(everyone)
-        await asyncio.gather(*(self._retire(replica, grace_s) for replica in everyone))
+        await self._crew.stop(grace_s)
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _retire(self, replica: Replica, grace_s: float = 5.0) -> None:
-        await replica.retire(grace_s)
-        if replica in self._retiring:
-            self._retiring.discard(replica)
-            self._held_s += self._host.clock() - replica.held_from_s
-            self._restarts += replica.restarts
-
-    def _on_ready(self, replica: Replica) -> None:
-        self._idle.append(replica)
-        self._host.wake()
-
-    def _on_lost(self, replica: Replica) -> None:
-        if replica in self._idle:
-            self._idle.remove(replica)
-        self._host.wake()
+    def _obey(self, way: Way) -> None:
+        """Decide by these figures from now on."""
+        self.max_batch_size, self.max_wait_s, self.threads = way.max_batch_size, way.max_wait_s, way.threads
+        self._pool = None if way.pool is None else self._host.pool(way.pool)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

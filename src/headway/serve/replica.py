@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
@@ -47,20 +48,40 @@ def worker_starter(
     cores: tuple[int, ...] | None = None,
     timeout_s: float = 120.0,
 ) -> StartWorker:
-    """Return what starts a worker process for a model; the arguments are those of `Worker.start`."""
+    """Return what starts a worker process for a model; the arguments are those of `Worker.start`.
 
-    started = itertools.count(ref.seed)
+    Starters whose workers would be alike are equal.
+    """
+    return _Starter(
+        ref, hardware, name, dict(options or {}), tuple(children), cores, timeout_s, itertools.count(ref.seed)
+    )
 
-    async def start() -> WorkerLike:
+
+@dataclass(frozen=True)
+class _Starter:
+    ref: ModelRef
+    hardware: HardwareView
+    name: str
+    options: Mapping[str, Any]
+    children: tuple[str, ...]
+    cores: tuple[int, ...] | None
+    timeout_s: float
+    seeds: Iterator[int] = field(compare=False)
+
+    async def __call__(self) -> WorkerLike:
         from headway.serve.worker import Worker
 
         # Replicas that sleep must not all draw the same times.
-        own = msgspec.structs.replace(ref, seed=next(started))
+        own = msgspec.structs.replace(self.ref, seed=next(self.seeds))
         return await Worker.start(
-            own, hardware, options=options, children=children, cores=cores, timeout_s=timeout_s, name=name
+            own,
+            self.hardware,
+            options=self.options,
+            children=self.children,
+            cores=self.cores,
+            timeout_s=self.timeout_s,
+            name=self.name,
         )
-
-    return start
 
 
 def backoff_s(failures: int) -> float:
@@ -76,14 +97,21 @@ class Replica:
     """A place for one worker at a time, which is restarted whenever it dies.
 
     `failures` counts the starts in a row after which no batch was finished; `proved` says whether the present worker
-    has finished one.
+    has finished one. `serving`: whether it may take batches; `busy`: whether it works on one; `hardware`: what is paid.
     """
 
-    __slots__ = ("_keeper", "_start", "failures", "held_from_s", "proved", "restarts", "retiring", "state", "worker")
+    __slots__ = (
+        "_begun", "_keeper", "_start", "busy", "failures", "hardware", "held_from_s", "proved", "restarts", "retiring",
+        "serving", "state", "worker",
+    )  # fmt: skip
 
-    def __init__(self, start: StartWorker, held_from_s: float) -> None:
+    def __init__(self, start: StartWorker, held_from_s: float, hardware: str = "", serving: bool = True) -> None:
         self._start = start
         self._keeper: asyncio.Task[None] | None = None
+        self._begun: asyncio.Future[ServeError | None] | None = None
+        self.hardware = hardware
+        self.serving = serving
+        self.busy = False
         self.worker: WorkerLike | None = None
         self.state = STARTING
         self.failures = 0
@@ -99,7 +127,18 @@ class Replica:
 
     def keep(self, ready: Callable[[Replica], None], lost: Callable[[Replica], None]) -> None:
         """Keep a worker running until the replica retires; `ready` hears when one can work, `lost` when one died."""
-        self._keeper = asyncio.get_running_loop().create_task(self._keep(ready, lost))
+        loop = asyncio.get_running_loop()
+        self._begun = loop.create_future()
+        self._keeper = loop.create_task(self._keep(ready, lost))
+
+    async def begun(self) -> None:
+        """Wait for the end of the first start. Raises ServeError when it failed; the replica goes on trying."""
+        if self._begun is not None and (problem := await asyncio.shield(self._begun)) is not None:
+            raise problem
+
+    def _begin(self, problem: ServeError | None = None) -> None:
+        if self._begun is not None and not self._begun.done():
+            self._begun.set_result(problem)
 
     async def _keep(self, ready: Callable[[Replica], None], lost: Callable[[Replica], None]) -> None:
         while not self.retiring:
@@ -110,6 +149,7 @@ class Replica:
             if worker is None or self.retiring:
                 break
             self.state = READY
+            self._begin()
             ready(self)
             await worker.wait()
             self.worker = None
@@ -124,8 +164,9 @@ class Replica:
         self.proved = False
         try:
             self.worker = await self._start()
-        except ServeError as error:
+        except (ServeError, OSError) as error:
             self.failures += 1
+            self._begin(error if isinstance(error, ServeError) else ServeError(f"no worker can be started: {error}"))
             log.warning("a replica could not be started: %s", error)
             return False
         return True
@@ -134,6 +175,7 @@ class Replica:
         """Stop for good: the worker is asked to exit, and killed after `grace_s`."""
         self.retiring = True
         self.state = DRAINING
+        self._begin(ServeError("the replica was stopped before it could work"))
         if self.worker is not None:
             await self.worker.stop(grace_s)
         if self._keeper is not None:

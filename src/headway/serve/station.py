@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from headway.serve.wire import Input, Result
 
@@ -102,6 +102,8 @@ class StationStats:
     batches: int = 0
     busy_s: float = 0.0
     held_s: float = 0.0
+    held_by_hardware_s: Mapping[str, float] = field(default_factory=dict)
+    """`held_s` by what it is paid for, of stations that can move from one hardware to another."""
     restarts: int = 0
     retries: int = 0
     pids: tuple[int, ...] = ()
@@ -150,4 +152,28 @@ class LiveStation(Protocol):
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Stop the work; items that still wait are not finished."""
+        ...
+
+
+@runtime_checkable
+class Changeable(Protocol):
+    """A station that can become what another one is while it serves, and be changed back at once.
+
+    Laws: the queue keeps its items and their order throughout; `switch` twice is as if nothing had happened.
+    """
+
+    def prepare(self, other: LiveStation) -> None:
+        """Begin to start what `other`, which was never started, is made of. Raises ServeError, having changed nothing."""
+        ...
+
+    async def prepared(self) -> None:
+        """Wait until what was prepared can take over. Raises ServeError when it cannot."""
+        ...
+
+    def switch(self) -> None:
+        """Exchange what serves and what is held back, at once."""
+        ...
+
+    def dismiss(self) -> None:
+        """Let what is held back go, once it has finished what it works on."""
         ...

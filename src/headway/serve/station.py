@@ -163,7 +163,7 @@ class Changeable(Protocol):
     """
 
     def prepare(self, other: LiveStation) -> None:
-        """Begin to start what `other`, which was never started, is made of. Raises ServeError, having changed nothing."""
+        """Begin to start what `other`, never started itself, is made of. Raises ServeError, having changed nothing."""
         ...
 
     async def prepared(self) -> None:

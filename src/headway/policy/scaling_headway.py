@@ -1,0 +1,334 @@
+"""Headway's own tuner: InferLine's envelopes, judged against noise, with start-up, backlog, trend and drift known.
+
+Everything is provided for one number, the *level*: the traffic as a multiple of what was planned for. It rises as soon
+as a running count leaves the planned band, and falls only after quiet. Replicas follow from it: the plan's in
+proportion, or those of the prepared gear that reaches it. What a rise finds too late (the backlog that builds up while
+replicas start) is drained by extra ones, which are given back as soon as it is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from headway.policy.drift import scale_ratio, service_ratio
+from headway.policy.envelopes import most_in_buckets, running_counts
+from headway.policy.scaling import LOOK_BACK_S, Decision, Floats, Gear, Observation, StageTerms, Terms, told
+from headway.policy.scaling_inferline import DOWN_BUCKET_S, DOWN_LOOK_BACK_S, QUIET_S
+
+FIRST_Z, LATER_Z = 1.0, 3.0
+"""Standard deviations by which the level is estimated low: from a count that left the band, and while it is being
+corrected. The first errs little, as time is short; the second is tried on every window twice a second and may not drift
+up with the noise of the shortest ones."""
+BUSIEST_Z = 1.27
+"""Standard deviations by which the busiest of six buckets exceeds their mean, on average (six normal variables)."""
+LOWER_SHARE = 0.9
+"""A level in force is lowered when it falls below this share: less would be noise, and replicas would come and go."""
+DRAIN_SHARE = 0.25
+"""Time to drain a backlog, relative to the start-up that it grew in. Draining in a share x of the start-up takes
+replicas that cost `1 + 1/x` times the backlog's own work, start-up included: at a quarter five times, little against
+what serves the traffic itself, and a fifth of the late requests that the start-up alone makes."""
+MOST_SURGE = 3.0
+"""Extra throughput for draining, at most, relative to the traffic's."""
+TREND_S, TREND_BUCKET_S, TREND_Z = 20.0, 1.0, 2.0
+REPLAN_S = 300.0
+"""How long traffic may stay off the planned level until a new plan is asked for: gears and replicas are the quick
+answer, other hardware may be the cheap one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the tuner remembers.
+
+    `level` and `off_s`: the traffic multiple in force, and since when it is not 1. `floor`: what the trend asked for.
+    `surge`: replicas that drain a backlog. `work`: by stage, how much heavier its work is than planned.
+    `changed_s`, `asked_s`: when anything was changed, when replicas were last asked for. `backlog_s`: when more was
+    queued than is in order. `told`: re-plan causes that were named.
+    """
+
+    changed_s: float
+    level: float = 1.0
+    off_s: float | None = None
+    floor: float = 0.0
+    surge: Mapping[str, int] = field(default_factory=dict)
+    work: Mapping[str, float] = field(default_factory=dict)
+    asked_s: float = -np.inf
+    backlog_s: float = -np.inf
+    told: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Headway:
+    """The tuner. `forecast` False leaves the trend out, `drain` False the surge: to see what each of them brings."""
+
+    terms: Terms
+    forecast: bool = True
+    drain: bool = True
+    quiet_s: float = QUIET_S
+    replan_s: float = REPLAN_S
+
+    @property
+    def name(self) -> str:
+        """`headway`."""
+        return "headway"
+
+    def decide(self, observation: Observation, memory: Memory | None) -> tuple[Decision, Memory]:
+        """Return what to do now."""
+        before = memory or Memory(observation.since_s)
+        now = self._work(observation, self._level(observation, before))
+        gear, base = self.provided(now.level, now.work, now.floor if self.forecast else 0.0)
+        now = self._backlog(observation, now, gear, base)
+        replicas = {name: max(base[name], now.surge.get(name, 0)) for name in base}
+        decision = self._decision(observation, before, now, gear, replicas)
+        if decision.changes(observation) or decision.gear:
+            asked = any(n > 0 for n in decision.changes(observation).values())
+            now = replace(now, changed_s=observation.now_s, asked_s=observation.now_s if asked else now.asked_s)
+        if decision.replan:
+            now = replace(now, told=now.told | {decision.replan.partition(":")[0]})
+        return decision, now
+
+    def provided(
+        self, level: float, work: Mapping[str, float] | None = None, floor: float = 0.0
+    ) -> tuple[Gear | None, dict[str, int]]:
+        """Return the gear (None: the plan's own) and the replicas for a level, never fewer for a higher `floor`."""
+        gear, replicas = self._at(level, work or {})
+        if floor > level:
+            higher, more = self._at(floor, work or {})
+            return higher, {name: max(n, more[name]) for name, n in replicas.items()}
+        return gear, replicas
+
+    def _at(self, level: float, work: Mapping[str, float]) -> tuple[Gear | None, dict[str, int]]:
+        # The planned replicas in proportion are what InferLine's formula gives: rho is their utilization.
+        gear = next((g for g in self.terms.gears if g.rate_ratio >= level - 1e-9), None) if level > 1.0 else None
+        if gear is None and level > 1.0 and self.terms.gears:
+            gear = self.terms.gears[-1]
+        stages = self.terms.stages if gear is None else gear.stages
+        ratio = level if gear is None else max(1.0, level / gear.rate_ratio)
+        return gear, {name: s.capped(ratio * work.get(name, 1.0) * s.replicas) for name, s in stages.items()}
+
+    # The level: what traffic there is
+
+    def _level(self, observation: Observation, memory: Memory) -> Memory:
+        band = self.terms.band
+        counts = running_counts(observation.arrival_s, observation.now_s, band.windows_s)
+        over = counts > band.high(memory.level)
+        level = memory.level
+        if over.any():
+            level = max(level, float(band.growth(counts, FIRST_Z)[over].max()))
+        elif level > 1.0:
+            level = max(level, float(band.growth(counts, LATER_Z).max()))
+        if level > memory.level:
+            return self._with_trend(observation, self._at_level(observation, memory, level))
+        rested = observation.now_s - memory.changed_s >= self.quiet_s
+        if rested and observation.now_s - observation.since_s >= DOWN_LOOK_BACK_S:
+            memory = replace(self._at_level(observation, memory, self._lower(observation, memory.level)), floor=0.0)
+        return self._with_trend(observation, memory)
+
+    def _at_level(self, observation: Observation, memory: Memory, level: float) -> Memory:
+        off_s = None if level == 1.0 else observation.now_s if memory.off_s is None else memory.off_s
+        return replace(memory, level=level, off_s=off_s, told=memory.told if off_s is not None else frozenset())
+
+    def _lower(self, observation: Observation, level: float) -> float:
+        """Return the level that the last 30 s ask for, or the one in force when it is not clearly lower."""
+        band, now_s = self.terms.band, observation.now_s
+        busiest = most_in_buckets(observation.arrival_s, now_s, DOWN_LOOK_BACK_S, DOWN_BUCKET_S)
+        every = observation.count(DOWN_LOOK_BACK_S)
+        surely = max(band.growth_in(DOWN_BUCKET_S, busiest, LATER_Z), band.growth_in(DOWN_LOOK_BACK_S, every, LATER_Z))
+        seen = band.growth_in(DOWN_BUCKET_S, busiest, BUSIEST_Z)
+        if level > 1.0:
+            lower = 1.0 if surely <= 1.0 else max(1.0, surely, seen)
+            return lower if lower == 1.0 or lower < LOWER_SHARE * level else level
+        # Below the plan only when even the planning trace never was so quiet, or it would have to come up again.
+        watched = band.windows_s <= now_s - observation.since_s
+        long = watched & (band.windows_s >= DOWN_LOOK_BACK_S)
+        counts = running_counts(observation.arrival_s, now_s, band.windows_s)
+        quiet = bool(long.any()) and bool((counts < band.low())[long].all())
+        lower = max(band.growth_in(DOWN_BUCKET_S, busiest, 0.0), 1e-3)
+        return lower if quiet and lower < LOWER_SHARE * level else level
+
+    def _with_trend(self, observation: Observation, memory: Memory) -> Memory:
+        """Raise the floor to where a rise that is under way will have led when replicas asked for now are ready."""
+        if memory.level <= 1.0 or memory.off_s is None:
+            return replace(memory, floor=0.0)
+        slope = steady_slope(observation, max(memory.off_s, observation.now_s - TREND_S))
+        horizon_s = max(stage.startup_s for stage in self.terms.stages.values())
+        floor = memory.level + slope * horizon_s / self.terms.rate_per_s
+        return replace(memory, floor=max(memory.floor, floor)) if slope > 0.0 else memory
+
+    # The work: what a request costs
+
+    def _work(self, observation: Observation, memory: Memory) -> Memory:
+        heavier: dict[str, float] = {}
+        settled = observation.now_s - memory.backlog_s >= LOOK_BACK_S
+        for name, stage in self._stages(observation.gear).items():
+            seen = observation.stages[name]
+            ratio = service_ratio(stage, seen)
+            # A backlog that passes on makes more items than requests for a while; that is no drift.
+            if settled and observation.now_s - observation.since_s >= LOOK_BACK_S:
+                ratio *= scale_ratio(stage, seen, observation.arrival_s.size)
+            rested = observation.now_s - memory.changed_s >= self.quiet_s
+            kept = memory.work.get(name, 1.0)
+            if ratio > kept or (rested and ratio < LOWER_SHARE * kept):
+                kept = ratio
+            if kept > 1.0:
+                heavier[name] = kept
+        return replace(memory, work=heavier)
+
+    def _stages(self, gear: str | None) -> Mapping[str, StageTerms]:
+        return next((g.stages for g in self.terms.gears if g.name == gear), self.terms.stages)
+
+    # The backlog: what came before the replicas
+
+    def _backlog(self, observation: Observation, memory: Memory, gear: Gear | None, base: Mapping[str, int]) -> Memory:
+        stages = self.terms.stages if gear is None else gear.stages
+        off_plan = memory.level > 1.0 or bool(memory.work)
+        excess = {n: max(0, s.queued - s.ready * (len(stages[n].service_s) - 1)) for n, s in observation.stages.items()
+                  if n in stages}  # fmt: skip
+        if any(excess.values()):
+            memory = replace(memory, backlog_s=observation.now_s)
+        if not (self.drain and off_plan):
+            return replace(memory, surge={})
+        rate = memory.level * self.terms.rate_per_s
+        more, left = draining(stages, observation, excess, rate, memory.work, self._until_ready(observation, memory))
+        if not left:
+            return replace(memory, surge={})
+        needed = {name: stages[name].capped(n) for name, n in more.items()}
+        surge = {name: max(n, memory.surge.get(name, 0)) for name, n in needed.items() if n > base[name]}
+        return replace(memory, surge={**memory.surge, **surge})
+
+    def _until_ready(self, observation: Observation, memory: Memory) -> float:
+        """Return the seconds until the replicas asked for, or to be asked for now, are ready."""
+        startup_s = max(stage.startup_s for stage in self.terms.stages.values())
+        asked = memory.asked_s + startup_s - observation.now_s
+        return max(0.0, asked) if memory.surge or any(s.starting for s in observation.stages.values()) else startup_s
+
+    # The decision in words
+
+    def _decision(
+        self, observation: Observation, before: Memory, now: Memory, gear: Gear | None, replicas: dict[str, int]
+    ) -> Decision:
+        named = gear.name if gear is not None else None
+        replan = self._replan(observation, now, replicas)
+        values = {"level": round(now.level, 4), "rate_per_s": round(now.level * self.terms.rate_per_s, 3)}
+        values |= {"forecast_level": round(now.floor, 4)} if now.floor > now.level else {}
+        values |= {f"work.{name}": round(ratio, 3) for name, ratio in now.work.items()}
+        startup_s = max(stage.startup_s for stage in self.terms.stages.values())
+        if not any(n > observation.stages[name].held for name, n in replicas.items()):
+            startup_s = 0.0
+        expected = {"ready_in_s": startup_s}
+        if now.surge:
+            expected["drained_in_s"] = startup_s + drain_s(self.terms.stages)
+        decision = told(
+            observation, replicas, self._why(before, now), values=values, expected=expected, replan=replan
+        )  # fmt: skip
+        if named != observation.gear and (decision.acts or named is not None or now.level <= 1.0):
+            decision = replace(decision, gear=named or PLAN, code="gear" if decision.code == "hold" else decision.code)
+        elif decision.code == "scale_down" and before.surge and not now.surge:
+            decision = replace(decision, code="drained")
+        return decision
+
+    def _why(self, before: Memory, now: Memory) -> str:
+        if now.level > before.level:
+            text = f"requests come {now.level:.2f} times as often as planned, beyond what chance explains"
+        elif now.level < before.level:
+            text = f"for {DOWN_LOOK_BACK_S:g} s requests came at most {now.level:.2f} times as often as planned"
+        elif dict(now.work) != dict(before.work):
+            changed = ", ".join(f"{name} {ratio:.2f} times" for name, ratio in now.work.items()) or "as planned"
+            text = f"work per request against the plan: {changed}"
+        elif before.surge and not now.surge:
+            text = "the backlog is gone"
+        elif now.floor > max(before.floor, now.level):
+            text = f"requests keep rising, to {now.floor:.2f} times the planned rate when replicas are ready"
+        else:
+            text = f"replicas for {now.level:.2f} times the planned traffic"
+        return text + ("; more of them until the backlog of the start-up is drained" if now.surge else "")
+
+    def _replan(self, observation: Observation, now: Memory, replicas: Mapping[str, int]) -> str | None:
+        """Return why replicas and gears no longer suffice, each cause once: a word, a colon and the rest."""
+        causes = []
+        if now.off_s is not None and observation.now_s - now.off_s >= self.replan_s:
+            lasting = f"for {self.replan_s:g} s it has been {now.level:.2f} times the planned traffic"
+            causes.append(f"traffic: {lasting}; a plan made for it may be cheaper")
+        for name, stage in self.terms.stages.items():
+            ratio = max(now.level, 1.0) * now.work.get(name, 1.0)
+            if stage.max_replicas is not None and ratio * stage.replicas > stage.max_replicas + 1e-9:
+                causes.append(
+                    f"supply of {name}: it needs more than the {stage.max_replicas} replicas that supply allows"
+                )
+        slowest = sum(s.service_s[1] * now.work.get(n, 1.0) for n, s in _longest_path(self.terms.stages).items())
+        if now.work and slowest > self.terms.slo_s:
+            causes.append(f"service: a request alone takes {slowest:.3g} s, longer than the promise")
+        return next((cause for cause in causes if cause.partition(":")[0] not in now.told), None)
+
+
+PLAN = "plan"
+"""The gear that is the plan itself."""
+
+
+def steady_slope(observation: Observation, from_s: float) -> float:
+    """Return by how much the rate rises per second (1/s^2) since `from_s`, less two standard errors; at least 0.
+
+    Least squares over counts of whole seconds. It looks at what came after the first excess only: a step is no trend.
+    """
+    buckets = int((observation.now_s - from_s) / TREND_BUCKET_S)
+    if buckets < 5:
+        return 0.0
+    edges = observation.now_s - TREND_BUCKET_S * np.arange(buckets, -1, -1)
+    rate = np.diff(np.searchsorted(observation.arrival_s, edges, side="right")) / TREND_BUCKET_S
+    at_s = TREND_BUCKET_S * (np.arange(buckets) - (buckets - 1) / 2)
+    spread = float((at_s**2).sum())
+    slope = float((at_s * rate).sum()) / spread
+    residual: Floats = rate - rate.mean() - slope * at_s
+    error = float(np.sqrt((residual**2).sum() / (buckets - 2) / spread))
+    return max(0.0, slope - TREND_Z * error)
+
+
+def drain_s(stages: Mapping[str, StageTerms]) -> float:
+    """Return the time to drain a backlog in."""
+    return DRAIN_SHARE * max(stage.startup_s for stage in stages.values())
+
+
+def draining(
+    stages: Mapping[str, StageTerms],
+    observation: Observation,
+    excess: Mapping[str, int],
+    rate_per_s: float,
+    work: Mapping[str, float],
+    until_ready_s: float,
+) -> tuple[dict[str, float], bool]:
+    """Return replicas per stage that drain what waits once they are ready, and whether anything is left to drain.
+
+    A fluid model in requests: what exceeds the capacity of a stage, or of any stage before it, waits there until the
+    new replicas are ready; then the stage passes it on together with what goes on coming, within `drain_s`.
+    """
+    carried: dict[str, float] = {}
+    waiting: dict[str, float] = {}
+    needed, left = {}, False
+    within_s = max(drain_s(stages), 1e-3)
+    for name, stage in stages.items():
+        per_replica = stage.throughput_per_s / (stage.scale_factor * work.get(name, 1.0))
+        capacity = observation.stages[name].ready * per_replica
+        above = [parent for parent in stage.after if parent in stages]
+        carried[name] = min([capacity, rate_per_s, *(carried[parent] for parent in above)])
+        waiting[name] = excess[name] / stage.scale_factor + max((waiting[parent] for parent in above), default=0.0)
+        grown = waiting[name] + (rate_per_s - carried[name]) * until_ready_s
+        left = left or grown > 0.0
+        flow = min(rate_per_s + grown / within_s, (1.0 + MOST_SURGE) * rate_per_s)
+        needed[name] = flow / per_replica
+    return needed, left
+
+
+def _longest_path(stages: Mapping[str, StageTerms]) -> dict[str, StageTerms]:
+    """Return the stages on the path whose batches of one take longest together."""
+    paths: dict[str, list[str]] = {}
+    for name, stage in stages.items():
+        before = max((paths[p] for p in stage.after if p in paths), key=lambda path: _path_s(stages, path), default=[])
+        paths[name] = [*before, name]
+    longest = max(paths.values(), key=lambda path: _path_s(stages, path))
+    return {name: stages[name] for name in longest}
+
+
+def _path_s(stages: Mapping[str, StageTerms], path: list[str]) -> float:
+    return sum(stages[name].service_s[1] for name in path)

@@ -1,0 +1,114 @@
+"""One loop for every tuner and both clocks: observe, decide, apply, write down, later look what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from headway.policy.scaling import Decision, Observation, Tuner
+
+INTERVAL_S = 0.5
+"""How often a tuner is asked: often against a replica's start-up (5 s in InferLine), seldom against its own cost."""
+REVIEW_S = 15.0
+"""How long after a decision its effect is looked at, beyond the start-up that it has to wait for."""
+
+
+class Environment(Protocol):
+    """A pipeline that runs, simulated or live, as the loop sees it. The only clock of the loop is `wait`.
+
+    `apply` brings about what a decision asks for (replicas, gear, pause) and returns what was done, as JSON values;
+    it must return at once: replicas then show up as `starting`. Where it only advises, it changes nothing and says so.
+    What it cannot do is an entry `"error"` with one sentence in what it returns, not an exception.
+    """
+
+    def wait(self, seconds: float) -> bool:
+        """Let that much time pass; False when the run is over."""
+        ...
+
+    def observe(self) -> Observation:
+        """Return what can be seen now."""
+        ...
+
+    def apply(self, decision: Decision) -> Mapping[str, Any]:
+        """Bring about what was decided."""
+        ...
+
+    def happened(self, since_s: float) -> Mapping[str, Any]:
+        """Return how it went since a moment, as JSON values: `requests`, `misses`, `queued`, `replicas` ..."""
+        ...
+
+
+class Listener(Protocol):
+    """Is told every decision that acts, and later what came of it (`headway.tune.journal` writes both down)."""
+
+    def decided(self, entry: Entry) -> None:
+        """Hear of a decision and what was done for it."""
+        ...
+
+    def reviewed(self, number: int, at_s: float, happened: Mapping[str, Any]) -> None:
+        """Hear what happened after decision `number`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One decision that acts: when, what was held before, the decision, and what was done for it."""
+
+    number: int
+    at_s: float
+    held: Mapping[str, int]
+    decision: Decision
+    applied: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry as JSON values."""
+        decision = self.decision
+        return {
+            "number": self.number,
+            "at_s": round(self.at_s, 6),
+            "code": decision.code,
+            "why": decision.text,
+            "from": dict(self.held),
+            "to": dict(decision.replicas),
+            **({"gear": decision.gear} if decision.gear else {}),
+            **({"pause_s": decision.pause_s} if decision.pause_s else {}),
+            **({"replan": decision.replan} if decision.replan else {}),
+            "values": dict(decision.values),
+            "expected": dict(decision.expected),
+            "applied": dict(self.applied),
+        }
+
+
+def run(
+    tuner: Tuner,
+    environment: Environment,
+    *,
+    interval_s: float = INTERVAL_S,
+    review_s: float = REVIEW_S,
+    listener: Listener | None = None,
+) -> list[Entry]:
+    """Let a tuner act on an environment until it is over; return the decisions that asked for something.
+
+    Each is reviewed once: `review_s` after the time that it expects its replicas to be ready, or at the end.
+    """
+    entries: list[Entry] = []
+    pending: list[tuple[float, Entry]] = []
+    memory: Any = None
+    while True:
+        more = environment.wait(interval_s)
+        seen = environment.observe()
+        if listener is not None:
+            for _, entry in (due for due in pending if due[0] <= seen.now_s or not more):
+                listener.reviewed(entry.number, seen.now_s, environment.happened(entry.at_s))
+            pending = [due for due in pending if due[0] > seen.now_s and more]
+        if not more:
+            return entries
+        decision, memory = tuner.decide(seen, memory)
+        if decision.acts:
+            applied = environment.apply(decision)
+            entry = Entry(len(entries), seen.now_s, seen.held(), decision, applied)
+            entries.append(entry)
+            if listener is not None:
+                listener.decided(entry)
+                pending.append((seen.now_s + float(decision.expected.get("ready_in_s", 0.0)) + review_s, entry))

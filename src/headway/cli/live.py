@@ -101,6 +101,9 @@ def replay(
             help="What to send: a folder of files, a JSONL file, or one file; the trace's payload column chooses.",
         ),
     ] = None,
+    max_connections: Annotated[
+        int, typer.Option("--max-connections", min=1, help="Requests under way at a time; others are sent late.")
+    ] = 4096,
     token: Token = None,
     seed: Seed = 0,
     output: Output = None,
@@ -117,8 +120,9 @@ def replay(
 
     with Progress("replay") as progress:
         outcome = replay(
-            url, read_trace(trace, seed), payloads=payloads, token=token, seed=seed, progress=progress.step
-        )
+            url, read_trace(trace, seed), payloads=payloads, token=token, seed=seed,
+            max_connections=max_connections, progress=progress.step,
+        )  # fmt: skip
     if output is not None:
         write_atomic(output, canonical_json(outcome.to_dict()))
     emit(outcome.to_dict(), json, lambda: outcome_view(outcome))

@@ -6,7 +6,7 @@ JOBS ?= 2
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-SOURCES := src tests tools
+SOURCES := src tests tools examples
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

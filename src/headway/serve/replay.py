@@ -35,6 +35,7 @@ MAX_CONNECTIONS = 4096
 _STATUS = {200: ANSWERED, 429: REJECTED, 503: REJECTED, 504: DROPPED}
 
 OnReply = Callable[[int, Reply], None]
+OnStats = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
 Progress = Callable[[int, int], None]
 
 
@@ -60,14 +61,16 @@ def replay(
     timeout_s: float = 60.0,
     max_connections: int = MAX_CONNECTIONS,
     on_reply: OnReply | None = None,
+    on_stats: OnStats | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Send a trace's requests to a Headway server and return what was measured.
 
     `payloads`: a folder, a list (text, bytes, arrays, JSON values), or None for an empty text; which one a request
     carries is decided by `headway.trace.payload`. A request unanswered after `timeout_s` failed. `on_reply(i, reply)`
-    sees every reply with its body; `progress(done, requests)` is called about twice a second. At most `max_connections`
-    requests are outstanding, fewer where the system allows fewer open files; `low_confidence` says how many waited for
+    sees every reply with its body; `on_stats(before, after)` is given the server's `/stats` around the replay, with the
+    samples of its items; `progress(done, requests)` is called about twice a second. At most `max_connections` requests
+    are outstanding, fewer where the system allows fewer open files; `low_confidence` says how many waited for
     that. Run it in a process of its own when the server is on the same machine. Raises ServeError when the server
     cannot be reached or is another.
     """
@@ -92,6 +95,8 @@ def replay(
             sent = await _send_all(client, trace, [frames[i] for i in index], timeout_s, on_reply, progress)
             client.keep_body = True
             after = await _get(client, f"/stats?samples=true&since_s={before['now_s']!r}", tolerant=True)
+            if on_stats is not None and after is not None:
+                on_stats(before, after)
             return _outcome(plan, trace, sent, before, after, seed, client.opened)
         finally:
             await client.close()

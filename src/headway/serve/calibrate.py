@@ -1,0 +1,266 @@
+"""How far predictions are from a live server, and a profile fitted so that later ones are closer.
+
+The same trace is replayed live and simulated. What the simulator lacks is fitted from the server's own samples
+(`headway.profile.refit`): a constant per batch and stage, a constant per request, and rows that no longer hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headway import __version__
+from headway.errors import ServeError
+from headway.plan.plan import Plan
+from headway.profile import Profile
+from headway.profile import refit as fitting
+from headway.profile.refit import Estimate, StageFit
+from headway.serve.observed import StageItems
+from headway.serve.replay import replay
+from headway.sim.outcome import ANSWERED, Outcome, number, percentile
+from headway.sim.simulation import simulate
+from headway.sim.threads import in_threads
+from headway.trace import Trace
+
+SCHEMA = "headway.calibration/1"
+RUNS = 21
+"""Simulations with service times and ways drawn anew: figures are their medians, intervals hold 95 % of them."""
+PERCENTS = (50, 95, 99)
+FEWEST_ANSWERED = 0.95
+"""With fewer answers of the requests offered, what was measured is mostly how the server refuses."""
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One figure predicted (with the simulator's own 95 % interval) and measured, in the same unit."""
+
+    predicted: float
+    low: float
+    high: float
+    measured: float
+
+    @property
+    def error_ratio(self) -> float | None:
+        """How far the prediction is off, relative to what was measured; None when nothing was."""
+        if not (np.isfinite(self.predicted) and np.isfinite(self.measured) and self.measured):
+            return None
+        return (self.predicted - self.measured) / self.measured
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as JSON values."""
+        return {
+            "predicted": number(self.predicted), "interval": [number(self.low), number(self.high)],
+            "measured": number(self.measured), "error_ratio": self.error_ratio,
+        }  # fmt: skip
+
+
+Comparison = dict[str, dict[str, Compared]]
+"""Figures by name, by stage; those of whole requests under the name ''."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One trace replayed live: the outcome, and the items of every stage as the server saw them."""
+
+    trace: Trace
+    outcome: Outcome
+    items: Mapping[str, StageItems]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted profile, what was fitted, and the errors of predictions before and after.
+
+    `after` is of the trace that was fitted on; `test` is of another one, when there was one.
+    """
+
+    plan: Plan
+    profile: Profile
+    fits: Mapping[str, StageFit]
+    request: Estimate
+    scale_factors: Mapping[str, Estimate]
+    measured: Outcome
+    before: Comparison
+    after: Comparison
+    test: Comparison | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the calibration as JSON values."""
+        tested = {"before": self.before, "after": self.after, "test": self.test}
+        return {
+            "schema": SCHEMA,
+            "name": self.plan.spec.name,
+            "requests": self.measured.counts(),
+            "overheads": {
+                "request_s": self.request.to_dict(),
+                "batch_s": {n: None if f.overhead is None else f.overhead.to_dict() for n, f in self.fits.items()},
+            },
+            "refitted": [
+                {"stage": row.stage, "variant": row.variant, "hardware": row.hardware, "batch_size": row.batch_size,
+                 "mean_s": row.mean_s, "samples": row.samples}
+                for fit in self.fits.values() for row in fit.rows
+            ],
+            "scale_factors": {name: factor.to_dict() for name, factor in self.scale_factors.items()},
+            "errors": {when: None if value is None else _as_json(value) for when, value in tested.items()},
+            "low_confidence": list(self.measured.low_confidence),
+            "provenance": dict(self.measured.provenance),
+        }  # fmt: skip
+
+
+def calibrate(
+    plan: Plan,
+    trace: Trace,
+    *,
+    url: str | None = None,
+    payloads: Sequence[Any] | str | os.PathLike[str] | None = None,
+    token: str | None = None,
+    test: Trace | None = None,
+    profile: Profile | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Calibration:
+    """Replay a trace on the plan's server and in simulation, and return the fitted profile with the errors.
+
+    `url` is where the plan is served; without it a server is started for as long as it takes. `payloads` and `token`
+    as in `headway.serve.replay`. `test` is replayed after the fit, to judge it by another trace. `profile` is what the
+    fit is put into, when it holds more than the rows that the plan carries. Raises ServeError when the server runs
+    another plan, serves others at the same time, or leaves too many requests unanswered to fit from.
+    """
+    from headway.serve.run import running
+
+    given = contextlib.nullcontext(url) if url is not None else None
+    with given or running(plan, seed=seed) as server:
+        at = url if url is not None else getattr(server, "url", "")
+        seen = observe(at, plan, trace, payloads=payloads, token=token, seed=seed, progress=progress)
+        found = fit(plan, seen, profile=profile, seed=seed)
+        if test is None:
+            return found
+        again = observe(at, plan, test, payloads=payloads, token=token, seed=seed, progress=progress)
+    return replace(found, test=compared(replace(plan, profile=found.profile), again, seed=seed))
+
+
+def observe(
+    url: str,
+    plan: Plan,
+    trace: Trace,
+    *,
+    payloads: Sequence[Any] | str | os.PathLike[str] | None = None,
+    token: str | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Observation:
+    """Replay a trace against a plan's server and return what came of it. Raises ServeError as `calibrate` does."""
+    kept: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
+    outcome = replay(
+        url, trace, payloads=payloads, token=token, seed=seed, progress=progress,
+        on_stats=lambda before, after: kept.append((before, after)),
+    )  # fmt: skip
+    if not kept:
+        raise ServeError("calibrate: the server did not answer /stats after the replay; there is nothing to fit from")
+    before, after = kept[0]
+    if outcome.provenance["plan_hash"] != plan.hash:
+        raise ServeError("calibrate: the server runs another plan than the one given; give the plan that it serves")
+    offered = after["requests"]["offered"] - before["requests"]["offered"]
+    if offered > trace.requests or before["requests"]["in_flight"]:
+        raise ServeError("calibrate: the server has other clients at the same time; calibrate while it has no others")
+    answered = outcome.counts()["answered"]
+    if answered < FEWEST_ANSWERED * trace.requests or offered < trace.requests:
+        raise ServeError(
+            f"calibrate: {answered} of {trace.requests} requests were answered; use a load that the plan carries"
+        )
+    items = {name: StageItems.of(name, stats) for name, stats in after["stages"].items()}
+    return Observation(trace, outcome, items)
+
+
+def fit(plan: Plan, seen: Observation, *, profile: Profile | None = None, seed: int = 0) -> Calibration:
+    """Return the profile (else the plan's) fitted to an observation, with the errors before and after."""
+    fits = {name: _fit_stage(plan, name, seen) for name in plan.spec.graph.order if name in seen.items}
+    request = _request_overhead(seen)
+    if request is None:
+        raise ServeError(f"calibrate: at least {fitting.MIN_SAMPLES} answered requests are needed; use a longer trace")
+    stamp = {
+        "headway": __version__, "plan_hash": plan.hash, "trace_hash": seen.trace.hash, "requests": seen.trace.requests,
+        "utilization": {name: round(stage.utilization, 4) for name, stage in seen.outcome.stages.items()},
+    }  # fmt: skip
+    fitted = fitting.refitted(plan.profile if profile is None else profile, fits, request.value, stamp)
+    return Calibration(
+        plan,
+        fitted,
+        fits,
+        request,
+        fitting.scale_factors({name: items.request for name, items in seen.items.items()}),
+        seen.outcome,
+        compared(plan, seen, seed=seed),
+        compared(replace(plan, profile=fitted), seen, seed=seed),
+    )
+
+
+def compared(plan: Plan, seen: Observation, *, seed: int = 0) -> Comparison:
+    """Return what the plan's profile predicts of an observed trace beside what was measured, whole and by stage."""
+    runs = in_threads(lambda run: _figures(simulate(plan, seen.trace, seed=seed + run)), range(RUNS))
+    measured = _figures(seen.outcome)
+    out: Comparison = {}
+    for name, figures in measured.items():
+        out[name] = {}
+        for figure, value in figures.items():
+            low, middle, high = np.quantile([run[name][figure] for run in runs], [0.025, 0.5, 0.975], method="nearest")
+            out[name][figure] = Compared(float(middle), float(low), float(high), value)
+    return out
+
+
+def _figures(outcome: Outcome) -> dict[str, Figures]:
+    """What predictions are judged by: of whole requests, under the name '', and of each stage."""
+    whole: Figures = {f"p{p}_s": outcome.p(p) for p in PERCENTS}
+    out = {"": {**whole, "miss_rate": outcome.miss_rate}}
+    for name, stage in outcome.stages.items():
+        waits: Figures = {f"queue_wait_p{p}_s": percentile(stage.queue_wait_s, p) for p in PERCENTS}
+        service_s = stage.service_s / stage.batches if stage.batches else float("nan")
+        out[name] = {**waits, "service_mean_s": service_s, "utilization": stage.utilization}
+    return out
+
+
+def _fit_stage(plan: Plan, name: str, seen: Observation) -> StageFit:
+    """A stage's fit; stages of kinds that have no replicas of a variant on a hardware are left as they are."""
+    config = plan.stages[name].to_dict()
+    if not {"variant", "hardware"} <= set(config):
+        return StageFit(None)
+    batches = seen.items[name].batches()
+    found = fitting.fit_stage(
+        plan.profile, name, config["variant"], config["hardware"], batches.batch_size, batches.service_s
+    )
+    pooled = plan.spec.supply[config["hardware"]].pool is not None
+    if found.overhead is None or pooled or config.get("max_wait_s"):
+        return found
+    more = fitting.start_delay(batches.arrival_s, batches.start_s, batches.done_s)
+    if more is None:
+        return found
+    half = float(np.hypot(found.overhead.half, more.half))
+    return replace(found, overhead=Estimate(found.overhead.value + more.value, half, found.overhead.samples))
+
+
+def _request_overhead(seen: Observation) -> Estimate | None:
+    """What requests took beyond their time at the stages: the server numbers requests in the order of their sending."""
+    every = seen.items.values()
+    numbers, at_stages_s = fitting.time_at_stages(
+        np.concatenate([items.request for items in every]),
+        np.concatenate([items.arrival_s for items in every]),
+        np.concatenate([items.done_s for items in every]),
+    )
+    if not numbers.size:
+        return None
+    place: NDArray[np.int64] = numbers - numbers[-1] + seen.trace.requests - 1
+    answered = (place >= 0) & (seen.outcome.status[place] == ANSWERED)
+    return fitting.request_overhead(seen.outcome.latency_s[place[answered]], at_stages_s[answered])
+
+
+def _as_json(comparison: Comparison) -> dict[str, Any]:
+    stages = {name: {k: v.to_dict() for k, v in figures.items()} for name, figures in comparison.items() if name}
+    return {**{k: v.to_dict() for k, v in comparison[""].items()}, "stages": stages}

@@ -20,9 +20,11 @@ from headway.plan.config import StageContext
 from headway.plan.plan import Plan
 from headway.policy.admission import full
 from headway.policy.sharing import stage_at
-from headway.serve.record import LATENCY_BUCKETS_S, Counts, Histogram, StageRecord
+from headway.serve.record import LATENCY_BUCKETS_S, RING_ENTRIES, Counts, Histogram, Ring, StageRecord
 from headway.serve.station import NEVER_S, CorePool, Decision, LiveStation, Work
+from headway.serve.swap import Swaps
 from headway.serve.walk import Ended, Item, Request, Walk, answer
+from headway.serve.watch import Watch
 from headway.serve.wire import Input, Payload, Result
 from headway.sim.outcome import number
 from headway.spec.kinds import load_domain
@@ -58,14 +60,12 @@ class Answer:
     error: str = ""
 
 
-def live_stations(plan: Plan) -> dict[str, LiveStation]:
-    """Return a station for every stage of a plan, made by the domain that its kind stands for."""
-    out: dict[str, LiveStation] = {}
-    for name in plan.spec.graph.order:
-        stage = plan.spec.stages[name]
-        context = StageContext(name, stage, plan.spec, plan.profile)
-        out[name] = load_domain(stage.kind).live(context, plan.stages[name])
-    return out
+def live_station(plan: Plan, name: str) -> LiveStation:
+    """Return the station of a plan's stage, made by the domain that its kind stands for."""
+    stage = plan.spec.stages[name]
+    context = StageContext(name, stage, plan.spec, plan.profile)
+    station: LiveStation = load_domain(stage.kind).live(context, plan.stages[name])
+    return station
 
 
 class Engine:
@@ -84,14 +84,19 @@ class Engine:
         limits: Limits | None = None,
         record_decisions: bool = False,
     ) -> None:
-        self.plan = plan
+        self.set_plan(plan)
         self.clock = clock
         self.limits = limits or Limits()
         self.graph = plan.spec.graph
-        self.stations: dict[str, LiveStation] = dict(stations if stations is not None else live_stations(plan))
+        self.stations: dict[str, LiveStation] = dict(
+            stations if stations is not None else {name: live_station(plan, name) for name in self.graph.order}
+        )
         self.counts = Counts()
         self.latency = Histogram(LATENCY_BUCKETS_S)
         self.records = {name: StageRecord() for name in self.graph.order}
+        self.arrivals = Ring(RING_ENTRIES, 1)
+        self.ended = Ring(RING_ENTRIES, 2)
+        self.swaps = Swaps(self, live_station)
         self.decisions: deque[Decision] | None = deque(maxlen=DECISIONS_KEPT) if record_decisions else None
         self.state = "new"
         self.started_s = clock()
@@ -186,6 +191,7 @@ class Engine:
             self._end(request, "failed", "the server was stopped before the request was finished")
         if self._timer is not None:
             self._timer.cancel()
+        await self.swaps.stop()
         await asyncio.gather(*(station.stop(grace_s) for station in self.stations.values()))
 
     @property
@@ -200,17 +206,35 @@ class Engine:
             raise ServeError(f"stage {stage!r} is not in the plan{nearest(stage, self.stations)}; valid: {known}")
         self.stations[stage].set_replicas(count)
 
+    async def swap(
+        self, plan: Plan, watch: Watch | None = None, *, supersede: bool = False, wait: bool = True
+    ) -> dict[str, Any]:
+        """Make another plan the live one without losing a request; see `headway.serve.swap`. Raises SwapRefused."""
+        return await self.swaps.swap(plan, watch, supersede=supersede, wait=wait)
+
+    def set_plan(self, plan: Plan) -> None:
+        """Take note of the plan that the stations run."""
+        self.plan = plan
+        self.plan_hash = plan.hash
+
+    def overdue(self, since_s: float, slo_s: float) -> int:
+        """Return how many requests came after `since_s`, have no answer, and are late already."""
+        late_s = self.clock() - slo_s
+        return sum(since_s < request.arrival_s < late_s for request in self._open)
+
     # Requests
 
     def submit(self, payload: Input, on_end: Callable[[Answer], None], timeout_s: float | None = None) -> Request:
         """Let a request in; `on_end` is called once with its answer. Raises Rejected, having counted the request."""
+        now_s = self.clock()
         self.counts.offered += 1
+        self.arrivals.add(now_s)
         try:
             self._admit()
         except Rejected:
             self.counts.by_status["rejected"] += 1
+            self.ended.add(now_s, math.inf)
             raise
-        now_s = self.clock()
         self._number += 1
         timeout_s = self.limits.timeout_s if timeout_s is None else timeout_s
         request = Request(self._number, on_end, now_s, now_s + timeout_s)
@@ -247,7 +271,8 @@ class Engine:
             }
         return {
             "name": self.plan.spec.name,
-            "plan_hash": self.plan.hash,
+            "plan_hash": self.plan_hash,
+            "swap": self.swaps.to_dict(),
             "state": self.state,
             "ready": self.ready,
             "now_s": now_s,
@@ -333,6 +358,7 @@ class Engine:
         self._open.discard(request)
         latency_s = self.clock() - request.arrival_s
         self.counts.by_status[status] += 1
+        self.ended.add(request.arrival_s, latency_s if status == "answered" else math.inf)
         if status == "answered":
             self.latency.observe(latency_s)
             self.counts.late += latency_s > self.plan.spec.slo.latency_s

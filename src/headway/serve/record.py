@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -30,18 +31,19 @@ class Ring:
     [2.0, 3.0]
     """
 
-    __slots__ = ("_capacity", "_values", "_width", "count")
+    __slots__ = ("_capacity", "_pack", "_row_bytes", "_values", "_width", "count")
 
     def __init__(self, capacity: int, width: int) -> None:
         self._capacity = capacity
         self._width = width
         self._values = array("d", bytes(8 * capacity * width))
+        self._row_bytes = 8 * width
+        self._pack = Struct(f"={width}d").pack_into
         self.count = 0
 
     def add(self, *row: float) -> None:
         """Append one row; the oldest goes when the ring is full."""
-        at = (self.count % self._capacity) * self._width
-        self._values[at : at + self._width] = array("d", row)
+        self._pack(self._values, self.count % self._capacity * self._row_bytes, *row)
         self.count += 1
 
     def rows(self) -> NDArray[np.float64]:

@@ -20,6 +20,7 @@ from headway.sim.jit import kernel
 
 take = kernel(batching.take)
 full = kernel(admission.full)
+in_time = kernel(admission.in_time)
 expired = kernel(admission.expired)
 stage_at = kernel(sharing.stage_at)
 fits = kernel(sharing.fits)
@@ -27,6 +28,8 @@ fits = kernel(sharing.fits)
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
+
+Load = admission.Load
 
 NEXT_REQUEST, HEAP, READY, EVENTS = range(4)
 """Entries of `State.counters`."""
@@ -36,7 +39,10 @@ PENDING = -1.0
 
 
 class Net(NamedTuple):
-    """What does not change: items of all stages numbered in one row (`base[s]` first of stage s), edges, tables."""
+    """What does not change: items of all stages numbered in one row (`base[s]` first of stage s), edges, tables.
+
+    Requests that `terms` say would not be answered within `promise_s` are refused; 0: none is.
+    """
 
     arrival_s: Floats
     deadline_s: Floats
@@ -57,6 +63,8 @@ class Net(NamedTuple):
     max_batch: Longs
     max_wait_s: Floats
     queue_limit: Longs
+    promise_s: float
+    terms: admission.Terms
 
 
 class State(NamedTuple):
@@ -75,6 +83,9 @@ class State(NamedTuple):
     timer_s: Floats
     batches: Longs
     busy_s: Floats
+    running: Longs
+    busy: Longs
+    began_s: Floats
     idle: Longs
     idle_count: Longs
     replica_table: Longs
@@ -82,6 +93,7 @@ class State(NamedTuple):
     replica_until_s: Floats
     replica_lo: Longs
     replica_hi: Longs
+    replica_began_s: Floats
     replica_busy_until_s: Floats
     replica_pool: Longs
     replica_threads: Longs
@@ -120,6 +132,8 @@ def advance(net: Net, state: State, until_s: float) -> float:
         max_batch,
         max_wait_s,
         queue_limit,
+        promise_s,
+        terms,
     ) = net
     (
         clock_s,
@@ -135,6 +149,9 @@ def advance(net: Net, state: State, until_s: float) -> float:
         timer_s,
         batch_count,
         busy_s,
+        running,
+        busy,
+        began_s,
         idle,
         idle_count,
         replica_table,
@@ -142,6 +159,7 @@ def advance(net: Net, state: State, until_s: float) -> float:
         replica_until_s,
         replica_lo,
         replica_hi,
+        replica_began_s,
         replica_busy_until_s,
         replica_pool,
         replica_threads,
@@ -214,6 +232,7 @@ def advance(net: Net, state: State, until_s: float) -> float:
             item = queues[at]
             if done_s[item] == np.inf:
                 continue
+            running[stage] -= 1
             done_s[item] = now_s
             local = item - base
             for edge in range(edge_ptr[stage], edge_ptr[stage + 1]):
@@ -229,6 +248,8 @@ def advance(net: Net, state: State, until_s: float) -> float:
                     if pending[waiting] == 0:
                         ready[counters[READY]] = waiting
                         counters[READY] += 1
+        busy[stage] -= 1
+        began_s[stage] -= replica_began_s[replica]
         idle[stage, idle_count[stage]] = replica
         idle_count[stage] += 1
         if replica_pool[replica] >= 0:
@@ -294,7 +315,11 @@ def advance(net: Net, state: State, until_s: float) -> float:
                 free_cores[pool] -= replica_threads[replica]
             replica_lo[replica] = head
             replica_hi[replica] = at
+            replica_began_s[replica] = now_s
             replica_busy_until_s[replica] = now_s + took_s
+            running[stage] += taken
+            busy[stage] += 1
+            began_s[stage] += now_s
             busy_s[stage] += took_s
             push(now_s + took_s, _COMPLETION + (stage << _STAGE_SHIFT) + batch_count[stage], replica)
             batch_count[stage] += 1
@@ -316,6 +341,17 @@ def advance(net: Net, state: State, until_s: float) -> float:
                 stage += 1
             enqueue(stage, item, now_s)
         counters[READY] = 0
+
+    def let_in(now_s: float) -> bool:
+        """Ask the admission policy about a request that comes now."""
+        if promise_s <= 0.0:
+            return True
+        working = busy.copy()
+        for stage in range(working.size):
+            for at in range(idle_count[stage]):
+                working[stage] += now_s < replica_until_s[idle[stage, at]]
+        load = Load(queue_tail - queue_head, running, busy, began_s, working)
+        return in_time(terms, load, now_s, promise_s)
 
     stages = first_item.size - 1
     requests = arrival_s.size
@@ -346,9 +382,13 @@ def advance(net: Net, state: State, until_s: float) -> float:
         while counters[NEXT_REQUEST] < requests and arrival_s[counters[NEXT_REQUEST]] == now_s:
             request = counters[NEXT_REQUEST]
             counters[NEXT_REQUEST] += 1
+            welcome = let_in(now_s)
             for stage in range(stages):
-                if is_source[stage]:
+                if is_source[stage] and welcome:
                     enqueue(stage, first_item[stage] + request, now_s)
+                elif is_source[stage]:
+                    done_s[first_item[stage] + request] = np.inf
+                    refused_requests[request] = 1
             counters[EVENTS] += 1
         if counters[READY] > 0:
             deliver_ready(now_s)

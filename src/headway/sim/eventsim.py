@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from headway.errors import PlanError, nearest
+from headway.policy.admission import Terms
 from headway.sim import events
 from headway.sim.draws import bits_for
 from headway.sim.flat import flatten
@@ -40,6 +42,17 @@ class StageSetup:
     queue_limit: int = 0
 
 
+@dataclass(frozen=True)
+class Admission:
+    """Requests that come too late to be answered within `promise_s` are refused, as `policy.admission.in_time` says."""
+
+    promise_s: float
+    terms: Terms
+
+
+NO_TERMS = Terms([], [], [], [], [], [], [], [], [], [], [])
+
+
 class EventSimulation:
     """All stages on one clock. `advance` as far as wanted, look, change replicas, advance again.
 
@@ -59,6 +72,7 @@ class EventSimulation:
         setups: Mapping[str, StageSetup],
         pools: Mapping[str, int],
         spare_replicas: int = 0,
+        admission: Admission | None = None,
     ) -> None:
         self.work = work
         self.stages = work.graph.order
@@ -68,7 +82,7 @@ class EventSimulation:
         self._used = 0
         self._now_s = -np.inf
         self._flat = flatten(work)
-        self._net = self._build_net(setups)
+        self._net = self._build_net(setups, admission or Admission(0.0, NO_TERMS))
         self._state = self._build_state(setups, pools, spare_replicas)
         for stage, setup in setups.items():
             for index, group in enumerate(setup.groups):
@@ -184,7 +198,7 @@ class EventSimulation:
                 held += max(0.0, min(end, until_s) - max(self._replica_from_s[r], from_s))
         return held
 
-    def _build_net(self, setups: Mapping[str, StageSetup]) -> events.Net:
+    def _build_net(self, setups: Mapping[str, StageSetup], admission: Admission) -> events.Net:
         flat = self._flat
         tables, offset, columns = [], 0, {}
         for name in self.stages:
@@ -219,6 +233,8 @@ class EventSimulation:
             max_batch=np.array([columns[name][0] - 1 for name in self.stages], longs),
             max_wait_s=np.array([setups[name].max_wait_s for name in self.stages]),
             queue_limit=np.array([setups[name].queue_limit for name in self.stages], longs),
+            promise_s=admission.promise_s,
+            terms=_as_arrays(admission.terms),
         )
 
     def _build_state(self, setups: Mapping[str, StageSetup], pools: Mapping[str, int], spare: int) -> events.State:
@@ -241,6 +257,9 @@ class EventSimulation:
             timer_s=np.full(stages, np.inf),
             batches=np.zeros(stages, longs),
             busy_s=np.zeros(stages),
+            running=np.zeros(stages, longs),
+            busy=np.zeros(stages, longs),
+            began_s=np.zeros(stages),
             idle=np.empty((stages, most), longs),
             idle_count=np.zeros(stages, longs),
             replica_table=np.zeros(most, longs),
@@ -248,6 +267,7 @@ class EventSimulation:
             replica_until_s=np.full(most, np.inf),
             replica_lo=np.zeros(most, longs),
             replica_hi=np.zeros(most, longs),
+            replica_began_s=np.zeros(most),
             replica_busy_until_s=np.full(most, -np.inf),
             replica_pool=np.full(most, -1, longs),
             replica_threads=np.ones(most, longs),
@@ -292,3 +312,12 @@ class EventSimulation:
         state.replica_table[replica] = self._tables[stage][index]
         self._replica_from_s[replica] = from_s
         return replica
+
+
+def _as_arrays(terms: Terms) -> Terms:
+    """Return terms as the compiled policy takes them: arrays, of whole numbers where they count."""
+    whole = ("first", "size", "pool", "threads", "cores")
+    columns: dict[str, Any] = {
+        name: np.array(values, np.int64 if name in whole else np.float64) for name, values in terms._asdict().items()
+    }
+    return Terms(**columns)

@@ -30,12 +30,19 @@ FIGURES = ("p50_s", "p95_s", "p99_s", "mean_s", "miss_rate", "worst_5m_p99_s", "
 
 
 def simulate(
-    plan: Plan, trace: Trace, *, seed: int = 0, mode: str = "sampled", drop_after_s: float | None = None
+    plan: Plan,
+    trace: Trace,
+    *,
+    seed: int = 0,
+    mode: str = "sampled",
+    drop_after_s: float | None = None,
+    admission: bool = False,
 ) -> Outcome:
     """Return what would happen if `plan` served `trace`.
 
     `mode` is "sampled" (service times drawn per batch from the profile's quantiles) or "mean" (each takes its mean,
     as InferLine's estimator). `drop_after_s` gives requests up that long after their arrival, when a batch is formed.
+    With `admission` requests are refused that would come too late, as the server does; without, all are let in.
     Raises PlanError or TraceError when plan and trace do not fit together.
 
     >>> from headway.testing.examples import tiny_plan
@@ -45,7 +52,7 @@ def simulate(
     if mode not in ("sampled", "mean"):
         raise PlanError(f"mode is {mode!r}; valid: sampled, mean")
     work = workload(plan, trace, seed, drop_after_s)
-    run = run_stages(plan, work, sampled=mode == "sampled")
+    run = run_stages(plan, work, sampled=mode == "sampled", admission=admission)
     return build_outcome(plan, work, run, seed=seed, mode=mode)
 
 
@@ -76,12 +83,14 @@ def needs_events(plan: Plan) -> bool:
     return any(name in used and supply.pool is not None for name, supply in plan.spec.supply.items())
 
 
-def run_stages(plan: Plan, work: Workload, *, sampled: bool, record: bool = True) -> dict[str, StageRun]:
-    """Simulate every stage, by the recursion where it is exact and by the event kernel where stages share cores."""
+def run_stages(
+    plan: Plan, work: Workload, *, sampled: bool, record: bool = True, admission: bool = False
+) -> dict[str, StageRun]:
+    """Simulate every stage, by the recursion where it is exact and by the event kernel where stages share something."""
     where = contexts(plan)
     domains = {name: load_domain(context.stage.kind) for name, context in where.items()}
-    if needs_events(plan):
-        simulation = event_simulation(plan, work, sampled=sampled)
+    if admission or needs_events(plan):
+        simulation = event_simulation(plan, work, sampled=sampled, admission=admission)
         simulation.advance(np.inf)
         return {
             name: StageRun(simulation.arrived_s(name), departures, len(simulation.replicas(name)))
@@ -97,12 +106,16 @@ def run_stages(plan: Plan, work: Workload, *, sampled: bool, record: bool = True
     return runs
 
 
-def event_simulation(plan: Plan, work: Workload, *, sampled: bool) -> EventSimulation:
+def event_simulation(
+    plan: Plan, work: Workload, *, sampled: bool, admission: bool = False, spare_replicas: int = 0
+) -> EventSimulation:
     """Return a plan's event simulation at its start, for a workload of `plan`'s graph.
 
-    Raises PlanError when a stage's kind has no form that the event kernel can run.
+    With `admission` it refuses requests that would come too late; `spare_replicas` is the room for adding some. Raises
+    PlanError when a stage's kind has no form that the event kernel can run.
     """
-    from headway.sim.eventsim import EventSimulation
+    from headway.sim.eventsim import Admission, EventSimulation
+    from headway.sim.promise import admission_terms
 
     setups = {}
     for name, context in contexts(plan).items():
@@ -112,7 +125,10 @@ def event_simulation(plan: Plan, work: Workload, *, sampled: bool) -> EventSimul
                 f"stages.{name}: kind {context.stage.kind!r} cannot run beside stages that share a pool of cores"
             )
         setups[name] = domain.setup(context, plan.stages[name], sampled=sampled)
-    return EventSimulation(work, setups, {name: pool.cores for name, pool in plan.spec.pools.items()})
+    pools = {name: pool.cores for name, pool in plan.spec.pools.items()}
+    terms = admission_terms(plan) if admission else None
+    refusing = None if terms is None else Admission(plan.spec.slo.latency_s, terms)
+    return EventSimulation(work, setups, pools, spare_replicas, admission=refusing)
 
 
 def build_outcome(plan: Plan, work: Workload, runs: Mapping[str, StageRun], *, seed: int, mode: str) -> Outcome:

@@ -1,0 +1,84 @@
+"""What a plan promises, in the terms of the admission policy: the simulator and the server refuse by the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headway.policy.admission import Terms
+from headway.sim.simulation import contexts, workload
+from headway.spec.graph import Graph
+from headway.spec.kinds import load_domain
+from headway.trace import Trace
+
+if TYPE_CHECKING:
+    from headway.plan.plan import Plan
+
+SAMPLE = 256
+"""Requests whose ways are drawn to count the items per request of each stage."""
+
+
+def admission_terms(plan: Plan) -> Terms | None:
+    """Return what `policy.admission.in_time` must know of a plan; None when a stage's domain cannot tell its times.
+
+    >>> from headway.testing.examples import tiny_plan
+    >>> terms = admission_terms(tiny_plan())
+    >>> len(terms.head_s) == len(tiny_plan().stages)
+    True
+    """
+    graph = plan.spec.graph
+    pools = list(plan.spec.pools)
+    size, first, pool, threads = [], [], [], []
+    service_s: list[float] = []
+    for name, context in contexts(plan).items():
+        domain = load_domain(context.stage.kind)
+        if not hasattr(domain, "setup"):
+            return None
+        group = domain.setup(context, plan.stages[name], sampled=False).groups[0]
+        first.append(len(service_s))
+        size.append(group.service_s.shape[0] - 1)
+        service_s += group.service_s[1:].mean(axis=1).tolist()
+        pool.append(-1 if group.pool is None else pools.index(group.pool))
+        threads.append(group.threads)
+    alone_s = [service_s[at] for at in first]
+    full_s = [service_s[at + largest - 1] for at, largest in zip(first, size, strict=True)]
+    (head_s, tail_s), (_, full_tail_s) = _ways(graph, alone_s), _ways(graph, full_s)
+    items = _items(plan)
+    return Terms(
+        head_s, tail_s, full_tail_s, service_s, first, size, items, _per_item(graph, items),
+        pool, threads, [plan.spec.pools[name].cores for name in pools],
+    )  # fmt: skip
+
+
+def _ways(graph: Graph, service_s: list[float]) -> tuple[list[float], list[float]]:
+    """The longest way to each stage, and from its end on, where nothing has to be waited for."""
+    place = {name: at for at, name in enumerate(graph.order)}
+    head_s, tail_s = [0.0] * len(service_s), [0.0] * len(service_s)
+    for at, name in enumerate(graph.order):
+        above = [place[edge.parent] for edge in graph.parents[name]]
+        head_s[at] = max((head_s[a] + service_s[a] for a in above), default=0.0)
+    for at, name in reversed(list(enumerate(graph.order))):
+        below = [place[edge.child] for edge in graph.children[name]]
+        tail_s[at] = max((service_s[b] + tail_s[b] for b in below), default=0.0)
+    return head_s, tail_s
+
+
+def _items(plan: Plan) -> list[float]:
+    """Items per request at each stage, over the ways of a sample of requests; the same for the same plan."""
+    sample = workload(plan, Trace.from_arrivals(np.arange(float(SAMPLE))), seed=0)
+    return [sample.items[name].count / SAMPLE for name in plan.spec.graph.order]
+
+
+def _per_item(graph: Graph, items: list[float]) -> list[float]:
+    """Items at each stage (column) per item at each stage above it (row), row by row."""
+    place = {name: at for at, name in enumerate(graph.order)}
+    above: list[set[int]] = []
+    for name in graph.order:
+        parents = [place[edge.parent] for edge in graph.parents[name]]
+        above.append(set(parents).union(*(above[parent] for parent in parents)))
+    return [
+        items[below] / items[up] if up in above[below] and items[up] else 0.0
+        for up in range(len(items))
+        for below in range(len(items))
+    ]

@@ -84,7 +84,7 @@ def test_every_option_of_serve_is_named_with_its_default() -> None:
 
 def test_the_page_names_every_status_that_the_server_can_answer_with() -> None:
     sources = Path(__file__).parent.parent.parent / "src" / "headway" / "serve"
-    text = "".join((sources / f"{name}.py").read_text(encoding="utf-8") for name in ("app", "bounded_head", "engine"))
+    text = "".join((sources / f"{name}.py").read_text(encoding="utf-8") for name in ("app", "engine", "front", "infer"))
     used = set(re.findall(r"\b([45]\d\d)\b", text))
     part = PAGE.split("### Status codes")[1].split("\n## ")[0]
     written = set(re.findall(r"^\| (\d{3})(?:, (\d{3}))? \|", part, re.M))

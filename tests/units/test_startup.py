@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-HEAVY = ("numba", "numpy", "pydantic", "starlette", "uvicorn", "rich", "httpx", "msgspec", "prometheus_client", "yaml")
+HEAVY = ("numba", "numpy", "pydantic", "starlette", "rich", "httpx", "msgspec", "prometheus_client", "yaml")
 
 
 def imported_by(code: str) -> set[str]:

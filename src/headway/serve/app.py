@@ -1,14 +1,13 @@
 """The HTTP face of an engine: the Open Inference Protocol v2, and what operators ask for.
 
-Infer requests take a short way of their own past the router: it is the only path where microseconds count. Probes
-(`/healthz`, `/v2/health/live`, `/v2/health/ready`) are open to everyone; all else needs the token when there is one.
+An ASGI application, for whatever server of that kind. Headway's own (`headway.serve.front`) asks it for everything but
+inference, whose short way (`headway.serve.infer`) both share. Probes (`/healthz`, `/v2/health/live`,
+`/v2/health/ready`) are open to everyone; all else needs the token when there is one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
-import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,86 +19,34 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from headway.errors import HeadwayError, nearest
-from headway.serve import oip
-from headway.serve.engine import Answer, Engine, Rejected
-from headway.spec.units import duration_s
+from headway.errors import nearest
+from headway.serve.engine import Engine
+from headway.serve.infer import VERSION, Guard, Headers, Infer, Refused
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-VERSION = "1"
-OPEN_PATHS = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready"})
-MAX_TIMEOUT_S = 86_400.0
-_STATUS = {"dropped": 504, "failed": 500}
-_JSON = (b"content-type", b"application/json")
-_BINARY = (b"content-type", b"application/octet-stream")
+CLOSE: Headers = ((b"connection", b"close"),)
+"""Goes with an answer when the rest of a body is still on its way: no other request can follow it."""
 _encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """What one client may ask for: the largest body and header, and how long it may take to send the body."""
+    """What one client may ask for: the largest body and header, and how long it may take to send each of them.
+
+    A connection on which nothing is asked for `keep_alive_s` is closed.
+    """
 
     max_body_bytes: int = 32 * 2**20
     max_header_bytes: int = 64 * 2**10
     body_timeout_s: float = 30.0
-
-
-class _Refused(HeadwayError):
-    """An answer other than the one hoped for."""
-
-    def __init__(self, status: int, text: str, retry_after_s: int | None = None) -> None:
-        super().__init__(text)
-        self.status = status
-        self.retry_after_s = retry_after_s
+    keep_alive_s: float = 75.0
 
 
 class _Gone(Exception):
     """The client went away before its body was complete; there is nobody to answer."""
-
-
-class _Patience:
-    """Cuts off clients whose body does not arrive in time, with one timer for all instead of one per request.
-
-    A body is cut off between one and two timeouts after its begin.
-    """
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._young: set[asyncio.Task[Any]] = set()
-        self._old: set[asyncio.Task[Any]] = set()
-        self._cut: set[asyncio.Task[Any]] = set()
-        self._ticking = False
-
-    def __enter__(self) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._young.add(task)
-        if not self._ticking:
-            self._ticking = True
-            asyncio.get_running_loop().call_later(self._timeout_s, self._tick)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        task = asyncio.current_task()
-        if task is None:
-            return
-        self._young.discard(task)
-        self._old.discard(task)
-        if task in self._cut:
-            self._cut.discard(task)
-            task.uncancel()
-            raise _Refused(408, f"the body did not arrive within {self._timeout_s:g} s") from None
-
-    def _tick(self) -> None:
-        for task in self._old:
-            self._cut.add(task)
-            task.cancel()
-        self._old, self._young = self._young, set()
-        self._ticking = bool(self._old)
-        if self._ticking:
-            asyncio.get_running_loop().call_later(self._timeout_s, self._tick)
 
 
 class App:
@@ -108,12 +55,8 @@ class App:
     def __init__(self, engine: Engine, *, token: str | None = None, limits: HttpLimits | None = None) -> None:
         self.engine = engine
         self.limits = limits or HttpLimits()
-        self._token = None if token is None else b"Bearer " + token.encode()
-        self._model = engine.plan.spec.name
-        base = f"/v2/models/{self._model}"
-        self._infer_paths = frozenset({f"{base}/infer", f"{base}/versions/{VERSION}/infer"})
-        self._stages = engine.graph.order
-        self._patience = _Patience(self.limits.body_timeout_s)
+        self.infer = Infer(engine)
+        self.guard = Guard(token)
         self._router = Starlette(routes=_routes(self), exception_handlers={HTTPException: _http_error})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,106 +69,53 @@ class App:
         headers = dict(scope["headers"])
         path = scope["path"]
         try:
-            if self._token is not None and path not in OPEN_PATHS:
-                self._check_token(headers.get(b"authorization", b""))
-            if scope["method"] == "POST" and path in self._infer_paths:
+            refused = self.guard.refusal(path, headers)
+            if refused is not None:
+                raise refused
+            if scope["method"] == "POST" and path in self.infer.paths:
                 await self._infer(headers, receive, send)
                 return
         except _Gone:
             return
-        except _Refused as refused:
-            await _send_error(send, refused)
+        except Refused as error:
+            await _respond(send, error.status, error.body, error.headers)
             return
         await self._router(scope, receive, send)
 
-    def _check_token(self, shown: bytes) -> None:
-        if self._token is not None and not hmac.compare_digest(shown, self._token):
-            raise _Refused(401, "this server needs a token; send it as the header Authorization: Bearer TOKEN")
-
     async def _infer(self, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         body = await self._read(headers, receive)
-        try:
-            length = _whole(headers.get(b"inference-header-content-length"))
-            timeout_s = _timeout_s(headers.get(b"x-request-timeout"))
-            asked = oip.parse(body, length)
-            oip.check_outputs(asked, self._stages)
-        except oip.BadRequest as error:
-            raise _Refused(400, str(error)) from None
-        try:
-            answer = await self.engine.infer(asked.input, timeout_s)
-        except Rejected as error:
-            raise _Refused(error.status, str(error), error.retry_after_s) from None
-        await self._answer(send, asked, answer)
-
-    async def _answer(self, send: Send, asked: oip.InferRequest, answer: Answer) -> None:
-        if answer.status != "answered":
-            raise _Refused(_STATUS[answer.status], answer.error)
-        body, length = oip.response(self._model, VERSION, asked, answer.results)
-        headers = [_JSON if length is None else _BINARY, (b"content-length", str(len(body)).encode())]
-        if length is not None:
-            headers.append((b"inference-header-content-length", str(length).encode()))
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        replied: asyncio.Future[tuple[int, bytes, Headers]] = asyncio.get_running_loop().create_future()
+        self.infer(headers, body, lambda *reply: None if replied.done() else replied.set_result(reply))
+        await _respond(send, *await replied)
 
     async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         limit = self.limits.max_body_bytes
-        too_large = _Refused(413, f"the body is larger than {limit} bytes, the most that this server takes")
+        too_large = Refused(413, f"the body is larger than {limit} bytes, the most that this server takes", CLOSE)
         declared = headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > limit:
             raise too_large
         parts: list[bytes] = []
         size = 0
-        with self._patience:
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise _Gone
-                part: bytes = message.get("body", b"")
-                size += len(part)
-                if size > limit:
-                    raise too_large
-                parts.append(part)
-                if not message.get("more_body", False):
-                    break
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        try:
+            async with asyncio.timeout(self.limits.body_timeout_s):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _Gone
+                    part: bytes = message.get("body", b"")
+                    size += len(part)
+                    if size > limit:
+                        raise too_large
+                    parts.append(part)
+                    if not message.get("more_body", False):
+                        return parts[0] if len(parts) == 1 else b"".join(parts)
+        except TimeoutError:
+            raise Refused(408, f"the body did not arrive within {self.limits.body_timeout_s:g} s", CLOSE) from None
 
 
-def _whole(text: bytes | None) -> int | None:
-    if text is None:
-        return None
-    if not text.isdigit() or len(text) > 15:
-        raise oip.BadRequest("Inference-Header-Content-Length is not a number of bytes")
-    return int(text)
-
-
-def _timeout_s(text: bytes | None) -> float | None:
-    """Read the header `x-request-timeout`: seconds, or a duration with a unit such as `500ms`."""
-    if text is None:
-        return None
-    written = text.decode("latin-1").strip()
-    try:
-        value = float(written) if written[-1:].isdigit() else duration_s(written)
-    except ValueError:
-        value = math.nan
-    if not 0.0 < value <= MAX_TIMEOUT_S:
-        raise oip.BadRequest(
-            f"x-request-timeout is {written[:40]!r}; it must be seconds or a duration such as '500ms', above 0 "
-            f"and at most {MAX_TIMEOUT_S:g} s"
-        )
-    return value
-
-
-async def _send_error(send: Send, refused: _Refused) -> None:
-    body = _encode({"error": str(refused)})
-    headers = [_JSON, (b"content-length", str(len(body)).encode())]
-    if refused.retry_after_s is not None:
-        headers.append((b"retry-after", str(refused.retry_after_s).encode()))
-    if refused.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    if refused.status in (408, 413):
-        # The rest of the body is still on its way; the connection cannot be used for another request.
-        headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+async def _respond(send: Send, status: int, body: bytes, headers: Headers) -> None:
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body})
 
 

@@ -20,13 +20,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from headway.errors import ServeError
 from headway.plan.plan import Plan
 from headway.serve.app import App, HttpLimits
-from headway.serve.bounded_head import bounded_head
 from headway.serve.engine import Engine, Limits
+from headway.serve.front import Front
 from headway.serve.station import LiveStation
 from headway.serve.system import descriptors
 
@@ -60,14 +58,6 @@ class ServeOptions:
         )
 
 
-class _Uvicorn(uvicorn.Server):
-    """A server whose signals are handled by whoever runs it, so that it can drain first."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 class LiveServer:
     """A plan being served on the present event loop."""
 
@@ -88,22 +78,8 @@ class LiveServer:
         listener = bind(self.options.host, self.options.port)
         host, port = listener.getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        config = uvicorn.Config(
-            self.app,
-            http=bounded_head(self.options.http.max_header_bytes),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=5,
-            ws="none",
-            server_header=False,
-            date_header=False,
-            proxy_headers=False,
-        )
-        server = _Uvicorn(config)
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        serving.add_done_callback(lambda _: self.stop())
+        front = Front(self.app)
+        await front.start(listener)
         try:
             await self.engine.start()
             # What is there now stays; without this every full collection looks through all imported modules again.
@@ -115,8 +91,7 @@ class LiveServer:
         finally:
             # The engine first: it ends what is still open, so that connections have their answers when they are closed.
             await self.engine.stop()
-            server.should_exit = True
-            await asyncio.wait([serving])
+            await front.close()
             listener.close()
 
     def stop(self) -> None:

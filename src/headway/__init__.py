@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headway.api import calibrate as calibrate
     from headway.api import compare as compare
     from headway.api import diff as diff
     from headway.api import load as load
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOME = {
-    **dict.fromkeys(("compare", "diff", "load", "replay", "simulate"), "headway.api"),
+    **dict.fromkeys(("calibrate", "compare", "diff", "load", "replay", "simulate"), "headway.api"),
     "HeadwayError": "headway.errors",
     "Infeasible": "headway.plan.infeasible",
     "Outcome": "headway.sim.outcome",
@@ -59,6 +60,7 @@ __all__ = [
     "Spec",
     "Stage",
     "Trace",
+    "calibrate",
     "compare",
     "diff",
     "load",

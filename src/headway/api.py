@@ -13,6 +13,7 @@ from headway.errors import HeadwayError
 if TYPE_CHECKING:
     from headway.plan.plan import Plan
     from headway.profile import Profile
+    from headway.serve.calibrate import Calibration
     from headway.serve.run import ServerHandle
     from headway.sim.outcome import Outcome
     from headway.spec.model import Spec
@@ -140,6 +141,28 @@ def replay(
     from headway.serve.replay import replay
 
     return replay(url, trace, payloads=payloads, token=token, seed=seed)
+
+
+def calibrate(
+    plan: Plan,
+    trace: Trace,
+    *,
+    url: str | None = None,
+    payloads: Sequence[Any] | str | os.PathLike[str] | None = None,
+    token: str | None = None,
+    test: Trace | None = None,
+    profile: Profile | None = None,
+    seed: int = 0,
+) -> Calibration:
+    """Replay a trace live and simulated, and return the profile fitted to the difference, with the errors.
+
+    The plan is served at `url`, or for as long as it takes. `test` is replayed after the fit, to judge it by another
+    trace. The fit is put into `profile`, else into the rows that the plan carries. Raises ServeError when the server
+    runs another plan, serves others at the same time, or leaves too many requests unanswered.
+    """
+    from headway.serve.calibrate import calibrate
+
+    return calibrate(plan, trace, url=url, payloads=payloads, token=token, test=test, profile=profile, seed=seed)
 
 
 def diff(before: Plan, after: Plan) -> dict[str, Any]:

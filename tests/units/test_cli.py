@@ -18,7 +18,20 @@ from headway.cli import app, frame, settings, traces
 from headway.errors import HeadwayError
 
 GOLDENS = Path(__file__).parent.parent / "goldens" / "cli"
-VERBS = ["check", "profile", "simulate", "plan", "diff", "serve", "replay", "compare", "report", "demo", "bench"]
+VERBS = [
+    "check",
+    "profile",
+    "simulate",
+    "plan",
+    "diff",
+    "serve",
+    "replay",
+    "compare",
+    "report",
+    "calibrate",
+    "demo",
+    "bench",
+]
 TRACE_VERBS = ["show", "poisson", "gamma", "mmpp2", "diurnal", "ramp", "spike", "edit", "fetch"]
 
 

@@ -76,7 +76,7 @@ def serve(
         sys.stdout.flush()
 
     read = read_plan(plan)
-    os.chdir(folder or _model_folder(read, plan.parent))
+    os.chdir(folder or model_folder(read, plan.parent))
     serve(
         read,
         host=host,
@@ -165,7 +165,7 @@ def report(
     emit({"report": str(output)}, json, lambda: str(output))
 
 
-def _model_folder(plan: Plan, beside: Path) -> Path:
+def model_folder(plan: Plan, beside: Path) -> Path:
     """Return where the plan's model files are: the working folder, or the plan's own when none of them is here."""
     files = []
     for name, stage in plan.spec.stages.items():

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from headway.plan.plan import Plan
 from headway.report import format as fmt
 from headway.report import words
+from headway.report.tables import heading, line, pairs, table, warnings
 from headway.sim.outcome import Outcome
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
     from rich.table import Table
-    from rich.text import Text
 
 _BAR_WIDTH = 24
 
@@ -30,11 +30,11 @@ def plan_view(plan: Plan) -> Group:
     parts: list[RenderableType] = [*_headline(plan), _stage_table(plan)]
     if plan.reasons:
         said = words.headroom(plan)
-        parts += [_heading("why"), _pairs(pair for pair in words.reason_pairs(plan) if pair[1] != said)]
+        parts += [heading("why"), pairs(pair for pair in words.reason_pairs(plan) if pair[1] != said)]
     points = words.frontier_points(plan)
     if points:
-        parts += [_heading("\ncheapest cost against the SLO"), _frontier_table(plan)]
-    return Group(*parts, *_warnings(plan.predicted.get("low_confidence", ())))
+        parts += [heading("\ncheapest cost against the SLO"), _frontier_table(plan)]
+    return Group(*parts, *warnings(plan.predicted.get("low_confidence", ())))
 
 
 def outcome_view(outcome: Outcome | Mapping[str, Any]) -> Group:
@@ -69,9 +69,9 @@ def outcome_view(outcome: Outcome | Mapping[str, Any]) -> Group:
         for name, stage in figures.get("stages", {}).items()
     ]
     head = ["stage", "items", "batch", "util.", "wait p50", "wait p99", "$"]
-    title = _heading(f"{figures.get('kind', 'simulated')} outcome")
-    tables = [_table(head, stages)] if stages else []
-    return Group(title, _pairs(facts), *tables, *_warnings(figures.get("low_confidence", ())))
+    title = heading(f"{figures.get('kind', 'simulated')} outcome")
+    tables = [table(head, stages)] if stages else []
+    return Group(title, pairs(facts), *tables, *warnings(figures.get("low_confidence", ())))
 
 
 def comparison_view(named: Mapping[str, Mapping[str, Any]]) -> Group:
@@ -84,7 +84,7 @@ def comparison_view(named: Mapping[str, Mapping[str, Any]]) -> Group:
     head = ["plan", "$/h", "against first", "misses", "P99", "keeps it", "gap"]
     rows = words.comparison_rows(named.items())
     notes = [(row[0], row[-1]) for row in rows if row[-1]]
-    return Group(_table(head, [row[:-1] for row in rows]), *([_pairs(notes)] if notes else []))
+    return Group(table(head, [row[:-1] for row in rows]), *([pairs(notes)] if notes else []))
 
 
 def predicted_measured_view(
@@ -102,10 +102,10 @@ def predicted_measured_view(
     ]
     keep = [0, 1, 2, 3, 4] if interval else [0, 1, 3, 4]
     head = ["", "predicted", "interval", "measured", "difference"]
-    whole = _table([head[i] for i in keep], [[row[i] for i in keep] for row in rows])
+    whole = table([head[i] for i in keep], [[row[i] for i in keep] for row in rows])
     waits = _wait_rows(before.get("stages", {}), after.get("stages", {}))
     head = ["stage", "predicted wait p99", "measured", "predicted util.", "measured"]
-    return Group(whole, _table(head, waits)) if waits else Group(whole)
+    return Group(whole, table(head, waits)) if waits else Group(whole)
 
 
 def diff_view(diff: Mapping[str, Any]) -> Group:
@@ -118,24 +118,24 @@ def diff_view(diff: Mapping[str, Any]) -> Group:
     ratio = fmt.change(words.relative(cost.get("from"), cost.get("to")))
     costs = f"{fmt.usd_per_hour(cost.get('from'))} → {fmt.usd_per_hour(cost.get('to'))}, {effect} ({ratio})"
     title = f"{_end(diff.get('from'))} → {_end(diff.get('to'))}"
-    parts: list[RenderableType] = [_heading(title), _pairs([("cost", costs)])]
+    parts: list[RenderableType] = [heading(title), pairs([("cost", costs)])]
     rows = [
         [str(c["stage"]), str(c["field"]), fmt.plain(c.get("from")), fmt.plain(c.get("to"))]
         for c in diff.get("changes", ())
     ]
     if rows:
-        parts.append(_table(["stage", "what", "from", "to"], rows, text_columns=("stage", "what")))
+        parts.append(table(["stage", "what", "from", "to"], rows, text_columns=("stage", "what")))
     else:
-        parts.append(_line("No stage changes."))
+        parts.append(line("No stage changes."))
     predicted = diff.get("predicted", {})
     before, after = predicted.get("from") or {}, predicted.get("to") or {}
     if before or after:
         compared = [list(row) for row in words.compared_rows(before, after) if row[0] != "cost of the run"]
-        parts.append(_table(["predicted", "from", "to", "difference"], compared))
+        parts.append(table(["predicted", "from", "to", "difference"], compared))
     for title, key in (("what it risks", "risks"), ("on which evidence", "evidence")):
         sentences = list(diff.get(key, ()))
         if sentences:
-            parts += [_heading(title), _pairs(("·", sentence) for sentence in sentences)]
+            parts += [heading(title), pairs(("·", sentence) for sentence in sentences)]
     return Group(*parts)
 
 
@@ -153,7 +153,7 @@ def _headline(plan: Plan) -> list[RenderableType]:
     facts.append(("headroom", words.headroom(plan)))
     if plan.accuracy is not None:
         facts.append(("accuracy", fmt.percent(plan.accuracy)))
-    return [_heading(plan.spec.name), _pairs(facts)]
+    return [heading(plan.spec.name), pairs(facts)]
 
 
 def _stage_table(plan: Plan) -> Table:
@@ -161,7 +161,7 @@ def _stage_table(plan: Plan) -> Table:
     short = {"utilization": "util."}
     head = [short.get(words.STAGE_COLUMNS[i], words.STAGE_COLUMNS[i]) for i in keep]
     rows = [[row[i] for i in keep] for row in words.stage_rows(plan)]
-    return _table(head, rows, text_columns=("stage", "variant", "hardware"))
+    return table(head, rows, text_columns=("stage", "variant", "hardware"))
 
 
 def _frontier_table(plan: Plan) -> Table:
@@ -172,7 +172,7 @@ def _frontier_table(plan: Plan) -> Table:
         bar = "" if cost is None else "█" * max(1, round(_BAR_WIDTH * cost / most))
         said = f"{sure}, this plan" if slo_s == plan.spec.slo.latency_s else sure
         rows.append([slo, price, bar, said])
-    return _table(["SLO", "$/h", "", " "], rows, text_columns=("", " "))
+    return table(["SLO", "$/h", "", " "], rows, text_columns=("", " "))
 
 
 def _end(end: Any) -> str:
@@ -190,52 +190,3 @@ def _wait_rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[list
         used = [fmt.whole_percent(stage.get("utilization")) for stage in both]
         rows.append([name, *waits, *used])
     return rows
-
-
-def _warnings(doubts: Iterable[str]) -> list[RenderableType]:
-    return [_line(f"! low confidence: {doubt}", "yellow") for doubt in doubts]
-
-
-def _table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], text_columns: Sequence[str] = ("stage", "plan")
-) -> Table:
-    """A table whose columns are figures, aligned to the right, but the first and those named."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", expand=False)
-    for index, name in enumerate(head):
-        words_column = index == 0 or name in text_columns
-        table.add_column(
-            _text(name), justify="left" if words_column else "right", no_wrap=not words_column, overflow="fold"
-        )
-    for row in rows:
-        table.add_row(*map(_text, row))
-    return table
-
-
-def _pairs(facts: Iterable[tuple[str, str]]) -> Table:
-    """Facts by name, the names in one column."""
-    from rich.table import Table
-
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", no_wrap=True, max_width=24, overflow="ellipsis")
-    grid.add_column(overflow="fold")
-    for name, fact in facts:
-        grid.add_row(_text(name), _text(fact))
-    return grid
-
-
-def _heading(content: str) -> Text:
-    return _text(content, "bold")
-
-
-def _line(content: str, style: str = "") -> Text:
-    return _text(content, style)
-
-
-def _text(content: str, style: str = "") -> Text:
-    """Text as it stands: square brackets in a user's words are not styles."""
-    from rich.text import Text
-
-    return Text(content, style=style)

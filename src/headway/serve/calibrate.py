@@ -58,7 +58,8 @@ class Compared:
         """Return the comparison as JSON values."""
         return {
             "predicted": number(self.predicted), "interval": [number(self.low), number(self.high)],
-            "measured": number(self.measured), "error_ratio": self.error_ratio,
+            "measured": number(self.measured), "difference": number(self.predicted - self.measured),
+            "error_ratio": self.error_ratio,
         }  # fmt: skip
 
 

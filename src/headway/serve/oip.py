@@ -20,7 +20,6 @@ import binascii
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -71,8 +70,7 @@ _decode_found: Final = msgspec.json.Decoder(_Found)
 _encode: Final = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class InferRequest:
+class InferRequest(msgspec.Struct, frozen=True):
     """What a body asks for: the input, the client's id, which outputs (all if empty), and which of them as binary."""
 
     input: Input
@@ -107,8 +105,11 @@ def parse(body: bytes, header_length: int | None = None) -> InferRequest:
     if len(rest):
         raise BadRequest(f"{len(rest)} bytes of binary data belong to no input; check every binary_data_size")
     only = next(iter(read.values()))
+    item = only[0] if len(read) == 1 and len(only) == 1 else read
+    if not asked.outputs and not asked.parameters:
+        return InferRequest(item, asked.id)
     return InferRequest(
-        only[0] if len(read) == 1 and len(only) == 1 else read,
+        item,
         asked.id,
         frozenset(wanted.name for wanted in asked.outputs),
         frozenset(wanted.name for wanted in asked.outputs if wanted.parameters.get("binary_data") is True),
@@ -167,7 +168,7 @@ def _texts(tensor: _Tensor, where: str, count: int) -> list[Payload]:
             raw = base64.b64decode(element, validate=True) if kind == "base64" else element.encode()
         except (binascii.Error, ValueError):
             raise BadRequest(f"{where}: an element is not valid {'base64' if kind == 'base64' else 'text'}") from None
-        out.append(_payload(kind, raw, where))
+        out.append(Payload("text", raw) if kind == "str" else _payload(kind, raw, where))
     return out
 
 
@@ -228,13 +229,12 @@ def _flat(data: Any, where: str) -> list[Any]:
     if not isinstance(data, list):
         raise BadRequest(f"{where}: data must be a list")
     flat: list[Any] = data
-    while flat and all(isinstance(part, list) for part in flat):
+    while flat and isinstance(flat[0], list) and all(isinstance(part, list) for part in flat):
         flat = [element for part in flat for element in part]
     return flat
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(msgspec.Struct, frozen=True):
     """One output tensor: `elements` of a BYTES tensor, or the `raw` little-endian numbers of another."""
 
     name: str
@@ -251,6 +251,8 @@ def outputs(results: Sequence[tuple[str, Payload]]) -> list[Output]:
     >>> outputs([("upper", Payload("text", b"HI"))])[0].shape
     [1]
     """
+    if len(results) == 1:
+        return [_output(*results[0])]
     by_stage: dict[str, list[Payload]] = {}
     for stage, payload in results:
         by_stage.setdefault(stage, []).append(payload)
@@ -300,13 +302,14 @@ def response(
     """Return the body of an answer, and the length of its JSON part when binary data follow it."""
     described: list[dict[str, Any]] = []
     blobs: list[bytes] = []
-    for output in outputs([(s, p) for s, p in results if not asked.outputs or s in asked.outputs]):
-        stage = output.name.rpartition(".")[0] or output.name
+    if asked.outputs:
+        results = [(stage, payload) for stage, payload in results if stage in asked.outputs]
+    for output in outputs(results):
         entry: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": output.shape}
         parameters: dict[str, Any] = {}
         if output.content_type is not None:
             parameters["content_type"] = output.content_type
-        if asked.binary_default or output.name in asked.binary or stage in asked.binary:
+        if asked.binary_default or (asked.binary and _stages_of(output) & asked.binary):
             blob = b"".join(_LENGTH.pack(len(e)) + e for e in output.elements) + output.raw
             parameters["binary_data_size"] = len(blob)
             if output.content_type == "base64":
@@ -322,6 +325,11 @@ def response(
         head["id"] = asked.id
     body = _encode(head)
     return (body, None) if not blobs else (b"".join((body, *blobs)), len(body))
+
+
+def _stages_of(output: Output) -> set[str]:
+    """The names under which an output can be asked for: its own, and that of its stage where it has a number."""
+    return {output.name, output.name.rpartition(".")[0] or output.name}
 
 
 def _json_data(output: Output) -> list[Any]:

@@ -98,7 +98,7 @@ def rounding_decides(plan: Plan, trace: Trace) -> bool:
     return bool(np.any((gap_s > 0) & (gap_s < 1e-8)))
 
 
-NO_LIMIT = Limits(queue_limit=0)
+NO_LIMIT = Limits(queue_limit=0, keep_promise=False)
 SHAPES: dict[str, dict[str, dict[str, object]]] = {
     "single": {"a": {}},
     "tandem": {"a": {}, "b": {"after": "a"}, "c": {"after": "b"}},

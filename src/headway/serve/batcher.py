@@ -18,7 +18,16 @@ from headway.policy.batching import take
 from headway.policy.sharing import fits
 from headway.serve.crew import Crew, Way
 from headway.serve.replica import READY, Replica, StartWorker
-from headway.serve.station import NEVER_S, CorePool, Decision, LiveStation, StationHost, StationStats, Work
+from headway.serve.station import (
+    NEVER_S,
+    CorePool,
+    Decision,
+    LiveStation,
+    StationHost,
+    StationLoad,
+    StationStats,
+    Work,
+)
 from headway.serve.wire import Failure, Result
 
 log = logging.getLogger(__name__)
@@ -65,6 +74,8 @@ class BatchStation:
         self._pool: CorePool | None = None
         self._host: StationHost
         self._running = 0
+        self._busy = 0
+        self._began_s = 0.0
         self._batches = 0
         self._busy_s = 0.0
         self._retries = 0
@@ -78,6 +89,10 @@ class BatchStation:
     def live(self) -> bool:
         """Whether a replica works, or is being started for the first time since it last worked."""
         return self._crew.live
+
+    def load(self) -> StationLoad:
+        """Return what there is to do, and how many replicas are at work."""
+        return StationLoad(len(self._queue), self._running, self._busy, self._began_s, self._crew.at_work)
 
     async def start(self, host: StationHost) -> None:
         """Start all replicas at once; return when every one can take items. Raises ServeError when one cannot."""
@@ -143,6 +158,8 @@ class BatchStation:
             pool.free -= threads
         replica.busy = True
         self._running += len(batch)
+        self._busy += 1
+        self._began_s += now_s
         size = len(batch)
         for work in batch:
             work.start_s = now_s
@@ -175,6 +192,9 @@ class BatchStation:
                 self._spawn(worker.stop(0.0))
         done_s = self._host.clock()
         self._running -= len(batch)
+        self._busy -= 1
+        # A sum of many differences drifts; with nothing in service it is known.
+        self._began_s = self._began_s - start_s if self._busy else 0.0
         if pool is not None:
             pool.free += threads
         self._crew.done(replica, sound and replica.worker is worker)

@@ -149,6 +149,14 @@ class Crew:
         )
 
     @property
+    def at_work(self) -> int:
+        """How many replicas work, or come back in a moment because their worker died; those that never ran do not."""
+        return sum(
+            r.serving and (r.state == READY or (r.state == STARTING and r.restarts > 0 and r.failures == 0))
+            for r in self.replicas
+        )
+
+    @property
     def restarts(self) -> int:
         """How many workers died and were replaced so far."""
         return self._left_restarts + sum(r.restarts for r in self.everyone())

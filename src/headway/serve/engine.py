@@ -20,6 +20,7 @@ from headway.plan.config import StageContext
 from headway.plan.plan import Plan
 from headway.policy.admission import full
 from headway.policy.sharing import stage_at
+from headway.serve.gate import Gate
 from headway.serve.record import LATENCY_BUCKETS_S, RING_ENTRIES, Counts, Histogram, Ring, StageRecord
 from headway.serve.station import NEVER_S, CorePool, Decision, LiveStation, Work
 from headway.serve.swap import Swaps
@@ -36,10 +37,15 @@ DECISIONS_KEPT = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the server takes on. `queue_limit` (items) holds per stage; requests without a timeout get `timeout_s`."""
+    """What the server takes on.
+
+    `queue_limit` (items, 0: none) holds per stage; requests without a timeout get `timeout_s`. With `keep_promise`
+    requests are refused that would be answered later than promised.
+    """
 
     queue_limit: int = 1024
     timeout_s: float = 30.0
+    keep_promise: bool = True
 
 
 class Rejected(ServeError):
@@ -84,13 +90,13 @@ class Engine:
         limits: Limits | None = None,
         record_decisions: bool = False,
     ) -> None:
-        self.set_plan(plan)
         self.clock = clock
         self.limits = limits or Limits()
         self.graph = plan.spec.graph
         self.stations: dict[str, LiveStation] = dict(
             stations if stations is not None else {name: live_station(plan, name) for name in self.graph.order}
         )
+        self.set_plan(plan)
         self.counts = Counts()
         self.latency = Histogram(LATENCY_BUCKETS_S)
         self.records = {name: StageRecord() for name in self.graph.order}
@@ -216,6 +222,7 @@ class Engine:
         """Take note of the plan that the stations run."""
         self.plan = plan
         self.plan_hash = plan.hash
+        self._gate = Gate(plan, self.stations) if self.limits.keep_promise else None
 
     def overdue(self, since_s: float, slo_s: float) -> int:
         """Return how many requests came after `since_s`, have no answer, and are late already."""
@@ -227,16 +234,16 @@ class Engine:
     def submit(self, payload: Input, on_end: Callable[[Answer], None], timeout_s: float | None = None) -> Request:
         """Let a request in; `on_end` is called once with its answer. Raises Rejected, having counted the request."""
         now_s = self.clock()
+        timeout_s = self.limits.timeout_s if timeout_s is None else timeout_s
         self.counts.offered += 1
         self.arrivals.add(now_s)
         try:
-            self._admit()
+            self._admit(now_s, timeout_s)
         except Rejected:
             self.counts.by_status["rejected"] += 1
             self.ended.add(now_s, math.inf)
             raise
         self._number += 1
-        timeout_s = self.limits.timeout_s if timeout_s is None else timeout_s
         request = Request(self._number, on_end, now_s, now_s + timeout_s)
         self._open.add(request)
         self._walk.enter(request, payload)
@@ -281,7 +288,7 @@ class Engine:
             "stages": stages,
         }
 
-    def _admit(self) -> None:
+    def _admit(self, now_s: float, timeout_s: float) -> None:
         if self.state != "ready":
             raise Rejected(503, f"the server is {self.state}; try again later")
         limit = self.limits.queue_limit
@@ -291,6 +298,9 @@ class Engine:
             # All stages are looked at here, so that what is let in is not refused half-way with work already done.
             if full(station.queued, limit):
                 raise Rejected(429, f"the queue of stage {name!r} is full ({limit} items); try again later")
+        if self._gate is not None and not self._gate.in_time(now_s, timeout_s):
+            within_s = min(self._gate.promise_s, timeout_s)
+            raise Rejected(429, f"there is too much to do to answer within {within_s:g} s; try again later")
 
     def _submit(self, item: Item) -> None:
         if item.stage in self.graph.joins:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from headway.serve.wire import Input, Result
 
@@ -107,6 +107,25 @@ class StationStats:
     restarts: int = 0
     retries: int = 0
     pids: tuple[int, ...] = ()
+
+
+class StationLoad(NamedTuple):
+    """What a station has to do now, as `policy.admission.Load` has it: `began_s` is a sum over the `busy` batches."""
+
+    queued: int
+    running: int
+    busy: int
+    began_s: float
+    replicas: int
+
+
+@runtime_checkable
+class TellsLoad(Protocol):
+    """A station that can say how much it has to do: then requests are refused that would come too late."""
+
+    def load(self) -> StationLoad:
+        """Return what there is to do, at once: it is asked for every request."""
+        ...
 
 
 class LiveStation(Protocol):

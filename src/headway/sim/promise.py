@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from headway.policy.admission import Terms
+from headway.sim.items import StageItems
 from headway.sim.simulation import contexts, workload
 from headway.spec.graph import Graph
 from headway.spec.kinds import load_domain
@@ -44,9 +46,10 @@ def admission_terms(plan: Plan) -> Terms | None:
     alone_s = [service_s[at] for at in first]
     full_s = [service_s[at + largest - 1] for at, largest in zip(first, size, strict=True)]
     (head_s, tail_s), (_, full_tail_s) = _ways(graph, alone_s), _ways(graph, full_s)
-    items = _items(plan)
+    items = _sample(plan)
+    per_request = [items[name].count / SAMPLE for name in graph.order]
     return Terms(
-        head_s, tail_s, full_tail_s, service_s, first, size, items, _per_item(graph, items),
+        head_s, tail_s, full_tail_s, service_s, first, size, per_request, _per_item(graph, items),
         pool, threads, [plan.spec.pools[name].cores for name in pools],
     )  # fmt: skip
 
@@ -64,21 +67,32 @@ def _ways(graph: Graph, service_s: list[float]) -> tuple[list[float], list[float
     return head_s, tail_s
 
 
-def _items(plan: Plan) -> list[float]:
-    """Items per request at each stage, over the ways of a sample of requests; the same for the same plan."""
-    sample = workload(plan, Trace.from_arrivals(np.arange(float(SAMPLE))), seed=0)
-    return [sample.items[name].count / SAMPLE for name in plan.spec.graph.order]
+def _sample(plan: Plan) -> Mapping[str, StageItems]:
+    """The items of a few requests, to count them: the same for the same plan."""
+    return workload(plan, Trace.from_arrivals(np.arange(float(SAMPLE))), seed=0).items
 
 
-def _per_item(graph: Graph, items: list[float]) -> list[float]:
-    """Items at each stage (column) per item at each stage above it (row), row by row."""
+def _per_item(graph: Graph, items: Mapping[str, StageItems]) -> list[float]:
+    """Items at each stage (column) per item at each stage above it (row), row by row.
+
+    Items that meet in a join count as parts of what they become there, or a request on two ways at once would count
+    twice.
+    """
     place = {name: at for at, name in enumerate(graph.order)}
-    above: list[set[int]] = []
-    for name in graph.order:
-        parents = [place[edge.parent] for edge in graph.parents[name]]
-        above.append(set(parents).union(*(above[parent] for parent in parents)))
-    return [
-        items[below] / items[up] if up in above[below] and items[up] else 0.0
-        for up in range(len(items))
-        for below in range(len(items))
-    ]
+    out = np.zeros((len(place), len(place)))
+    for name in reversed(graph.order):
+        for child in {edge.child for edge in graph.children[name]}:
+            passed = {parent: _passed(items, parent, child) for parent in {e.parent for e in graph.parents[child]}}
+            if passed[name]:
+                became = items[child].count / sum(passed.values())
+                share = passed[name] / items[name].count * became
+                out[place[name]] += share * out[place[child]]
+                out[place[name], place[child]] += share
+    return [float(value) for value in out.ravel()]
+
+
+def _passed(items: Mapping[str, StageItems], parent: str, child: str) -> int:
+    """How many items go along an edge, as far as it is known before the clock starts."""
+    if child in items[parent].joins:
+        return int(np.count_nonzero(items[parent].joins[child] >= 0))
+    return int(items[parent].first_child[child][-1])

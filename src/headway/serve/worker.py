@@ -90,6 +90,8 @@ class Worker:
         self._link: _Link = _Link(self)
         self._number = 0
         self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._due: dict[int, tuple[float, float, str]] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._problem: str | None = None
         self._ended = asyncio.Event()
         self._reaper: asyncio.Task[None] | None = None
@@ -145,9 +147,9 @@ class Worker:
         """Whether the worker can take batches: it has neither died nor timed out nor been stopped."""
         return self._problem is None
 
-    async def predict(
+    def predict(
         self, inputs: Sequence[Input], render: bool = False, timeout_s: float | None = None
-    ) -> list[Result]:
+    ) -> asyncio.Future[list[Result]]:
         """Work on one batch and return one result per input; one batch at a time.
 
         With `render` values come back as `raw`, `text` or `json`, for readers outside. Raises WorkerDied when the
@@ -158,9 +160,7 @@ class Worker:
         buffers: list[bytes] = []
         items = [slots(item, buffers) for item in inputs]
         self._number += 1
-        message = Batch(self._number, items, render, handed_s)
-        results: list[Result] = await self._ask(message, buffers, timeout_s, "for a batch")
-        return results
+        return self._ask(Batch(self._number, items, render, handed_s), buffers, timeout_s, "for a batch")
 
     async def render(self, payloads: Sequence[Payload], timeout_s: float | None = None) -> list[Result]:
         """Return payloads, pickled ones included, as values that readers outside can read."""
@@ -191,31 +191,55 @@ class Worker:
         self, message: ToWorker, buffers: Sequence[bytes], timeout_s: float | None, why: str
     ) -> asyncio.Future[Any]:
         """Send a message; the future gives its answer. A plain future costs less per batch than a coroutine."""
-        if self._problem is not None:
-            raise WorkerDied(f"worker of {self.name} (pid {self.pid}) {self._problem}")
-        number = getattr(message, "number", 0)
-        frame = pack(message, buffers)
         answer = self._loop.create_future()
+        try:
+            if self._problem is not None:
+                raise WorkerDied(f"worker of {self.name} (pid {self.pid}) {self._problem}")
+            frame = pack(message, buffers)
+        except ServeError as error:
+            answer.set_exception(error)
+            return answer
+        number = getattr(message, "number", 0)
         self._waiting[number] = answer
         if timeout_s is not None:
-            timer = self._loop.call_later(timeout_s, self._time_out, timeout_s, why)
-            answer.add_done_callback(lambda _: timer.cancel())
+            end_s = self._loop.time() + timeout_s
+            self._due[number] = end_s, timeout_s, why
+            if self._timer is None or self._timer.when() > end_s:
+                self._watch(end_s)
         self._link.send(frame)
         return answer
 
     def _receive(self, message: FromWorker, body: Body) -> None:
-        answer = self._waiting.pop(getattr(message, "number", 0), None)
+        number = getattr(message, "number", 0)
+        self._due.pop(number, None)
+        answer = self._waiting.pop(number, None)
         if answer is None or answer.done():
             return  # whoever asked was cancelled
         if isinstance(message, Done):
             self.service_s = message.service_s
-            answer.set_result([_result(slots_, body) for slots_ in message.results])
+            answer.set_result([read_result(slots_, body) for slots_ in message.results])
         elif isinstance(message, Measured):
             answer.set_result(message.memory_mb)
         elif isinstance(message, Ready):
             answer.set_result(None)
         elif isinstance(message, Broken):
             answer.set_exception(ServeError(f"worker of {self.name}: the model cannot be set up: {message.message}"))
+
+    def _watch(self, end_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(end_s, self._look)
+
+    def _look(self) -> None:
+        """See whether an answer is overdue. The timer is left running between batches: starting one costs more."""
+        self._timer = None
+        if not self._due:
+            return
+        end_s, timeout_s, why = min(self._due.values())
+        if end_s <= self._loop.time():
+            self._time_out(timeout_s, why)
+        else:
+            self._watch(end_s)
 
     def _time_out(self, timeout_s: float, why: str) -> None:
         problem = f"took longer than {timeout_s:g} s {why} and was killed"
@@ -225,6 +249,9 @@ class Worker:
     def _fail(self, error: ServeError, problem: str) -> None:
         self._problem = self._problem or problem
         waiting, self._waiting = self._waiting, {}
+        self._due.clear()
+        if self._timer is not None:
+            self._timer.cancel()
         for answer in waiting.values():
             if not answer.done():
                 answer.set_exception(error)
@@ -368,7 +395,8 @@ def _spawn(descriptor: int, threads: int) -> subprocess.Popen[bytes]:
     )
 
 
-def _result(at: ResultSlots, body: Body) -> Result:
+def read_result(at: ResultSlots, body: Body) -> Result:
+    """Return the result that stands in a header, with its bytes. Raises ServeError when it is nothing."""
     if at.error is not None:
         return Result(error=at.error)
     if at.branches is not None:

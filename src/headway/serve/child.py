@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from headway.errors import HeadwayError, ServeError, nearest
@@ -171,26 +171,22 @@ def _decoded(item: Slots, body: Body) -> Any:
     return bad[0] if bad else joined
 
 
-class _Server:
-    """The conversation with the parent over one blocking socket."""
+class Conversation:
+    """A worker's side of the conversation with the server; `send` is given the frames of its answers.
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._reader: FrameReader[ToWorker] = FrameReader(to_worker_decoder, self._receive)
+    `stopped`: whether it is over.
+    """
+
+    def __init__(self, send: Callable[[bytes], object]) -> None:
+        self.stopped = False
+        self._send_frame = send
         self._replica: Replica | None = None
-        self._stopped = False
-
-    def serve(self) -> None:
-        while not self._stopped:
-            count = self._connection.recv_into(self._reader.space())
-            if not count:
-                return
-            self._reader.filled(count)
 
     def _send(self, message: FromWorker, buffers: list[bytes] | None = None) -> None:
-        self._connection.sendall(pack(message, buffers or ()))
+        self._send_frame(pack(message, buffers or ()))
 
-    def _receive(self, message: ToWorker, body: Body) -> None:
+    def receive(self, message: ToWorker, body: Body) -> None:
+        """Do what a message asks for; there is one answer to each but the last."""
         if isinstance(message, Batch):
             self._answer(message, body)
         elif isinstance(message, Start):
@@ -201,7 +197,7 @@ class _Server:
         elif isinstance(message, Measure):
             self._send(Measured(message.number, _peak_memory_mb()))
         elif isinstance(message, Stop):
-            self._stopped = True
+            self.stopped = True
 
     def _start(self, message: Start) -> None:
         try:
@@ -210,7 +206,7 @@ class _Server:
             model = load(message.ref, message.hardware, message.options)
         except BaseException as error:  # a model's module may raise anything, SystemExit included
             self._send(Broken(_setup_problem(error)))
-            self._stopped = True
+            self.stopped = True
             return
         # What setup has made stays, so the collector need not look through it in the middle of a batch.
         gc.collect()
@@ -232,6 +228,13 @@ class _Server:
             self._send(Done(number, service_s, results), buffers)
         except ServeError as error:
             self._send(Done(number, service_s, [ResultSlots(None, None, failure(error))] * len(outputs)))
+
+
+def _serve(connection: socket.socket) -> None:
+    conversation = Conversation(connection.sendall)
+    reader: FrameReader[ToWorker] = FrameReader(to_worker_decoder, conversation.receive)
+    while not conversation.stopped and (count := connection.recv_into(reader.space())):
+        reader.filled(count)
 
 
 def _setup_problem(error: BaseException) -> str:
@@ -270,7 +273,7 @@ def main() -> None:
     connection.setblocking(True)
     threading.Thread(target=_exit_with_parent, args=(connection,), daemon=True).start()
     with contextlib.suppress(ConnectionError):
-        _Server(connection).serve()
+        _serve(connection)
     # Threads and finalizers of the model's libraries must not keep a stopped replica alive.
     sys.stdout.flush()
     sys.stderr.flush()

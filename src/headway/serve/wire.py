@@ -204,6 +204,20 @@ class Body:
         return Payload(CODECS[index], bytes(self.take(size)))
 
 
+def unpack(frame: bytes, decoder: msgspec.msgpack.Decoder[M]) -> tuple[M, Body]:
+    """Return the message and the payload bytes of a whole frame. Raises ServeError for anything else."""
+    view = memoryview(frame)
+    try:
+        header_size, body_size = _PREFIX.unpack_from(view)
+        body_at = _PREFIX.size + header_size
+        message = decoder.decode(view[_PREFIX.size : body_at])
+    except (struct.error, msgspec.DecodeError) as error:
+        raise ServeError(f"a frame's header is not one that this version writes: {error}") from None
+    if len(view) != body_at + body_size:
+        raise ServeError(f"a frame of {len(view)} bytes is not as long as its prefix says")
+    return message, Body(view[body_at:])
+
+
 class FrameReader(Generic[M]):
     """Assembles frames from a byte stream with few copies and calls `receive(message, body)` for each.
 

@@ -251,6 +251,10 @@ class Engine:
         self._pump()
         return request
 
+    def abandon(self, request: Request) -> None:
+        """Give up a request for whose answer nobody waits any more: what has not been started is not done."""
+        self._end(request, "dropped", "the client went away")
+
     async def infer(self, payload: Input, timeout_s: float | None = None) -> Answer:
         """Let a request in and return its answer. Raises Rejected."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()

@@ -20,12 +20,15 @@ from headway.serve.app import CLOSE, App
 from headway.serve.asgi import Exchange
 from headway.serve.infer import JSON, Headers, Refused
 from headway.serve.message import Message, head
+from headway.serve.walk import Request
 
 log = logging.getLogger(__name__)
 
 BACKLOG: Final = 1024
 LINGER_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 5.0
+_PROBE_S: Final = 0.05
+_PROCESSING: Final = b"HTTP/1.1 102 Processing\r\n\r\n"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _OK_JSON: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
 
@@ -111,6 +114,7 @@ class Connection(asyncio.Protocol):
         # What is being answered, and what waits for that. `_deaf`: nothing more that the client sends is looked at.
         self._current: Message | None = None
         self._exchange: Exchange | None = None
+        self._request: Request | None = None
         self._waiting: deque[Message | Refused] = deque()
         self._taking = False
         self._deaf = False
@@ -136,6 +140,8 @@ class Connection(asyncio.Protocol):
         self._waiting.clear()
         if self._exchange is not None:
             self._exchange.disconnected()
+        if self._request is not None:
+            self._front.app.infer.abandon(self._request)
 
     def pause_writing(self) -> None:
         self._stalled_s = self._loop.time()
@@ -174,7 +180,18 @@ class Connection(asyncio.Protocol):
         self._deaf = True
         if self._exchange is not None:
             self._exchange.disconnected()
+        elif self._current is not None:
+            self._probe()
         return self._current is not None
+
+    def _probe(self, pause_s: float = _PROBE_S) -> None:
+        """Find out whether a client that sends no more is gone: its system then answers to data with a reset."""
+        message = self._current
+        if message is None or self._exchange is not None or self._transport.is_closing():
+            return
+        if message.http_version == "1.1":
+            self._transport.write(_PROCESSING)
+            self._loop.call_later(pause_s, self._probe, min(2 * pause_s, _LONGEST_PAUSE_S))
 
     # What the parser calls
 
@@ -262,7 +279,9 @@ class Connection(asyncio.Protocol):
             self._reply(message, message.refused.status, message.refused.body, message.refused.headers)
         elif message.url in self._front.infer_urls and message.method == b"POST":
             try:
-                self._front.app.infer(message.named, message.body, partial(self._reply, message))
+                request = self._front.app.infer(message.named, message.body, partial(self._reply, message))
+                if message is self._current:
+                    self._request = request
             except Exception:
                 log.exception("an inference request failed in a way that is not foreseen")
                 failed = Refused(500, "the server failed; its log says why")
@@ -304,7 +323,7 @@ class Connection(asyncio.Protocol):
         """Take note that the answer to a request is complete, and go on with the next one."""
         if message is not self._current:
             return
-        self._current = self._exchange = None
+        self._current = self._exchange = self._request = None
         if not keep or (self._deaf and not self._waiting):
             self._deaf = True
             self._waiting.clear()

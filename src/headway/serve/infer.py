@@ -13,6 +13,7 @@ import msgspec
 from headway.errors import HeadwayError
 from headway.serve import oip
 from headway.serve.engine import Answer, Engine, Rejected
+from headway.serve.walk import Request
 from headway.spec.units import duration_s
 
 log = logging.getLogger(__name__)
@@ -53,21 +54,29 @@ class Infer:
         base = f"/v2/models/{self._model}"
         self.paths = frozenset({f"{base}/infer", f"{base}/versions/{VERSION}/infer"})
 
-    def __call__(self, headers: Mapping[bytes, bytes], body: bytes, reply: Reply) -> None:
-        """Take in a request whose headers have lower-case names; `reply` is called once, maybe before this returns."""
+    def __call__(self, headers: Mapping[bytes, bytes], body: bytes, reply: Reply) -> Request | None:
+        """Take in a request whose headers have lower-case names; `reply` is called once, maybe before this returns.
+
+        Returns what `abandon` takes; None for a request that is not let in.
+        """
         try:
             length = _whole(headers.get(b"inference-header-content-length"))
             timeout_s = _timeout_s(headers.get(b"x-request-timeout"))
             asked = oip.parse(body, length)
             if asked.outputs:
                 oip.check_outputs(asked, self._engine.graph.order)
-            self._engine.submit(asked.input, lambda answer: self._answer(asked, answer, reply), timeout_s)
+            return self._engine.submit(asked.input, lambda answer: self._answer(asked, answer, reply), timeout_s)
         except oip.BadRequest as error:
             refused = Refused(400, str(error))
             reply(400, refused.body, refused.headers)
         except Rejected as error:
             refused = Refused(error.status, str(error), ((b"retry-after", str(error.retry_after_s).encode()),))
             reply(refused.status, refused.body, refused.headers)
+        return None
+
+    def abandon(self, request: Request) -> None:
+        """Take note that the client of a request went away."""
+        self._engine.abandon(request)
 
     def _answer(self, asked: oip.InferRequest, answer: Answer, reply: Reply) -> None:
         if answer.status != "answered":

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from headway.errors import ServeError, WorkerDied, WorkerTimeout
@@ -17,7 +18,7 @@ from headway.policy.admission import expired
 from headway.policy.batching import take
 from headway.policy.sharing import fits
 from headway.serve.crew import Crew, Way
-from headway.serve.replica import READY, Replica, StartWorker
+from headway.serve.replica import READY, Replica, StartWorker, WorkerLike
 from headway.serve.station import (
     NEVER_S,
     CorePool,
@@ -71,6 +72,7 @@ class BatchStation:
         self._queue: deque[Work] = deque()
         self._crew = Crew(name, self._way, self._spawn)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._flights: set[asyncio.Future[list[Result]]] = set()
         self._pool: CorePool | None = None
         self._host: StationHost
         self._running = 0
@@ -164,30 +166,45 @@ class BatchStation:
         for work in batch:
             work.start_s = now_s
             work.batch_size = size
-        self._spawn(self._run(replica, batch, now_s, pool, threads))
+        answer = self._hand(replica.worker, batch)
+        self._flights.add(answer)
+        answer.add_done_callback(partial(self._landed, replica, replica.worker, batch, now_s, pool, threads))
 
-    async def _run(
-        self, replica: Replica, batch: list[Work], start_s: float, pool: CorePool | None, threads: int
-    ) -> None:
-        worker = replica.worker
-        results: list[Result] | None = None
-        sound = worker is not None
+    def _hand(self, worker: WorkerLike | None, batch: list[Work]) -> asyncio.Future[list[Result]]:
+        """Give a batch to a worker. A future where the worker gives one: a task would cost more than the sending."""
         try:
-            if worker is not None:
-                results = await worker.predict(
-                    [work.payload for work in batch], render=self._render, timeout_s=self.batch_timeout_s
-                )
-        except (WorkerDied, WorkerTimeout) as error:
-            sound = False
-            log.warning("stage %s: %s", self.name, error)
-            if worker is not None:
-                self._spawn(worker.stop(0.0))
-        except ServeError as error:
+            if worker is None:
+                raise WorkerDied("the worker has just been lost")
+            inputs = [work.payload for work in batch]
+            return asyncio.ensure_future(worker.predict(inputs, self._render, self.batch_timeout_s))
+        except Exception as error:
+            answer: asyncio.Future[list[Result]] = asyncio.get_running_loop().create_future()
+            answer.set_exception(error)
+            return answer
+
+    def _landed(
+        self,
+        replica: Replica,
+        worker: WorkerLike | None,
+        batch: list[Work],
+        start_s: float,
+        pool: CorePool | None,
+        threads: int,
+        answer: asyncio.Future[list[Result]],
+    ) -> None:
+        """Take back a batch with its results, or without: nothing that was let in may be forgotten."""
+        self._flights.discard(answer)
+        if answer.cancelled():
+            return  # the event loop is being closed
+        error = answer.exception()
+        results = answer.result() if error is None else None
+        sound = error is None
+        if isinstance(error, ServeError) and not isinstance(error, WorkerDied | WorkerTimeout):
+            sound = True
             log.warning("stage %s: a batch of %d could not be sent: %s", self.name, len(batch), error)
-        except Exception:
-            # Whatever it is, the batch goes back into the queue: nothing that was let in may be forgotten.
-            sound = False
-            log.exception("stage %s: a batch failed in a way that is not foreseen", self.name)
+        elif error is not None:
+            known = isinstance(error, ServeError)
+            log.warning("stage %s: %s", self.name, error, exc_info=None if known else error)
             if worker is not None:
                 self._spawn(worker.stop(0.0))
         done_s = self._host.clock()
@@ -273,8 +290,8 @@ class BatchStation:
     async def stop(self, grace_s: float = 5.0) -> None:
         """Stop all replicas; what still waits is not finished."""
         await self._crew.stop(grace_s)
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks or self._flights:
+            await asyncio.gather(*self._tasks, *self._flights, return_exceptions=True)
 
     def _obey(self, way: Way) -> None:
         """Decide by these figures from now on."""

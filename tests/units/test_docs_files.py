@@ -17,14 +17,16 @@ from headway.plan.difference import diff
 from headway.plan.infeasible import Infeasible
 from headway.plan.make import make
 from headway.plan.plan import Plan
-from headway.profile import Profile, RecordedVisits
+from headway.profile import Overheads, Profile, RecordedVisits
 from headway.profile import Row as ProfileRow
+from headway.serve.calibrate import fit
 from headway.sim.simulation import compare, simulate
 from headway.testing.examples import tiny_profile, tiny_spec
+from headway.testing.observed import simulated_observation
 from headway.trace import Trace
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "files.md"
-NAMED = ("stages", "figures")
+NAMED = ("stages", "figures", "batch_s", "utilization", "scale_factors")
 """Objects whose keys are names that a user or a table gives."""
 
 
@@ -60,7 +62,8 @@ def paths(value: Any, at: str = "") -> Iterator[str]:
 def plan() -> Plan:
     rows = [dataclasses.replace(row, samples=9) for row in tiny_profile().rows]
     visits = [RecordedVisits({"first": (1, 1), "second": (0, 1)})]
-    profile = Profile.from_rows(rows, visits, {"cpu": "some"})
+    overheads = Overheads(0.001, {"first": 0.0005}, {"first": 0.4})
+    profile = Profile.from_rows(rows, visits, {"cpu": "some"}, overheads)
     trace = Trace.poisson(rate=20, seconds=30, seed=1)
     return make(tiny_spec(), profile, trace, feasibility="trace", budget=200)
 
@@ -79,12 +82,28 @@ def infeasible() -> dict[str, Any]:
     return refusal.value.to_dict()
 
 
+@cache
+def calibration() -> dict[str, Any]:
+    # The profiled times are half of what is observed, so that rows are replaced.
+    halved = [
+        dataclasses.replace(r, mean_s=r.mean_s / 2, p50_s=None, p95_s=None, p99_s=None) for r in plan().profile.rows
+    ]
+    told = dataclasses.replace(plan(), profile=Profile.from_rows(halved))
+    return fit(told, simulated_observation(plan(), Trace.poisson(rate=20, seconds=30, seed=2))).to_dict()
+
+
+def without_rows(profile: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in profile.items() if name != "rows"}
+
+
 WRITTEN = {
     "Plan JSON": lambda: plan().to_dict(),
     "Infeasibility JSON": infeasible,
     "Diff JSON": lambda: diff(plan(), dataclasses.replace(plan(), stages={**plan().stages, **cheaper()})),
     "Outcome JSON": outcome,
+    "Calibration JSON": calibration,
     "Comparison JSON": lambda: compare(outcome(), outcome()),
+    "Profile JSON": lambda: {"schema": "headway.profile/1", **without_rows(plan().profile.to_dict())},
     "Bench rows": lambda: BenchRow("sim", 1.0, "ns").to_dict(),
 }
 

@@ -155,7 +155,7 @@ def test_a_simulation_worked_by_hand() -> None:
     assert outcome.latency_s == pytest.approx([0.11, 0.06, 0.11, 0.06, 0.02, 0.03, 0.07, 0.02], abs=1e-9)
     found = outcome.to_dict()
     provenance = found.pop("provenance")
-    assert set(provenance) == {"plan_hash", "trace_hash", "seed", "mode", "headway"}
+    assert set(provenance) == {"plan_hash", "trace_hash", "seed", "mode", "headway", "calibrated"}
     golden = json.loads(GOLDEN.read_text())
     assert list(found) == list(golden), "the same figures in the same order"
     for key, value in golden.items():

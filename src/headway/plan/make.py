@@ -253,7 +253,8 @@ def _plan(oracle: Oracle, found: Found, planner: str, tell: Progress, explained:
         provenance={
             "headway": __version__, "planner": planner, "feasibility": oracle.feasibility, "seed": oracle.seed,
             "trace_hash": oracle.trace.hash, "requests": oracle.trace.requests, "rate_per_s": oracle.trace.rate_per_s,
-            "profile_hash": oracle.profile.hash, "resampled_traces": TRACES if oracle.sampled else 0,
+            "profile_hash": oracle.profile.hash, "calibrated": oracle.profile.overheads is not None,
+            "resampled_traces": TRACES if oracle.sampled else 0,
             "block_s": oracle.block_s, "simulated_candidates": judged, "stop": found.stop, "ties": found.ties,
         },
         feasible=not short,

@@ -9,7 +9,7 @@ from typing import Any
 
 from headway.errors import ProfileError, nearest
 
-_FIELDS = ("request_s", "batch_s")
+_FIELDS = ("request_s", "batch_s", "utilization")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Overheads:
 
     `request_s` is added to the latency of every request: the way in, between stages and out, which no replica waits
     for. `batch_s[stage]` is added to the service time of every batch of a stage, and occupies the replica. A stage that
-    is not named was not observed.
+    is not named was not observed. `utilization[stage]` is the load under which they were.
 
     >>> Overheads(0.001, {"detect": 0.0005}).to_dict()
     {'request_s': 0.001, 'batch_s': {'detect': 0.0005}}
@@ -26,34 +26,45 @@ class Overheads:
 
     request_s: float
     batch_s: Mapping[str, float] = field(default_factory=dict)
+    utilization: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check("request_s", self.request_s)
+        _check("request_s", self.request_s, "a number of seconds")
         for stage, seconds in self.batch_s.items():
-            _check(f"batch_s.{stage}", seconds)
+            _check(f"batch_s.{stage}", seconds, "a number of seconds")
+        for stage, share in self.utilization.items():
+            _check(f"utilization.{stage}", share, "a fraction")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the overheads as JSON values."""
-        return {"request_s": self.request_s, "batch_s": dict(self.batch_s)}
+        known = {"request_s": self.request_s, "batch_s": dict(self.batch_s)}
+        return {**known, "utilization": dict(self.utilization)} if self.utilization else known
 
     @classmethod
     def from_dict(cls, value: Any) -> Overheads:
         """Return the overheads that JSON values describe. Raises ProfileError naming the field."""
-        if not isinstance(value, Mapping) or not isinstance(value.get("batch_s"), Mapping):
-            raise ProfileError("profile: overheads must be {request_s: seconds, batch_s: {stage: seconds}}")
+        if not isinstance(value, Mapping) or not all(
+            isinstance(value.get(name, {}), Mapping) for name in ("batch_s", "utilization")
+        ):
+            raise ProfileError("profile: overheads must be {request_s: .., batch_s: {stage: ..}, utilization: {..}}")
         for name in value:
             if name not in _FIELDS:
                 raise ProfileError(f"profile: overheads: unknown field {name!r}{nearest(str(name), _FIELDS)}")
-        if "request_s" not in value:
-            raise ProfileError("profile: overheads.request_s is missing; calibrate again, or leave overheads out")
-        return cls(value["request_s"], dict(value["batch_s"]))
+        for name in ("request_s", "batch_s"):
+            if name not in value:
+                raise ProfileError(f"profile: overheads.{name} is missing; calibrate again, or leave overheads out")
+        return cls(value["request_s"], dict(value["batch_s"]), dict(value.get("utilization", {})))
 
     def only(self, stages: frozenset[str]) -> Overheads:
         """Return the overheads of some stages."""
-        return Overheads(self.request_s, {stage: s for stage, s in self.batch_s.items() if stage in stages})
+        batch_s, utilization = (
+            {stage: value for stage, value in named.items() if stage in stages}
+            for named in (self.batch_s, self.utilization)
+        )
+        return Overheads(self.request_s, batch_s, utilization)
 
 
-def _check(name: str, seconds: Any) -> None:
-    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if not number or not math.isfinite(seconds) or seconds < 0:
-        raise ProfileError(f"profile: overheads.{name} is {seconds!r}; it must be a number of seconds, at least 0")
+def _check(name: str, value: Any, what: str) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 0:
+        raise ProfileError(f"profile: overheads.{name} is {value!r}; it must be {what}, at least 0")

@@ -117,9 +117,9 @@ class Profile:
                 )
             checked[key] = row
         stages = tuple(dict.fromkeys(row.stage for row in checked.values()))
-        for stage in overheads.batch_s if overheads is not None else ():
+        for stage in (*overheads.batch_s, *overheads.utilization) if overheads is not None else ():
             if stage not in stages:
-                raise ProfileError(f"profile: overheads.batch_s: no rows for stage {stage!r}{nearest(stage, stages)}")
+                raise ProfileError(f"profile: overheads: no rows for stage {stage!r}{nearest(stage, stages)}")
         return cls(tuple(checked.values()), tuple(visits), dict(stamp or {}), overheads)
 
     def hardware(self, stage: str, variant: str) -> tuple[str, ...]:

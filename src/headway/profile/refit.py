@@ -207,12 +207,21 @@ def observed_visits(requests: Mapping[str, Ints], variants: Mapping[str, str]) -
     return RecordedVisits({name: tuple(int(n) for n in c[kept]) for name, c in counts.items()}, dict(variants))
 
 
-def refitted(profile: Profile, fits: Mapping[str, StageFit], request_s: float, stamp: Mapping[str, Any]) -> Profile:
-    """Return the profile with fitted rows and overheads in place of its own; `stamp` says what they come from."""
+def refitted(
+    profile: Profile,
+    fits: Mapping[str, StageFit],
+    request_s: float,
+    utilization: Mapping[str, float],
+    stamp: Mapping[str, Any],
+) -> Profile:
+    """Return the profile with fitted rows and overheads in place of its own.
+
+    `utilization` of each stage is the load under which they were observed; `stamp` says what they come from.
+    """
     new = {(r.stage, r.variant, r.hardware, r.batch_size): r for fit in fits.values() for r in fit.rows}
     rows = [new.get((r.stage, r.variant, r.hardware, r.batch_size), r) for r in profile.rows]
     batch_s = {name: _rounded(fit.overhead.value) for name, fit in fits.items() if fit.overhead is not None}
-    overheads = Overheads(_rounded(request_s), batch_s)
+    overheads = Overheads(_rounded(request_s), batch_s, {name: _rounded(utilization[name]) for name in batch_s})
     return Profile.from_rows(rows, profile.visits, {**profile.stamp, "calibration": dict(stamp)}, overheads)
 
 

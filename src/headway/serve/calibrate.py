@@ -189,9 +189,9 @@ def fit(plan: Plan, seen: Observation, *, profile: Profile | None = None, seed: 
         raise ServeError(f"calibrate: at least {fitting.MIN_SAMPLES} answered requests are needed; use a longer trace")
     stamp = {
         "headway": __version__, "plan_hash": plan.hash, "trace_hash": seen.trace.hash, "requests": seen.trace.requests,
-        "utilization": {name: round(stage.utilization, 4) for name, stage in seen.outcome.stages.items()},
     }  # fmt: skip
-    fitted = fitting.refitted(plan.profile if profile is None else profile, fits, request.value, stamp)
+    load = {name: stage.utilization for name, stage in seen.outcome.stages.items()}
+    fitted = fitting.refitted(plan.profile if profile is None else profile, fits, request.value, load, stamp)
     return Calibration(
         plan,
         fitted,

@@ -23,14 +23,26 @@ from headway.plan.plan import Plan
 from headway.serve.http1 import Client, Reply
 from headway.serve.payloads import as_payloads, encode
 from headway.serve.system import descriptors, precise_loop
-from headway.sim.confidence import peak_utilization
-from headway.sim.outcome import ANSWERED, DROPPED, FAILED, IN_FLIGHT, REJECTED, Outcome, StageOutcome, percentile
+from headway.sim.confidence import near_saturation, peak_utilization
+from headway.sim.outcome import (
+    ANSWERED,
+    DROPPED,
+    FAILED,
+    IN_FLIGHT,
+    REJECTED,
+    Outcome,
+    StageOutcome,
+    number,
+    percentile,
+)
 from headway.sim.simulation import startup_cost_usd
 from headway.trace import Trace
 from headway.trace.payload import payload_index
 
 LEAD_S = 0.2
 OPEN_AHEAD = 16
+LATE_SHARE, LATE_S = 0.1, 0.005
+"""A client that sends 1 % of the requests later than this, of the median latency and at all, blurs what it measures."""
 MAX_CONNECTIONS = 4096
 _STATUS = {200: ANSWERED, 429: REJECTED, 503: REJECTED, 504: DROPPED}
 
@@ -199,28 +211,39 @@ def _outcome(
         accuracy = plan.accuracy
     except HeadwayError:
         accuracy = None
+    late_p99_s = percentile(late_s, 99)
     client = {
-        "lateness_p50_s": percentile(late_s, 50) if late_s.size else None,
-        "lateness_p99_s": percentile(late_s, 99) if late_s.size else None,
+        "lateness_p50_s": number(percentile(late_s, 50)),
+        "lateness_p99_s": number(late_p99_s),
         "connections": connections,
         "errors": dict(sorted(sent.errors.items(), key=lambda pair: -pair[1])[:10]),
     }
+    stages = {} if after is None else _stages(plan, before, after, span_s)
+    doubts = _client_limits(int(sent.waited.sum()), int(held_back.sum()))
+    doubts += _lateness(late_p99_s, percentile(latency_s, 50))
     return Outcome(
         trace.arrival_s,
         latency_s,
         status,
         slo.latency_s,
         slo.percentile,
-        stages={} if after is None else _stages(plan, before, after, span_s),
+        stages=stages,
         cost_usd=plan.cost_usd_per_hour * span_s / 3600.0,
         startup_cost_usd=startup_cost_usd(plan),
         accuracy=accuracy,
         kind="measured",
-        low_confidence=_client_limits(int(sent.waited.sum()), int(held_back.sum())),
+        low_confidence=(*doubts, *near_saturation(stages)),
         provenance={"plan_hash": plan.hash, "trace_hash": trace.hash, "seed": seed, "client": client},
         window_s=slo.window_s,
         objective=slo.objective,
     )
+
+
+def _lateness(late_p99_s: float, p50_s: float) -> tuple[str, ...]:
+    """Return why latencies hold more of the client's machine than they should; NaN when nothing was sent."""
+    if not late_p99_s > max(LATE_SHARE * p50_s, LATE_S):
+        return ()
+    return (f"client: 1% of the requests were sent {late_p99_s * 1e3:.3g} ms after their time, or later",)
 
 
 def _client_limits(waited: int, held_back: int) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MEAN_LIMIT = 0.9
 PEAK_LIMIT = 1.0
 PEAK_WINDOW_S = 10.0
+BEYOND_CALIBRATED = 0.2
+"""How much higher than when overheads were observed a stage's utilization may be before they are to be doubted."""
 
 
 def peak_utilization(arrival_s: Floats, busy_s: float, capacity: int) -> float:
@@ -28,14 +30,25 @@ def peak_utilization(arrival_s: Floats, busy_s: float, capacity: int) -> float:
     return most * (busy_s / arrival_s.size) / (window_s * capacity)
 
 
-def low_confidence(plan: Plan, stages: Mapping[str, StageOutcome]) -> tuple[str, ...]:
-    """Return the reasons to distrust a prediction: near saturation, or resting on what was not measured."""
+def near_saturation(stages: Mapping[str, StageOutcome]) -> list[str]:
+    """Return where so little capacity is left that waits, predicted or measured, would differ the next time."""
     reasons = []
     for name, stage in stages.items():
         if stage.utilization > MEAN_LIMIT:
             reasons.append(f"{name}: mean utilization {stage.utilization:.2f} is above {MEAN_LIMIT}")
         if stage.peak_utilization_10s > PEAK_LIMIT:
             reasons.append(f"{name}: the busiest 10 s offer {stage.peak_utilization_10s:.2f} times its capacity")
+    return reasons
+
+
+def low_confidence(plan: Plan, stages: Mapping[str, StageOutcome]) -> tuple[str, ...]:
+    """Return the reasons to distrust a prediction: near saturation, or resting on what was not observed."""
+    reasons = near_saturation(stages)
+    calibrated = {} if plan.profile.overheads is None else plan.profile.overheads.utilization
+    for name, stage in stages.items():
+        seen = calibrated.get(name)
+        if seen is not None and stage.utilization > seen + BEYOND_CALIBRATED:
+            reasons.append(f"{name}: utilization {stage.utilization:.2f}; it was calibrated at {seen:.2f}")
         fields = plan.stages[name].to_dict()
         key = (name, fields.get("variant"), fields.get("hardware"))
         used = [row for row in plan.profile.rows if (row.stage, row.variant, row.hardware) == key]

@@ -175,6 +175,7 @@ def build_outcome(plan: Plan, work: Workload, runs: Mapping[str, StageRun], *, s
         low_confidence=low_confidence(plan, stages),
         provenance={
             "plan_hash": plan.hash, "trace_hash": trace.hash, "seed": seed, "mode": mode, "headway": __version__,
+            "calibrated": plan.profile.overheads is not None,
         },
         window_s=plan.spec.slo.window_s,
         objective=plan.spec.slo.objective,

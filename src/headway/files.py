@@ -7,35 +7,58 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from headway.errors import HeadwayError
 
+PathLike = str | os.PathLike[str]
 
-def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
+
+def write_atomic(path: PathLike, data: str | bytes) -> None:
     """Write `data` to a temporary file beside `path`, then rename it, so that no reader sees half a file.
 
     Raises HeadwayError when the folder is missing, not writable, or the disk is full.
 
     >>> write_atomic("/tmp/headway-example.txt", "whole")
     """
-    target = Path(path)
-    raw = data.encode() if isinstance(data, str) else data
-    temporary = None
+    write_together({path: data})
+
+
+def write_together(files: Mapping[PathLike, str | bytes]) -> None:
+    """Write files that belong together: all are complete on the disk before the first takes its name.
+
+    Raises HeadwayError as `write_atomic` does; whatever goes wrong, no temporary file is left.
+
+    >>> write_together({"/tmp/headway-example.csv": "a,b", "/tmp/headway-example.json": "{}"})
+    """
+    prepared: list[tuple[str, Path]] = []
+    target = Path()
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(raw)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, target)
+        for path, data in files.items():
+            target = Path(path)
+            descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+            prepared.append((temporary, target))
+            with os.fdopen(descriptor, "wb") as handle:
+                handle.write(data.encode() if isinstance(data, str) else data)
+            os.chmod(temporary, 0o666 & ~_umask())
+        while prepared:
+            temporary, target = prepared[0]
+            os.replace(temporary, target)
+            del prepared[0]
     except OSError as error:
-        if temporary is not None:
+        raise HeadwayError(f"{target}: cannot write: {error.strerror or error}; nothing was changed") from error
+    finally:
+        for temporary, _ in prepared:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-        raise HeadwayError(f"{target}: cannot write: {error.strerror or error}; nothing was changed") from error
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def canonical_json(value: Any) -> str:

@@ -79,7 +79,7 @@ class Band:
         """Return the counts that planned traffic falls short of by no chance, at most those of the planning trace."""
         return np.minimum(self.least, quantile(self.mean, self.variance, -z))
 
-    def growth(self, counts: NDArray[np.int64], z: float) -> Floats:
+    def growth(self, counts: NDArray[np.int64], z: float | Floats) -> Floats:
         """Return, per window, the traffic multiple at which the count seen would lie `z` standard deviations high.
 
         Solves count = g m + z sqrt(g v) for g. With z > 0 it errs on the low side, less so the longer the window.

@@ -82,7 +82,8 @@ class Terms:
     """What the planner hands over to a tuner: the traffic planned for, and every stage that can be scaled.
 
     `rate_per_s` is the planning trace's mean rate, `band` its counts by window length. `gears` are plans for more
-    traffic, in rising order of `rate_ratio`.
+    traffic, in rising order of `rate_ratio`. `refuses_late`: requests that would come too late are refused when they
+    arrive, so that no backlog outgrows the promise.
     """
 
     rate_per_s: float
@@ -90,6 +91,7 @@ class Terms:
     band: Band
     stages: Mapping[str, StageTerms]
     gears: tuple[Gear, ...] = ()
+    refuses_late: bool = False
 
 
 @dataclass(frozen=True, slots=True)

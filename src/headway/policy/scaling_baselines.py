@@ -45,7 +45,7 @@ class AutoScale:
 
     terms: Terms
     wait_s: float = 120.0
-    rate_window_s: float = 5.0
+    rate_window_s: float = 1.0
 
     @property
     def name(self) -> str:

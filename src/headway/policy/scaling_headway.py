@@ -18,21 +18,18 @@ from headway.policy.envelopes import most_in_buckets, running_counts
 from headway.policy.scaling import LOOK_BACK_S, Decision, Floats, Gear, Observation, StageTerms, Terms, told
 from headway.policy.scaling_inferline import DOWN_BUCKET_S, DOWN_LOOK_BACK_S, QUIET_S
 
-FIRST_Z, LATER_Z = 1.0, 3.0
-"""Standard deviations by which the level is estimated low: from a count that left the band, and while it is being
-corrected. The first errs little, as time is short; the second is tried on every window twice a second and may not drift
-up with the noise of the shortest ones."""
+FIRST_Z = 1.0
+"""Standard deviations by which the level is estimated low from a count that has just left the band: time is short."""
+SURE_Z = 3.0
+"""Standard deviations by which a count has to exceed the planned ones so that the plan does not suffice any more."""
 BUSIEST_Z = 1.27
 """Standard deviations by which the busiest of six buckets exceeds their mean, on average (six normal variables)."""
 LOWER_SHARE = 0.9
 """A level in force is lowered when it falls below this share: less would be noise, and replicas would come and go."""
-DRAIN_SHARE = 0.25
-"""Time to drain a backlog, relative to the start-up that it grew in. Draining in a share x of the start-up takes
-replicas that cost `1 + 1/x` times the backlog's own work, start-up included: at a quarter five times, little against
-what serves the traffic itself, and a fifth of the late requests that the start-up alone makes."""
-MOST_SURGE = 3.0
-"""Extra throughput for draining, at most, relative to the traffic's."""
-TREND_S, TREND_BUCKET_S, TREND_Z = 20.0, 1.0, 2.0
+MOST_SURGE = 8.0
+"""Extra throughput for draining, at most, relative to the traffic's. Draining a backlog in a share x of the start-up
+that it grew in takes replicas that cost `1 + 1/x` times its own work; with long start-ups that has to end somewhere."""
+TREND_S, TREND_BUCKET_S, TREND_Z, TREND_BUCKETS = 20.0, 1.0, 1.5, 8
 REPLAN_S = 300.0
 """How long traffic may stay off the planned level until a new plan is asked for: gears and replicas are the quick
 answer, other hardware may be the cheap one."""
@@ -61,11 +58,17 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Headway:
-    """The tuner. `forecast` False leaves the trend out, `drain` False the surge: to see what each of them brings."""
+    """The tuner. `forecast` False leaves the trend out, `drain` False the surge: to see what each of them brings.
+
+    A backlog is drained within `drain_s` (by default the latency promise: who comes when the replicas are ready is
+    answered in time soon after), by at most `most_surge` times the traffic's own throughput.
+    """
 
     terms: Terms
     forecast: bool = True
     drain: bool = True
+    drain_s: float | None = None
+    most_surge: float = MOST_SURGE
     quiet_s: float = QUIET_S
     replan_s: float = REPLAN_S
 
@@ -118,7 +121,7 @@ class Headway:
         if over.any():
             level = max(level, float(band.growth(counts, FIRST_Z)[over].max()))
         elif level > 1.0:
-            level = max(level, float(band.growth(counts, LATER_Z).max()))
+            level = max(level, float(band.growth(counts, busiest_z(band.windows_s)).max()))
         if level > memory.level:
             return self._with_trend(observation, self._at_level(observation, memory, level))
         rested = observation.now_s - memory.changed_s >= self.quiet_s
@@ -135,7 +138,7 @@ class Headway:
         band, now_s = self.terms.band, observation.now_s
         busiest = most_in_buckets(observation.arrival_s, now_s, DOWN_LOOK_BACK_S, DOWN_BUCKET_S)
         every = observation.count(DOWN_LOOK_BACK_S)
-        surely = max(band.growth_in(DOWN_BUCKET_S, busiest, LATER_Z), band.growth_in(DOWN_LOOK_BACK_S, every, LATER_Z))
+        surely = max(band.growth_in(DOWN_BUCKET_S, busiest, SURE_Z), band.growth_in(DOWN_LOOK_BACK_S, every, SURE_Z))
         seen = band.growth_in(DOWN_BUCKET_S, busiest, BUSIEST_Z)
         if level > 1.0:
             lower = 1.0 if surely <= 1.0 else max(1.0, surely, seen)
@@ -188,15 +191,22 @@ class Headway:
                   if n in stages}  # fmt: skip
         if any(excess.values()):
             memory = replace(memory, backlog_s=observation.now_s)
-        if not (self.drain and off_plan):
+        if not (self.drain and off_plan) or self.terms.refuses_late:
             return replace(memory, surge={})
-        rate = memory.level * self.terms.rate_per_s
-        more, left = draining(stages, observation, excess, rate, memory.work, self._until_ready(observation, memory))
+        rate, until_s = memory.level * self.terms.rate_per_s, self._until_ready(observation, memory)
+        more, left = draining(
+            stages, observation, excess, rate, memory.work, until_s, self.within_s, self.most_surge
+        )  # fmt: skip
         if not left:
             return replace(memory, surge={})
         needed = {name: stages[name].capped(n) for name, n in more.items()}
         surge = {name: max(n, memory.surge.get(name, 0)) for name, n in needed.items() if n > base[name]}
         return replace(memory, surge={**memory.surge, **surge})
+
+    @property
+    def within_s(self) -> float:
+        """The time to drain a backlog in."""
+        return self.terms.slo_s if self.drain_s is None else self.drain_s
 
     def _until_ready(self, observation: Observation, memory: Memory) -> float:
         """Return the seconds until the replicas asked for, or to be asked for now, are ready."""
@@ -219,7 +229,7 @@ class Headway:
             startup_s = 0.0
         expected = {"ready_in_s": startup_s}
         if now.surge:
-            expected["drained_in_s"] = startup_s + drain_s(self.terms.stages)
+            expected["drained_in_s"] = startup_s + self.within_s
         decision = told(
             observation, replicas, self._why(before, now), values=values, expected=expected, replan=replan
         )  # fmt: skip
@@ -268,12 +278,12 @@ PLAN = "plan"
 
 
 def steady_slope(observation: Observation, from_s: float) -> float:
-    """Return by how much the rate rises per second (1/s^2) since `from_s`, less two standard errors; at least 0.
+    """Return by how much the rate rises per second (1/s^2) since `from_s`, less `TREND_Z` standard errors; at least 0.
 
     Least squares over counts of whole seconds. It looks at what came after the first excess only: a step is no trend.
     """
     buckets = int((observation.now_s - from_s) / TREND_BUCKET_S)
-    if buckets < 5:
+    if buckets < TREND_BUCKETS:
         return 0.0
     edges = observation.now_s - TREND_BUCKET_S * np.arange(buckets, -1, -1)
     rate = np.diff(np.searchsorted(observation.arrival_s, edges, side="right")) / TREND_BUCKET_S
@@ -285,9 +295,12 @@ def steady_slope(observation: Observation, from_s: float) -> float:
     return max(0.0, slope - TREND_Z * error)
 
 
-def drain_s(stages: Mapping[str, StageTerms]) -> float:
-    """Return the time to drain a backlog in."""
-    return DRAIN_SHARE * max(stage.startup_s for stage in stages.values())
+def busiest_z(windows_s: Floats) -> Floats:
+    """Return by how many standard deviations the busiest window of a minute exceeds their mean by chance.
+
+    About sqrt(2 ln n) for n windows that do not overlap, at least 1 (extreme values of normal counts).
+    """
+    return np.sqrt(np.maximum(2.0 * np.log(LOOK_BACK_S / windows_s), 1.0))
 
 
 def draining(
@@ -297,16 +310,17 @@ def draining(
     rate_per_s: float,
     work: Mapping[str, float],
     until_ready_s: float,
+    within_s: float,
+    most_surge: float,
 ) -> tuple[dict[str, float], bool]:
     """Return replicas per stage that drain what waits once they are ready, and whether anything is left to drain.
 
     A fluid model in requests: what exceeds the capacity of a stage, or of any stage before it, waits there until the
-    new replicas are ready; then the stage passes it on together with what goes on coming, within `drain_s`.
+    new replicas are ready; then the stage passes it on together with what goes on coming, `within_s`.
     """
     carried: dict[str, float] = {}
     waiting: dict[str, float] = {}
     needed, left = {}, False
-    within_s = max(drain_s(stages), 1e-3)
     for name, stage in stages.items():
         per_replica = stage.throughput_per_s / (stage.scale_factor * work.get(name, 1.0))
         capacity = observation.stages[name].ready * per_replica
@@ -315,7 +329,7 @@ def draining(
         waiting[name] = excess[name] / stage.scale_factor + max((waiting[parent] for parent in above), default=0.0)
         grown = waiting[name] + (rate_per_s - carried[name]) * until_ready_s
         left = left or grown > 0.0
-        flow = min(rate_per_s + grown / within_s, (1.0 + MOST_SURGE) * rate_per_s)
+        flow = rate_per_s + min(grown / max(within_s, 1e-3), most_surge * rate_per_s)
         needed[name] = flow / per_replica
     return needed, left
 

@@ -1,0 +1,100 @@
+"""`decisions.jsonl`: what a tuner decided and why, what it expected, and later what happened.
+
+One JSON object per line, each written by one call and forced to disk before the decision counts as made. A line that a
+crash cut short is removed when the file is opened again, and not shown by `read`, so that every line is a whole one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from headway.errors import HeadwayError
+from headway.tune.loop import Entry
+
+SCHEMA = "headway.decisions/1"
+
+
+class Journal:
+    """An open journal; it goes on at the end of a file that exists. Use it with `with`. Raises HeadwayError.
+
+    >>> with Journal("/tmp/headway-example.jsonl") as journal:
+    ...     journal.started({"tuner": "headway"})
+    >>> [line["kind"] for line in read("/tmp/headway-example.jsonl")][-1]
+    'started'
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        try:
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            os.ftruncate(self._file, _whole_lines(self._file))
+        except OSError as error:
+            raise HeadwayError(f"{self.path}: cannot open the journal: {error.strerror or error}") from None
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+
+    def started(self, about: Mapping[str, Any]) -> None:
+        """Begin a run: which tuner, which plan, which seed. Numbers of decisions count from 0 in each run."""
+        self._append({"schema": SCHEMA, "kind": "started", **about})
+
+    def decided(self, entry: Entry) -> None:
+        """Write a decision and what was done for it."""
+        self._append({"kind": "decided", **entry.to_dict()})
+
+    def reviewed(self, number: int, at_s: float, happened: Mapping[str, Any]) -> None:
+        """Write what happened after a decision."""
+        self._append({"kind": "happened", "number": number, "at_s": round(at_s, 6), **happened})
+
+    def _append(self, value: Mapping[str, Any]) -> None:
+        line = json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        end = os.fstat(self._file).st_size
+        try:
+            if os.write(self._file, line) != len(line):
+                raise OSError("the disk is full")
+            os.fsync(self._file)
+        except OSError as error:
+            os.ftruncate(self._file, end)
+            raise HeadwayError(f"{self.path}: cannot write the journal: {error.strerror or error}") from None
+
+
+def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Return a journal's lines; one that is being written, or was cut short, is left out. Raises HeadwayError."""
+    return list(_lines(Path(path)))
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise HeadwayError(f"{path}: cannot read the journal: {error.strerror or error}") from None
+    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            raise HeadwayError(f"{path}:{number}: not a line of JSON; a journal has one object per line") from None
+        if not isinstance(value, dict):
+            raise HeadwayError(f"{path}:{number}: not a JSON object; a journal has one object per line")
+        yield value
+
+
+def _whole_lines(file: int, step: int = 1 << 16) -> int:
+    """Return the length of a file up to its last end of line."""
+    end = os.fstat(file).st_size
+    while end > 0:
+        start = max(0, end - step)
+        at = os.pread(file, end - start, start).rfind(b"\n")
+        if at >= 0:
+            return start + at + 1
+        end = start
+    return 0

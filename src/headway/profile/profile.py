@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from headway.errors import ProfileError, nearest
-from headway.files import content_hash, write_atomic
+from headway.files import PathLike, content_hash, write_together
 from headway.profile.overheads import Overheads
 from headway.profile.service import ServiceTime
 
@@ -22,6 +22,7 @@ EVIDENCE = ("measured", "observed", "imported", "prior")
 MAX_BATCH_SIZE = 4096
 """Largest batch of a row: tables of service times have an entry per size, so a slip would fill the memory."""
 
+SCHEMA = "headway.profile/1"
 _REQUIRED = ("stage", "hardware", "batch_size", "mean_s")
 
 
@@ -203,16 +204,17 @@ class Profile:
             ) from None
         except json.JSONDecodeError as error:
             raise ProfileError(f"{target.with_suffix('.json')}:{error.lineno}: {error.msg}") from None
-        # The file beside a profile may be something else; only one that says it belongs is used.
-        if not isinstance(extra, dict) or extra.get("schema") != "headway.profile/1":
-            extra = {}
+        extra = _belonging(extra, beside)
         try:
             return cls._with(rows, extra)
         except ProfileError as error:
             raise ProfileError(f"{target}: {error}") from None
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the rows as CSV, and visits, stamp and overheads as JSON beside it; each file is replaced whole."""
+        """Write the rows as CSV, and visits, stamp and overheads as JSON beside it, together.
+
+        The JSON of a former profile does not outlive it. Raises HeadwayError when the files cannot be written.
+        """
         target = Path(path)
         names = [f.name for f in dataclasses.fields(Row)]
         names = [n for n in names if n in _REQUIRED or any(getattr(row, n) is not None for row in self.rows)]
@@ -221,11 +223,13 @@ class Profile:
         writer.writerow(names)
         for row in self.rows:
             writer.writerow(["" if (value := getattr(row, n)) is None else value for n in names])
-        write_atomic(target, buffer.getvalue())
-        if self.visits or self.stamp or self.overheads is not None:
-            extra = {"schema": "headway.profile/1", **self.to_dict()}
+        files: dict[PathLike, str | bytes] = {target: buffer.getvalue()}
+        beside = target.with_suffix(".json")
+        if self.visits or self.stamp or self.overheads is not None or _is_ours(beside):
+            extra = {"schema": SCHEMA, **self.to_dict()}
             del extra["rows"]
-            write_atomic(target.with_suffix(".json"), json.dumps(extra, ensure_ascii=False, sort_keys=True) + "\n")
+            files[beside] = json.dumps(extra, ensure_ascii=False, sort_keys=True) + "\n"
+        write_together(files)
 
     @classmethod
     def _with(cls, rows: Iterable[Row], beside: Mapping[str, Any]) -> Profile:
@@ -245,6 +249,28 @@ class Profile:
             return f"profile: stage {stage!r} has no rows for variant {variant!r}; profiled: {', '.join(variants)}"
         known = ", ".join(self.hardware(stage, variant))
         return f"profile: stage {stage!r} (variant {variant!r}) was not profiled on {hardware!r}; profiled on: {known}"
+
+
+def _belonging(extra: Any, path: Path) -> dict[str, Any]:
+    """The JSON beside a profile. It may be something else; only what says that it belongs is used."""
+    if not _belongs(extra):
+        return {}
+    if extra["schema"] != SCHEMA:
+        raise ProfileError(f"{path}: its schema is {extra['schema']!r}; this version reads {SCHEMA!r}")
+    return dict(extra)
+
+
+def _belongs(extra: Any) -> bool:
+    """Whether a JSON value is that of a profile, of whatever version."""
+    return isinstance(extra, dict) and str(extra.get("schema")).startswith(SCHEMA.partition("/")[0] + "/")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether the file is what a former profile of this name left beside itself."""
+    try:
+        return _belongs(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return False
 
 
 def _rows(value: Any) -> list[Row]:

@@ -72,8 +72,9 @@ def worse(before: Seen, after: Seen, watch: Watch) -> str | None:
     if after.offered > likely + NOISE_Z * math.sqrt(likely):
         return None
     allowed = min(1.0, before.share + watch.miss_tolerance)
-    noise = NOISE_Z * math.sqrt(after.judged * allowed * (1.0 - allowed))
-    if after.missed <= allowed * after.judged + noise:
+    # Both shares are known only as well as their numbers of requests let them be.
+    variance = allowed * (1.0 - allowed) * (1.0 / after.judged + 1.0 / before.judged)
+    if after.share <= allowed + NOISE_Z * math.sqrt(variance):
         return None
     return (
         f"{after.missed} of {after.judged} requests missed the promise since the change, "

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from headway.errors import ServeError, nearest
 from headway.plan.config import StageContext
 from headway.plan.plan import Plan
@@ -57,8 +59,7 @@ class Rejected(ServeError):
         self.retry_after_s = retry_after_s
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """How a request ended: `status` is `answered`, `dropped` or `failed`; `results` are its last items, in order."""
 
     status: str
@@ -108,7 +109,8 @@ class Engine:
         self.started_s = clock()
         self._pools = {name: CorePool(pool.cores) for name, pool in plan.spec.pools.items()}
         self._walk = Walk(self.graph, self._submit, seed)
-        self._order = [self.stations[name] for name in self.graph.order]
+        order = [self.stations[name] for name in self.graph.order]
+        self._asked = [order[stage_at(rank, len(order))] for rank in range(len(order))]
         self._number = 0
         self._open: set[Request] = set()
         self._joining: list[Item] = []
@@ -203,7 +205,7 @@ class Engine:
     @property
     def ready(self) -> bool:
         """Whether requests are let in."""
-        return self.state == "ready" and all(station.live for station in self._order)
+        return self.state == "ready" and all(station.live for station in self._asked)
 
     def set_replicas(self, stage: str, count: int) -> None:
         """Change a stage's number of replicas without losing a request. Raises ServeError."""
@@ -246,9 +248,12 @@ class Engine:
         self._number += 1
         request = Request(self._number, on_end, now_s, now_s + timeout_s)
         self._open.add(request)
-        self._walk.enter(request, payload)
         # Waiting for what else the event loop has ready would batch requests that came a millisecond apart.
-        self._pump()
+        self._pumping = True
+        try:
+            self._walk.enter(request, payload)
+        finally:
+            self._pump()
         return request
 
     def abandon(self, request: Request) -> None:
@@ -315,6 +320,8 @@ class Engine:
 
     def _deliver_joins(self) -> None:
         """Queue the joins that became ready at this instant in the order of their items, as the simulator does."""
+        if not self._joining:
+            return
         ready, self._joining = self._joining, []
         for item in sorted(ready, key=lambda item: (item.request.number, item.key)):
             if not item.request.over:
@@ -327,9 +334,8 @@ class Engine:
         self._deliver_joins()
         now_s = self.clock()
         wake_at_s = NEVER_S
-        order = self._order
-        for rank in range(len(order)):
-            wake_at_s = min(wake_at_s, order[stage_at(rank, len(order))].ask(now_s))
+        for station in self._asked:
+            wake_at_s = min(wake_at_s, station.ask(now_s))
         if wake_at_s < self._timer_at_s:
             if self._timer is not None:
                 self._timer.cancel()
@@ -380,5 +386,5 @@ class Engine:
         request.joins = None
         request.ended = []
         request.on_end(Answer(status, results, error))
-        if self.counts.in_flight == 0:
+        if not self._open:
             self._empty.set()

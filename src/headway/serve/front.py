@@ -97,6 +97,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, front: Front, loop: asyncio.AbstractEventLoop) -> None:
         self._front = front
         self._limits = front.limits
+        self._max_header_bytes = front.limits.max_header_bytes
         self._loop = loop
         self._parser: Any = httptools.HttpRequestParser(self)
         self._transport: Any = None
@@ -172,7 +173,7 @@ class Connection(asyncio.Protocol):
         # A header that never ends reaches no callback; what else came with its beginning is not told apart.
         if self._in_head and not self._just_begun:
             self._raw_size += len(data)
-            if self._raw_size > self._limits.max_header_bytes:
+            if self._raw_size > self._max_header_bytes:
                 self._refuse(self._head_too_large())
 
     def eof_received(self) -> bool:
@@ -203,11 +204,15 @@ class Connection(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         self._url += url
-        self._keep_head(len(url))
+        self._size += len(url)
+        if self._size > self._max_header_bytes:
+            self._stop(self._head_too_large())
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name.lower(), value))
-        self._keep_head(len(name) + len(value))
+        self._size += len(name) + len(value)
+        if self._size > self._max_header_bytes:
+            self._stop(self._head_too_large())
 
     def on_headers_complete(self) -> None:
         if self._parser.should_upgrade():
@@ -383,11 +388,6 @@ class Connection(asyncio.Protocol):
         else:
             self._partial_s = self._loop.time() if self._begun else math.inf
             self._transport.resume_reading()
-
-    def _keep_head(self, size: int) -> None:
-        self._size += size
-        if self._size > self._limits.max_header_bytes:
-            self._stop(self._head_too_large())
 
     def _stop(self, refused: Refused) -> None:
         self._refuse(refused)

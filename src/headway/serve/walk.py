@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from headway.errors import ServeError
 from headway.serve.station import NEVER_S, Work
@@ -48,8 +49,7 @@ class Item(Work):
         return self.request.over
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True):
     """A last item of a request: the stage where it ended and what that stage made of it."""
 
     stage: str
@@ -226,5 +226,7 @@ def answer(request: Request, graph: Graph) -> list[Ended]:
     >>> answer(Request(0, lambda answer: None), Graph.build({"a": {}}))
     []
     """
+    if len(request.ended) < 2:
+        return list(request.ended)
     place: dict[str, Any] = {name: index for index, name in enumerate(graph.order)}
     return sorted(request.ended, key=lambda ended: (place[ended.stage], ended.key))

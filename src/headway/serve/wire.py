@@ -27,7 +27,7 @@ _KEPT_BYTES: Final = 16 * 2**20
 SOCKET_BYTES: Final = 2**20
 
 
-class Payload(msgspec.Struct, frozen=True):
+class Payload(msgspec.Struct, frozen=True, gc=False):
     """One item's bytes and how a worker turns them into a Python value.
 
     `raw` stays bytes, `text` is UTF-8, `json` is JSON, `tensor` is a NumPy array (see `headway.serve.values`), `object`
@@ -45,7 +45,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     message: str
 
 
-class Result(msgspec.Struct, frozen=True):
+class Result(msgspec.Struct, frozen=True, gc=False):
     """What a stage made of one input: exactly one of a value, branches (payloads by stage name), or a failure."""
 
     value: Payload | None = None

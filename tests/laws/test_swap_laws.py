@@ -21,6 +21,8 @@ STAGES: dict[str, dict[str, object]] = {
     "c": {"after": "a", "fan_out": 2},
     "d": {"after": "b"},
 }
+
+
 REQUESTS = 150
 
 changes = st.fixed_dictionaries(

@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from headway.errors import nearest
+from headway.serve import control
 from headway.serve.engine import Engine
 from headway.serve.infer import VERSION, Guard, Headers, Infer, Refused
 
@@ -83,13 +84,13 @@ class App:
         await self._router(scope, receive, send)
 
     async def _infer(self, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
-        body = await self._read(headers, receive)
+        body = await self.read(headers, receive, self.limits.max_body_bytes)
         replied: asyncio.Future[tuple[int, bytes, Headers]] = asyncio.get_running_loop().create_future()
         self.infer(headers, body, lambda *reply: None if replied.done() else replied.set_result(reply))
         await _respond(send, *await replied)
 
-    async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        limit = self.limits.max_body_bytes
+    async def read(self, headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
+        """Read a body of at most `limit` bytes. Raises Refused."""
         too_large = Refused(413, f"the body is larger than {limit} bytes, the most that this server takes", CLOSE)
         declared = headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > limit:
@@ -174,16 +175,6 @@ def _routes(app: App) -> list[Route]:
     async def no_such_model(request: Request) -> Response:
         return unknown(request) or await _http_error(request, HTTPException(404))
 
-    async def plan(request: Request) -> Response:
-        return Response(engine.plan.to_json(), media_type="application/json")
-
-    async def stats(request: Request) -> Response:
-        try:
-            since_s = float(request.query_params.get("since_s", "-inf"))
-        except ValueError:
-            return _json({"error": "since_s must be a number of seconds of the server's clock"}, 400)
-        return _json(engine.stats(since_s, request.query_params.get("samples") == "true"))
-
     async def metrics(request: Request) -> Response:
         from headway.serve.metrics import CONTENT_TYPE, exposition
 
@@ -198,8 +189,7 @@ def _routes(app: App) -> list[Route]:
         *(Route(path, model) for path in models),
         *(Route(path + "/ready", model_ready) for path in models),
         *(Route(path + "/infer", no_such_model, methods=["POST"]) for path in models),
-        Route("/plan", plan),
-        Route("/stats", stats),
+        *control.routes(app),
         Route("/metrics", metrics),
     ]
 
@@ -212,5 +202,5 @@ def metadata(engine: Engine) -> dict[str, Any]:
         "platform": "headway_pipeline",
         "inputs": [{"name": "input", "datatype": "BYTES", "shape": [1]}],
         "outputs": [{"name": stage, "datatype": "BYTES", "shape": [-1]} for stage in engine.graph.sinks],
-        "parameters": {"plan_hash": engine.plan.hash},
+        "parameters": {"plan_hash": engine.plan_hash},
     }

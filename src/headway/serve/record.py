@@ -53,6 +53,11 @@ class Ring:
             return held[: self.count].copy()
         return np.roll(held, -(self.count % self._capacity), axis=0)
 
+    def after(self, count: int) -> NDArray[np.float64]:
+        """Return the rows that were appended after the first `count`, as far as they are held, oldest first."""
+        rows = self.rows()
+        return rows[max(0, len(rows) - max(0, self.count - count)) :]
+
 
 class Histogram:
     """Counts of values by bucket, in the sense of Prometheus: `counts[i]` values lie at or below `bounds[i]`.

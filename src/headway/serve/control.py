@@ -1,0 +1,122 @@
+"""What operators and tuners ask of a server over HTTP: its statistics, its plan, and to run another plan."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from headway.errors import HeadwayError, PlanError
+from headway.plan.plan import Plan
+from headway.serve.infer import Refused
+from headway.serve.swap import SwapRefused
+from headway.serve.watch import Watch
+from headway.spec.units import duration_s
+
+if TYPE_CHECKING:
+    from headway.serve.app import App
+    from headway.serve.engine import Engine
+
+MAX_PLAN_BYTES = 8 * 2**20
+_LONGEST_WATCH_S = 3600.0
+
+
+def routes(app: App) -> list[Route]:
+    """Return the routes of `/plan` and `/stats`."""
+    engine = app.engine
+
+    async def plan(request: Request) -> Response:
+        return Response(engine.plan.to_json(), media_type="application/json")
+
+    async def change(request: Request) -> Response:
+        watch, supersede, wait = _how(request)
+        body = await app.read(dict(request.scope["headers"]), request.receive, MAX_PLAN_BYTES)
+        # Thousands of profile rows take a while to check; requests are served meanwhile.
+        new = await asyncio.to_thread(_parse, body)
+        answer = await engine.swap(new, watch, supersede=supersede, wait=wait)
+        return _json(answer, 200 if answer["committed_s"] is not None else 202)
+
+    async def stats(request: Request) -> Response:
+        asked = request.query_params
+        try:
+            since_s = float(asked.get("since_s", "-inf"))
+        except ValueError:
+            raise Refused(400, "since_s must be a number of seconds of the server's clock") from None
+        found = engine.stats(since_s, asked.get("samples") == "true")
+        if "arrivals_after" in asked:
+            found["arrivals"] = _arrivals(engine, asked["arrivals_after"])
+        return _json(found)
+
+    return [
+        Route("/plan", plan),
+        Route("/plan", _refusing(change), methods=["PUT"]),
+        Route("/stats", _refusing(stats)),
+    ]
+
+
+def _how(request: Request) -> tuple[Watch, bool, bool]:
+    """Read `watch` (a duration), `supersede` and `wait` from the query."""
+    asked = request.query_params
+    for name in asked:
+        if name not in ("watch", "supersede", "wait"):
+            raise Refused(400, f"{name} is not asked for here; valid: watch, supersede, wait")
+    text = asked.get("watch", f"{Watch().window_s:g}s")
+    try:
+        window_s = duration_s(text)
+    except ValueError as error:
+        raise Refused(400, f"watch: {error}") from None
+    if not 0 <= window_s <= _LONGEST_WATCH_S:
+        raise Refused(400, f"watch is {text}; it must be from 0s to 1h")
+    return Watch(window_s), _flag(request, "supersede", False), _flag(request, "wait", True)
+
+
+def _flag(request: Request, name: str, default: bool) -> bool:
+    text = request.query_params.get(name, str(default).lower())
+    if text not in ("true", "false"):
+        raise Refused(400, f"{name} is {text[:40]!r}; valid: true, false")
+    return text == "true"
+
+
+def _arrivals(engine: Engine, cursor: str) -> dict[str, Any]:
+    """Return when requests came after those that were counted before: the first time, and the gaps between them."""
+    if not cursor.isdecimal() or len(cursor) > 15:
+        raise Refused(400, "arrivals_after must be a number of requests, as `arrivals.cursor` of an earlier answer")
+    found_us = np.rint(engine.arrivals.after(int(cursor))[:, 0] * 1e6).astype(np.int64)
+    return {
+        "cursor": engine.arrivals.count,
+        "missed": max(0, engine.arrivals.count - int(cursor)) - found_us.size,
+        "first_s": found_us[0] / 1e6 if found_us.size else None,
+        "gaps_us": np.diff(found_us).tolist(),
+    }
+
+
+def _parse(body: bytes) -> Plan:
+    try:
+        return Plan.from_dict(json.loads(body))
+    except (ValueError, RecursionError):
+        raise PlanError("the body is not JSON; send a plan as `headway plan` writes it") from None
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _refusing(route: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        try:
+            return await route(request)
+        except Refused as refused:
+            return Response(refused.body, refused.status, {k.decode(): v.decode() for k, v in refused.headers})
+        except SwapRefused as refused:
+            return _json({"error": str(refused)}, refused.status)
+        except HeadwayError as error:
+            return _json({"error": str(error)}, 400)
+
+    return answer

@@ -104,6 +104,7 @@ BENCHES: dict[str, Callable[[BenchOptions], list[Row]]] = {
         "planner": "headway.bench.planner:planner",
         "planner-robust": "headway.bench.planner:planner_robust",
         "fidelity": "headway.bench.fidelity:fidelity",
+        "calibration": "headway.bench.calibration:calibration",
     }.items()
 }
 

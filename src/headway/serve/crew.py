@@ -142,19 +142,20 @@ class Crew:
     @property
     def live(self) -> bool:
         """Whether a replica works, or is being started for the first time since it last worked."""
-        helping = self._held.fresh if self._held is not None else ()
-        return any(
-            r.serving and (r.state == READY or (r.state == STARTING and r.failures == 0))
-            for r in (*self.replicas, *helping)
-        )
+        # Asked once for every request: a loop, because a generator costs three times as much.
+        for r in self.replicas if self._held is None else (*self.replicas, *self._held.fresh):
+            if r.serving and (r.state == READY or (r.state == STARTING and r.failures == 0)):
+                return True
+        return False
 
     @property
     def at_work(self) -> int:
         """How many replicas work, or come back in a moment because their worker died; those that never ran do not."""
-        return sum(
-            r.serving and (r.state == READY or (r.state == STARTING and r.restarts > 0 and r.failures == 0))
-            for r in self.replicas
-        )
+        count = 0
+        for r in self.replicas:
+            if r.serving and (r.state == READY or (r.state == STARTING and r.restarts > 0 and r.failures == 0)):
+                count += 1
+        return count
 
     @property
     def restarts(self) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from headway.policy.admission import Load, in_time
-from headway.serve.station import LiveStation, TellsLoad
+from headway.policy.admission import Load, Terms, in_time
+from headway.serve.station import LiveStation, StationLoad, TellsLoad
 from headway.sim.promise import admission_terms
 
 if TYPE_CHECKING:
@@ -21,10 +21,44 @@ class Gate:
         self._loads = [station.load for station in asked if isinstance(station, TellsLoad)]
         self._terms = admission_terms(plan) if len(self._loads) == len(asked) else None
         self.promise_s = plan.spec.slo.latency_s
+        self._bearable: dict[tuple[int, ...], int] = {}
 
     def in_time(self, now_s: float, timeout_s: float) -> bool:
         """Return whether a request that comes now is expected to be answered within the promise and its own timeout."""
         if self._terms is None:
             return True
-        load = Load(*zip(*[load() for load in self._loads], strict=True))
-        return in_time(self._terms, load, now_s, min(self.promise_s, timeout_s))
+        loads = [load() for load in self._loads]
+        if timeout_s >= self.promise_s and self._is_calm(self._terms, loads):
+            return True
+        return in_time(self._terms, Load(*zip(*loads, strict=True)), now_s, min(self.promise_s, timeout_s))
+
+    def _is_calm(self, terms: Terms, loads: Sequence[StationLoad]) -> bool:
+        """Whether so little is to do that the policy's answer is known: asking it would cost as much as a request."""
+        items = 0
+        for load in loads:
+            if load.busy > load.replicas:
+                return False
+            items += load.queued + load.running
+        replicas = tuple([load.replicas for load in loads])
+        if replicas not in self._bearable:
+            self._bearable[replicas] = bearable(terms, replicas, self.promise_s)
+        return items <= self._bearable[replicas]
+
+
+def bearable(terms: Terms, replicas: Sequence[int], promise_s: float) -> int:
+    """Return a number of items, up to a million, with which a request is in time wherever they are; 0 if there is none.
+
+    Each stage is taken to have all of them waiting, and every replica to have just begun: more work makes no request
+    earlier, so that fewer items are no worse.
+    """
+    nothing = [0] * len(replicas)
+
+    def holds(items: int) -> bool:
+        load = Load([items] * len(replicas), nothing, replicas, [0.0] * len(replicas), replicas)
+        return in_time(terms, load, 0.0, promise_s)
+
+    low, high = 0, 1 << 20
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+    return low

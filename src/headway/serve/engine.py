@@ -18,19 +18,17 @@ from typing import Any
 import msgspec
 
 from headway.errors import ServeError, nearest
-from headway.plan.config import StageContext
 from headway.plan.plan import Plan
 from headway.policy.admission import full
 from headway.policy.sharing import stage_at
 from headway.serve.gate import Gate
 from headway.serve.record import LATENCY_BUCKETS_S, RING_ENTRIES, Counts, Histogram, Ring, StageRecord
-from headway.serve.station import NEVER_S, CorePool, Decision, LiveStation, Work
-from headway.serve.swap import Swaps
+from headway.serve.station import NEVER_S, CorePool, Decision, LiveStation, StationStats, Work
+from headway.serve.swap import Swaps, live_station
 from headway.serve.walk import Ended, Item, Request, Walk, answer
 from headway.serve.watch import Watch
 from headway.serve.wire import Input, Payload, Result
 from headway.sim.outcome import number
-from headway.spec.kinds import load_domain
 
 log = logging.getLogger(__name__)
 
@@ -67,14 +65,6 @@ class Answer(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-def live_station(plan: Plan, name: str) -> LiveStation:
-    """Return the station of a plan's stage, made by the domain that its kind stands for."""
-    stage = plan.spec.stages[name]
-    context = StageContext(name, stage, plan.spec, plan.profile)
-    station: LiveStation = load_domain(stage.kind).live(context, plan.stages[name])
-    return station
-
-
 class Engine:
     """A plan, live. `stations` are made from the plan unless given; `seed` decides the drawn edges.
 
@@ -97,6 +87,7 @@ class Engine:
         self.stations: dict[str, LiveStation] = dict(
             stations if stations is not None else {name: live_station(plan, name) for name in self.graph.order}
         )
+        self._usd_per_hour: dict[str, float] = {}
         self.set_plan(plan)
         self.counts = Counts()
         self.latency = Histogram(LATENCY_BUCKETS_S)
@@ -224,7 +215,17 @@ class Engine:
         """Take note of the plan that the stations run."""
         self.plan = plan
         self.plan_hash = plan.hash
+        # Hardware that a plan has given up has been paid for nevertheless.
+        self._usd_per_hour |= {name: hardware.price_usd_per_hour for name, hardware in plan.spec.supply.items()}
         self._gate = Gate(plan, self.stations) if self.limits.keep_promise else None
+
+    def cost_usd(self, stage: str, state: StationStats) -> float:
+        """Return what a stage's capacity has cost so far, by the price of the hardware that it was held on."""
+        held_s = state.held_by_hardware_s
+        if held_s and held_s.keys() <= self._usd_per_hour.keys():
+            return sum(self._usd_per_hour[name] * seconds for name, seconds in held_s.items()) / 3600.0
+        replicas = float(self.plan.stages[stage].to_dict().get("replicas", 1))
+        return self.plan.stage_cost_usd_per_hour(stage) / replicas * state.held_s / 3600.0
 
     def overdue(self, since_s: float, slo_s: float) -> int:
         """Return how many requests came after `since_s`, have no answer, and are late already."""
@@ -280,6 +281,7 @@ class Engine:
                 "batches": state.batches,
                 "busy_s": state.busy_s,
                 "held_s": state.held_s,
+                "cost_usd": self.cost_usd(name, state),
                 "utilization": number(state.busy_s / state.held_s) if state.held_s else 0.0,
                 "restarts": state.restarts,
                 "retries": state.retries,

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from headway.serve.engine import Engine
@@ -32,6 +38,19 @@ class EngineCollector(Collector):
         yield from self._requests()
         yield from self._latencies()
         yield from self._stages()
+        yield from self._plan()
+
+    def _plan(self) -> Iterator[Metric]:
+        engine = self._engine
+        info = InfoMetricFamily("headway_plan", "The plan that is live.", labels=["pipeline"])
+        info.add_metric([engine.plan.spec.name], {"plan_hash": engine.plan_hash})
+        yield info
+        changes = CounterMetricFamily(
+            "headway_plan_changes", "Changes of plan by result.", labels=["pipeline", "result"]
+        )
+        for result, count in engine.swaps.results.items():
+            changes.add_metric([engine.plan.spec.name, result], count)
+        yield changes
 
     def _requests(self) -> Iterator[Metric]:
         engine, counts = self._engine, self._engine.counts
@@ -105,8 +124,7 @@ class EngineCollector(Collector):
             busy.add_metric([plan.spec.name, stage], state.busy_s)
             restarts.add_metric([plan.spec.name, stage], state.restarts)
             retries.add_metric([plan.spec.name, stage], state.retries)
-            per_replica = plan.stage_cost_usd_per_hour(stage) / float(config.get("replicas", 1))
-            dollars += per_replica * state.held_s / 3600.0
+            dollars += engine.cost_usd(stage, state)
         cost.add_metric([plan.spec.name], dollars)
         yield from (depth, replicas, batches, busy, restarts, retries, cost)
 

@@ -15,11 +15,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from headway.errors import HeadwayError, ServeError
+from headway.plan.config import StageContext
 from headway.plan.difference import diff
 from headway.plan.plan import Plan
 from headway.serve import becoming
 from headway.serve.station import Changeable, LiveStation
 from headway.serve.watch import Seen, Watch, worse
+from headway.sim.promise import admission_terms
+from headway.spec.kinds import load_domain
 
 if TYPE_CHECKING:
     from headway.serve.engine import Engine
@@ -31,6 +34,14 @@ IDLE, STARTING, WATCHING = "idle", "starting", "watching"
 KEPT, FAILED, ROLLED_BACK = "kept", "failed", "rolled_back"
 
 MakeStation = Callable[[Plan, str], LiveStation]
+
+
+def live_station(plan: Plan, name: str) -> LiveStation:
+    """Return the station of a plan's stage, made by the domain that its kind stands for."""
+    stage = plan.spec.stages[name]
+    context = StageContext(name, stage, plan.spec, plan.profile)
+    station: LiveStation = load_domain(stage.kind).live(context, plan.stages[name])
+    return station
 
 
 class SwapRefused(ServeError):
@@ -127,6 +138,7 @@ class Swaps:
             becoming.check(engine.plan, plan)
             made = {name: self.make(plan, name) for name in becoming.changed(engine.plan, plan)}
             difference = diff(engine.plan, plan)
+            admission_terms(plan)
         except HeadwayError as error:
             raise SwapRefused(422, str(error)) from None
         stages: dict[str, Changeable] = {}
@@ -197,9 +209,9 @@ class Swaps:
 
     def _switch(self, change: Change, plan: Plan) -> None:
         """All stages and the plan, without an await in between."""
+        self._engine.set_plan(plan)
         for station in change.stages.values():
             station.switch()
-        self._engine.set_plan(plan)
 
     def _end(self, change: Change, state: str, why: str) -> None:
         self._dismiss(change)

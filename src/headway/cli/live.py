@@ -59,6 +59,13 @@ def serve(
     grace: Annotated[
         float, typer.Option("--grace", parser=duration, metavar="TIME", help="How long a drain may take.")
     ] = "30s",  # type: ignore[assignment]
+    engine: Annotated[
+        str,
+        typer.Option("--engine", help="What runs the replicas: embedded (processes of the server) or ray (Ray Serve)."),
+    ] = "embedded",
+    ray_cpus: Annotated[
+        float, typer.Option("--ray-cpus", min=0.0, help="CPUs that Ray books for each thread of a replica.")
+    ] = 0.001,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -86,6 +93,8 @@ def serve(
         limits=Limits(queue_limit=queue_limit, timeout_s=timeout),
         http=HttpLimits(max_body_bytes=max_body * 2**20),
         grace_s=grace,
+        engine=engine,
+        ray_cpus=ray_cpus,
         announce=announce,
         warn=say,
     )
@@ -179,7 +188,14 @@ def model_folder(plan: Plan, beside: Path) -> Path:
 
 
 VERBS = (
-    Verb(serve, ("headway serve plan.json", "headway serve plan.json --port 9000 --token secret")),
+    Verb(
+        serve,
+        (
+            "headway serve plan.json",
+            "headway serve plan.json --port 9000 --token secret",
+            "headway serve plan.json --engine ray",
+        ),
+    ),
     Verb(
         replay,
         ("headway replay --url http://127.0.0.1:8000 --trace requests.csv --payloads pages/ --json > measured.json",),

@@ -16,6 +16,7 @@ from headway.spec.model import Stage
 
 if TYPE_CHECKING:
     from headway.plan.oracle import Oracle
+    from headway.serve.replica import MakeStarter
     from headway.serve.station import LiveStation
     from headway.sim.eventsim import StageSetup
     from headway.sim.worklaw import Gains
@@ -79,6 +80,15 @@ class Domain(Protocol):
 
     def live(self, context: StageContext, config: Config) -> LiveStation:
         """The server's station."""
+        ...
+
+
+@runtime_checkable
+class StartsWorkers(Protocol):
+    """Its station works by workers with a model each: then it can be told where they are started, on Ray for one."""
+
+    def live_with(self, context: StageContext, config: Config, starter: MakeStarter) -> LiveStation:
+        """The server's station, with workers that come from `starter`."""
         ...
 
 

@@ -31,6 +31,8 @@ def main() -> int:
             limits=chosen.limits,
             http=chosen.http,
             grace_s=chosen.grace_s,
+            engine=chosen.engine,
+            ray_cpus=chosen.ray_cpus,
         )
     except HeadwayError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -38,6 +38,21 @@ class WorkerLike(Protocol):
 StartWorker = Callable[[], Awaitable[WorkerLike]]
 
 
+class MakeStarter(Protocol):
+    """Returns what starts workers for a model; see `worker_starter`."""
+
+    def __call__(
+        self,
+        ref: ModelRef,
+        hardware: HardwareView,
+        *,
+        name: str,
+        options: Mapping[str, Any] | None = None,
+        children: Sequence[str] = (),
+        cores: tuple[int, ...] | None = None,
+    ) -> StartWorker: ...
+
+
 def worker_starter(
     ref: ModelRef,
     hardware: HardwareView,

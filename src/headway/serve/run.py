@@ -18,9 +18,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from headway.errors import ServeError
+from headway.errors import ServeError, nearest
 from headway.plan.plan import Plan
 from headway.serve.app import App, HttpLimits
 from headway.serve.engine import Engine, Limits
@@ -28,16 +28,24 @@ from headway.serve.front import Front
 from headway.serve.station import LiveStation
 from headway.serve.system import descriptors
 
+if TYPE_CHECKING:
+    from headway.serve.ray_engine.engine import RayEngine
+
 log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 16_384
 TOKEN_VARIABLE = "HEADWAY_TOKEN"
+EMBEDDED, RAY = "embedded", "ray"
+ENGINES = (EMBEDDED, RAY)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """How a plan is served. `port` 0 takes a free one. `grace_s`: how long a drain may take."""
+    """How a plan is served. `port` 0 takes a free one. `grace_s`: how long a drain may take.
+
+    `engine`: `embedded`, or `ray` for replicas on Ray Serve, each of which books `ray_cpus` of Ray per thread.
+    """
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -46,6 +54,8 @@ class ServeOptions:
     limits: Limits = field(default_factory=Limits)
     http: HttpLimits = field(default_factory=HttpLimits)
     grace_s: float = 30.0
+    engine: str = EMBEDDED
+    ray_cpus: float = 0.001
 
     @property
     def warning(self) -> str | None:
@@ -65,7 +75,13 @@ class LiveServer:
         self, plan: Plan, options: ServeOptions | None = None, stations: Mapping[str, LiveStation] | None = None
     ) -> None:
         self.options = options or ServeOptions()
+        self._ray: RayEngine | None = None
+        if self.options.engine != EMBEDDED and stations is None:
+            self._ray = _ray_engine(self.options)
+            stations = {name: self._ray.station(plan, name) for name in plan.spec.graph.order}
         self.engine = Engine(plan, stations=stations, seed=self.options.seed, limits=self.options.limits)
+        if self._ray is not None:
+            self.engine.swaps.make = self._ray.station
         self.app = App(self.engine, token=self.options.token, limits=self.options.http)
         self.url = ""
         self._stop = asyncio.Event()
@@ -93,10 +109,22 @@ class LiveServer:
             await self.engine.stop()
             await front.close()
             listener.close()
+            if self._ray is not None:
+                await self._ray.stop()
 
     def stop(self) -> None:
         """Begin to drain; `run` returns when everything that was let in has been answered."""
         self._stop.set()
+
+
+def _ray_engine(options: ServeOptions) -> RayEngine:
+    if options.engine != RAY:
+        raise ServeError(
+            f"engine {options.engine!r} is not known{nearest(options.engine, ENGINES)}; valid: {', '.join(ENGINES)}"
+        )
+    from headway.serve.ray_engine.engine import RayEngine
+
+    return RayEngine(options.ray_cpus)
 
 
 def bind(host: str, port: int) -> socket.socket:

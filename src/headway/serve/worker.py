@@ -67,9 +67,14 @@ def environment(threads: int) -> dict[str, str]:
     >>> environment(2)["OMP_NUM_THREADS"]
     '2'
     """
+    return {**os.environ, **thread_limits(threads)}
+
+
+def thread_limits(threads: int) -> dict[str, str]:
+    """Return the part of an environment that limits every numeric library to `threads`."""
     # Threads that spin while they wait take the cores of other replicas.
     quiet = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
-    return {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads)), **quiet}
+    return {**dict.fromkeys(_THREAD_VARIABLES, str(threads)), **quiet}
 
 
 class Worker:

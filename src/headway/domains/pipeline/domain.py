@@ -13,6 +13,7 @@ from headway.plan.config import StageContext
 
 if TYPE_CHECKING:
     from headway.plan.oracle import Oracle
+    from headway.serve.replica import MakeStarter
     from headway.serve.station import LiveStation
     from headway.sim.eventsim import StageSetup
     from headway.sim.replicas import ReplicaStation
@@ -199,6 +200,12 @@ class PipelineDomain:
         from headway.domains.pipeline.live import live_station
 
         return live_station(context, config)
+
+    def live_with(self, context: StageContext, config: ReplicaConfig, starter: MakeStarter) -> LiveStation:
+        """The server's station of a configuration, with workers that come from `starter`."""
+        from headway.domains.pipeline.live import live_station
+
+        return live_station(context, config, starter=starter)
 
     def _stage(self, context: StageContext) -> ModelStage:
         stage = context.stage

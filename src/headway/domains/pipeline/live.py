@@ -9,12 +9,14 @@ from headway.errors import PlanError
 from headway.plan.config import StageContext
 from headway.serve.batcher import BatchStation
 from headway.serve.model_ref import HardwareView, resolve, sleeping
-from headway.serve.replica import worker_starter
+from headway.serve.replica import MakeStarter, worker_starter
 from headway.spec.model import Spec
 
 
-def live_station(context: StageContext, config: ReplicaConfig, folder: str = ".") -> BatchStation:
-    """Return the station of a configuration; a model's file is looked up in `folder`.
+def live_station(
+    context: StageContext, config: ReplicaConfig, folder: str = ".", starter: MakeStarter = worker_starter
+) -> BatchStation:
+    """Return the station of a configuration; a model's file is looked up in `folder`, workers come from `starter`.
 
     A stage without a model sleeps for times drawn from its profile. Raises SpecError when the model is missing, and
     ProfileError when there is neither model nor profile.
@@ -31,7 +33,7 @@ def live_station(context: StageContext, config: ReplicaConfig, folder: str = "."
         ref = sleeping(service, config.max_batch_size, sampled=True)
     else:
         ref = resolve(variant.model, folder, f"stages.{context.name}.model")
-    start = worker_starter(
+    start = starter(
         ref,
         HardwareView(config.hardware, supply.threads, supply.device),
         name=context.name,

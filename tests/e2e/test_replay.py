@@ -103,7 +103,7 @@ def test_payloads_are_those_that_the_shared_rule_chooses(nap: LiveServer, tmp_pa
 
 
 def test_rejected_and_dropped_requests_never_have_a_latency() -> None:
-    options = ServeOptions(limits=Limits(queue_limit=4, timeout_s=0.05))
+    options = ServeOptions(limits=Limits(queue_limit=4, timeout_s=0.05, keep_promise=False))
     with running_in_thread(sleeping_plan(), options) as server:
         outcome = replay(server.url, Trace.from_arrivals(np.zeros(30), duration_s=1.0))
     counts = outcome.counts()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from headway.policy.admission import expired, full
 from headway.policy.batching import take
 from headway.policy.sharing import stage_at
 from headway.profile import Profile
-from headway.serve.engine import Engine, Rejected
+from headway.serve.engine import Engine, Limits, Rejected
 from headway.sim.station import Arrivals, Departures
 from headway.spec.kinds import load_domain
 from headway.spec.model import Spec
@@ -167,8 +168,9 @@ def test_a_policy_that_remembers_is_caught() -> None:
         check_pure(forgetting, [(1,), (2,), (3,)])
 
 
-def engine() -> Engine:
-    return Engine(tiny_plan(), stations=fake_stations(tiny_plan()), clock=asyncio.get_running_loop().time)
+def engine(kind: type[Engine] = Engine) -> Engine:
+    clock, limits = asyncio.get_running_loop().time, Limits(keep_promise=False)
+    return kind(tiny_plan(), stations=fake_stations(tiny_plan()), clock=clock, limits=limits)
 
 
 def test_the_shipped_engine_conforms() -> None:
@@ -192,9 +194,5 @@ def test_broken_engines_are_caught() -> None:
                 return None
 
     for broken, words in ((Open, "while it drains"), (Twice, "exactly once"), (Silent, "before it was started")):
-
-        def make(kind: type[Engine] = broken) -> Engine:
-            return kind(tiny_plan(), stations=fake_stations(tiny_plan()), clock=asyncio.get_running_loop().time)
-
         with pytest.raises(AssertionError, match=words):
-            check_engine(make)
+            check_engine(partial(engine, broken))

@@ -92,7 +92,7 @@ def _arrivals(engine: Engine, cursor: str) -> dict[str, Any]:
     return {
         "cursor": engine.arrivals.count,
         "missed": max(0, engine.arrivals.count - int(cursor)) - found_us.size,
-        "first_s": found_us[0] / 1e6 if found_us.size else None,
+        "first_s": float(found_us[0]) / 1e6 if found_us.size else None,
         "gaps_us": np.diff(found_us).tolist(),
     }
 

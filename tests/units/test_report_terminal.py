@@ -21,6 +21,7 @@ from rich.console import Console
 from headway.plan.plan import Plan
 from headway.report import format as fmt
 from headway.report import terminal
+from headway.report.calibration import calibration_view
 
 GOLDENS = Path(__file__).parent.parent / "goldens" / "report"
 COLUMNS = 80
@@ -49,6 +50,7 @@ VIEWS: dict[str, Callable[[], Any]] = {
     "comparison": compared_plans,
     "predicted_measured": lambda: terminal.predicted_measured_view(load("predicted"), load("measured"), INTERVAL),
     "diff": lambda: terminal.diff_view(load("diff")),
+    "calibration": lambda: calibration_view(load("calibration")),
 }
 
 

@@ -14,6 +14,7 @@ from statistics import median_low
 from headway.bench import BenchOptions, Row
 from headway.bench.fidelity import CV, REQUESTS, sleeping_plan
 from headway.plan.plan import Plan
+from headway.profile.refit import MIN_SAMPLES
 from headway.serve.calibrate import Compared, compared, fit, observe
 from headway.serve.replay import replay
 from headway.serve.run import running
@@ -26,7 +27,8 @@ FITTED_SHARE = 0.25
 QUICK_REQUESTS = 300
 TRIAL_REQUESTS = 4000
 DEMO_ROUNDS = 3
-DEMO_SECONDS = 40.0
+DEMO_REQUESTS = (100, 150)
+"""Pages to fit on and to test on, in each round."""
 DEMO_PROFILE_S = 60.0
 LOOSE_PAGES = 40.0
 """The promise that is planned for, in units of the work on a mean page: loose, since it is not what is tested."""
@@ -60,7 +62,8 @@ def demo(options: BenchOptions) -> list[Row]:
     """The document pipeline on this machine's cores: P50 and P95 within 10 % plus the simulator's own interval."""
     from headway.demo.scenario import host_cores, host_trace
 
-    seconds, rounds, profile_s = (4.0, 1, 12.0) if options.quick else (DEMO_SECONDS, DEMO_ROUNDS, DEMO_PROFILE_S)
+    quick = ((MIN_SAMPLES, MIN_SAMPLES), 1, 12.0)
+    counts, rounds, profile_s = quick if options.quick else (DEMO_REQUESTS, DEMO_ROUNDS, DEMO_PROFILE_S)
     plan, pages, page_s = _demo_plan(profile_s, options.seed)
     rows: list[Row] = []
     with running(plan, seed=options.seed) as server:
@@ -70,7 +73,7 @@ def demo(options: BenchOptions) -> list[Row]:
             tried = []
             for seed in range(options.seed, options.seed + 2 * rounds, 2):
                 rate = utilization * host_cores() / page_s
-                traces = [host_trace(rate, seconds, len(pages), seed + number) for number in range(2)]
+                traces = [host_trace(rate, n / rate, len(pages), seed + number) for number, n in enumerate(counts)]
                 tried.append(_Tried.of(server.url, plan, pages, traces, seed))
             rows += _rows(f"calibration/demo/{utilization:g}", tried, DEMO_BARS, _outside)
     return rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headway.report import format as fmt
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _WHOLE = {"p50_s": "P50", "p95_s": "P95", "p99_s": "P99", "miss_rate": "miss rate"}
 _STAGE = {
     "queue_wait_p50_s": "wait P50", "queue_wait_p95_s": "wait P95", "queue_wait_p99_s": "wait P99",
-    "service_mean_s": "service", "utilization": "utilization",
+    "service_mean_s": "batch", "utilization": "util.",
 }  # fmt: skip
 Figure = Mapping[str, Any]
 _SHARES = ("miss_rate", "utilization")
@@ -24,60 +24,62 @@ def calibration_view(found: Mapping[str, Any]) -> Group:
     """Return a calibration's JSON to be printed with Rich."""
     from rich.console import Group
 
-    overheads, errors = found["overheads"], found["errors"]
-    counts = found["requests"]
+    overheads, errors, counts = found["overheads"], found["errors"], found["requests"]
     facts = [
         ("requests", f"{fmt.count(counts['offered'])}, of which {fmt.count(counts['answered'])} were answered"),
         ("added per request", _estimate(overheads["request_s"])),
     ]
-    replaced: dict[str, list[str]] = {}
-    for row in found["refitted"]:
-        replaced.setdefault(row["stage"], []).append(str(row["batch_size"]))
-    fitted = [
-        [name, _estimate(batch), fmt.count(batch["samples"]) if batch else fmt.DASH,
-         ", ".join(replaced.get(name, [])) or "none", f"{found['scale_factors'][name]['value']:.3g}"]
-        for name, batch in overheads["batch_s"].items()
-    ]  # fmt: skip
-    head = ["stage", "added per batch", "batches", "rows replaced", "items per request"]
-    parts: list[RenderableType] = [heading(f"calibration of {found['name']}"), pairs(facts), table(head, fitted)]
-    head = ["", "before", "after", "its interval", "measured", "error before", "after"]
-    parts.append(table(head, list(_rows(errors["before"], errors["after"]))))
+    parts: list[RenderableType] = [heading(f"calibration of {found['name']}"), pairs(facts), _fitted(found)]
+    parts += [heading("predicted after the fit, and how far off that was and is"), _errors(errors)]
     if errors["test"] is not None:
-        parts += [heading("another trace, predicted with what was fitted"), _tested(errors["test"])]
+        parts += [heading("another trace, predicted with what was fitted"), _errors({"after": errors["test"]})]
     return Group(*parts, *warnings(found["low_confidence"]))
 
 
-def _rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[list[str]]:
-    for label, name, was, now in _both(before, after):
-        figures = [_figure(name, value) for value in (was["predicted"], now["predicted"], now["measured"])]
-        errors = [_error(name, value) for value in (was, now)]
-        yield [label, *figures[:2], _interval(name, now), figures[2], *errors]
-
-
-def _tested(test: Mapping[str, Any]) -> RenderableType:
+def _fitted(found: Mapping[str, Any]) -> RenderableType:
+    replaced: dict[str, list[str]] = {}
+    for row in found["refitted"]:
+        replaced.setdefault(row["stage"], []).append(str(row["batch_size"]))
     rows = [
-        [label, _figure(name, value["predicted"]), _interval(name, value), _figure(name, value["measured"]),
-         _error(name, value)]
-        for label, name, value, _ in _both(test, test)
-    ]  # fmt: skip
-    return table(["", "predicted", "its interval", "measured", "error"], rows)
+        [
+            name,
+            _estimate(batch),
+            fmt.count(batch["samples"] if batch else None),
+            ", ".join(replaced.get(name, [])) or "none",
+            f"{found['scale_factors'][name]['value']:.3g}",
+        ]
+        for name, batch in found["overheads"]["batch_s"].items()
+    ]
+    return table(["stage", "added per batch", "batches", "rows replaced", "items per request"], rows)
 
 
-def _both(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str, str, Figure, Figure]]:
-    """Each figure of two comparisons: how it is written, its name, and both values."""
+def _errors(errors: Mapping[str, Any]) -> RenderableType:
+    """What was predicted in the end and measured; with how far off it was before, where there is a before."""
+    times = [when for when in ("before", "after") if when in errors]
+    rows = []
+    for label, name, figures in _figures([errors[when] for when in times]):
+        last = figures[-1]
+        interval = " – ".join(_figure(name, edge) for edge in last["interval"])
+        off = [_error(name, figure) for figure in figures]
+        rows.append([label, _figure(name, last["predicted"]), interval, _figure(name, last["measured"]), *off])
+    off = ["was off", "is off"] if len(times) == 2 else ["is off"]
+    return table(["", "predicted", "interval", "measured", *off], rows)
+
+
+def _figures(compared: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, list[Figure]]]:
+    """Each figure: how it is written, its name, and its value in each of the comparisons."""
     for name, label in _WHOLE.items():
-        yield label, name, a[name], b[name]
-    for stage, figures in a["stages"].items():
+        yield label, name, [each[name] for each in compared]
+    for stage in compared[0]["stages"]:
         for name, label in _STAGE.items():
-            yield f"{stage} {label}", name, figures[name], b["stages"][stage][name]
+            yield f"{stage} {label}", name, [each["stages"][stage][name] for each in compared]
 
 
-def _estimate(value: Mapping[str, Any] | None) -> str:
-    return fmt.DASH if value is None else f"{fmt.duration(value['value'])} ± {fmt.duration(value['half'])}"
-
-
-def _interval(name: str, value: Mapping[str, Any]) -> str:
-    return " to ".join(_figure(name, edge) for edge in value["interval"])
+def _estimate(value: Figure | None) -> str:
+    if value is None:
+        return fmt.DASH
+    # A server tells its times to the microsecond.
+    return " ± ".join(fmt.duration(round(value[part], 6)) for part in ("value", "half"))
 
 
 def _figure(name: str, value: float | None) -> str:

@@ -19,7 +19,7 @@ from headway.errors import HeadwayError, nearest
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["BENCHES", "Bench", "BenchOptions", "Row", "choose", "machine", "run", "table"]
+__all__ = ["BENCHES", "BY_NAME_ONLY", "Bench", "BenchOptions", "Row", "choose", "machine", "run", "table"]
 
 _BAR = re.compile(r"^(>=|<=)\s*([0-9.]+(?:e[+-]?[0-9]+)?)(\s*%)?$")
 
@@ -104,14 +104,27 @@ BENCHES: dict[str, Callable[[BenchOptions], list[Row]]] = {
         "planner": "headway.bench.planner:planner",
         "planner-robust": "headway.bench.planner:planner_robust",
         "fidelity": "headway.bench.fidelity:fidelity",
+        "tuner": "headway.bench.tuner:tuners",
         "calibration": "headway.bench.calibration:calibration",
+        "faults-kill": "headway.bench.faults:kill",
+        "faults-overload": "headway.bench.faults:overload",
+        "soak": "headway.bench.soak:soak",
     }.items()
 }
 
+BY_NAME_ONLY = frozenset({"soak"})
+"""Benchmarks that take so long that they run only when they are named."""
+
 
 def choose(names: Iterable[str]) -> list[str]:
-    """Return the names of benchmarks to run: those given, else all. Raises HeadwayError for an unknown one."""
-    chosen = list(names) or list(BENCHES)
+    """Return the names of benchmarks to run: those given, else all but those that run `BY_NAME_ONLY`.
+
+    Raises HeadwayError for an unknown one.
+
+    >>> "soak" in choose([]), "soak" in choose(["soak"])
+    (False, True)
+    """
+    chosen = list(names) or [name for name in BENCHES if name not in BY_NAME_ONLY]
     for name in chosen:
         if name not in BENCHES:
             raise HeadwayError(f"bench: no benchmark is called {name!r}{nearest(name, BENCHES)}; {', '.join(BENCHES)}")

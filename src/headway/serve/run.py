@@ -44,7 +44,8 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 class ServeOptions:
     """How a plan is served. `port` 0 takes a free one. `grace_s`: how long a drain may take.
 
-    `engine`: `embedded`, or `ray` for replicas on Ray Serve, each of which books `ray_cpus` of Ray per thread.
+    `engine`: `embedded`, or `ray` for replicas on Ray Serve, each of which books `ray_cpus` of Ray for each thread: a
+    trifle, since the plan has decided already what fits.
     """
 
     host: str = "127.0.0.1"
@@ -123,8 +124,9 @@ def _ray_engine(options: ServeOptions) -> RayEngine:
             f"engine {options.engine!r} is not known{nearest(options.engine, ENGINES)}; valid: {', '.join(ENGINES)}"
         )
     from headway.serve.ray_engine.engine import RayEngine
+    from headway.serve.ray_engine.runtime import Runtime
 
-    return RayEngine(options.ray_cpus)
+    return RayEngine(Runtime(), options.ray_cpus)
 
 
 def bind(host: str, port: int) -> socket.socket:

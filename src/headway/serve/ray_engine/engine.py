@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from headway.errors import ServeError
 from headway.plan.config import StageContext
 from headway.plan.contract import StartsWorkers
 from headway.plan.plan import Plan
 from headway.serve.model_ref import HardwareView, ModelRef
-from headway.serve.ray_engine.runtime import Runtime, check_installed
+from headway.serve.ray_engine.runtime import Order, Seen
 from headway.serve.ray_engine.stage import RayStage, Recipe
 from headway.serve.replica import StartWorker
 from headway.serve.station import LiveStation
@@ -21,23 +21,28 @@ from headway.spec.kinds import load_domain
 
 log = logging.getLogger(__name__)
 
-CPUS_PER_THREAD = 0.001
-"""What Ray books of its CPUs for each thread of a replica: the plan has decided already what fits."""
 
 UNSETTLED_LOOK_S = 0.1
 SETTLED_LOOK_S = 1.0
 
 
+class RuntimeLike(Protocol):
+    """What the engine needs of Ray; see `headway.serve.ray_engine.runtime.Runtime`."""
+
+    async def begin(self) -> None: ...
+    async def deploy(self, orders: Sequence[Order]) -> list[Any]: ...
+    async def scale(self, order: Order, replicas: int) -> None: ...
+    async def delete(self, order: Order) -> None: ...
+    async def look(self) -> Mapping[str, Seen]: ...
+    async def end(self) -> None: ...
+
+
 class RayEngine:
-    """Makes stations whose replicas are Ray's; Ray is started when the first one is. `stop` ends it.
+    """Makes stations whose replicas are Ray's; Ray is started when the first one is. `stop` ends it."""
 
-    Raises ServeError when Ray is not installed.
-    """
-
-    def __init__(self, cpus_per_thread: float = CPUS_PER_THREAD) -> None:
-        check_installed()
+    def __init__(self, runtime: RuntimeLike, cpus_per_thread: float) -> None:
         self._cpus = cpus_per_thread
-        self._runtime = Runtime()
+        self._runtime = runtime
         self._stages: list[RayStage] = []
         self._news = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None

@@ -136,10 +136,11 @@ class Runtime:
     """Ray for one server: one of its own, or that at `RAY_ADDRESS`, or that to which this process is connected.
 
     Only the first is ended with the server; in the others our deployments are deleted. All methods belong to one event
-    loop.
+    loop. Raises ServeError when Ray is not installed.
     """
 
     def __init__(self) -> None:
+        check_installed()
         # One thread for as long as Ray runs: what Ray starts dies with the thread that started it.
         self._thread = ThreadPoolExecutor(1, "headway-ray")
         self._until = contextlib.ExitStack()
@@ -191,7 +192,6 @@ class Runtime:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
 
     def _begin(self) -> None:
-        check_installed()
         import ray
         from ray import serve
 

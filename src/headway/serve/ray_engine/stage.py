@@ -222,7 +222,8 @@ class RayStage:
 
     async def call(self, lease: RayWorker, frame: bytes, timeout_s: float | None) -> bytes:
         """Have one frame answered by a replica of Ray's choice. Raises WorkerDied or WorkerTimeout when it is lost."""
-        begun_s = time.monotonic()
+        clock = asyncio.get_running_loop().time
+        begun_s = clock()
         try:
             async with asyncio.timeout(None if timeout_s is None else timeout_s + ROUTING_S):
                 answer: bytes = await self.handle.remote(frame, timeout_s)
@@ -235,7 +236,7 @@ class RayStage:
             self._gone.add(actor)
             self.give_up(lease)
             who = f"replica of {self.recipe.name} on Ray (pid {lease.pid})"
-            if timeout_s is not None and time.monotonic() - begun_s >= timeout_s:
+            if timeout_s is not None and clock() - begun_s >= timeout_s:
                 raise WorkerTimeout(f"{who} took longer than {timeout_s:g} s for a batch and was killed") from None
             raise WorkerDied(f"{who} was lost: {_first_line(error)}") from None
 

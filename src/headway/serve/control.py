@@ -49,7 +49,7 @@ def routes(app: App) -> list[Route]:
             since_s = float(asked.get("since_s", "-inf"))
         except ValueError:
             raise Refused(400, "since_s must be a number of seconds of the server's clock") from None
-        found = engine.stats(since_s, asked.get("samples") == "true")
+        found = engine.stats(since_s, asked.get("samples") == "true", _flag(request, "timings", True))
         if "arrivals_after" in asked:
             found["arrivals"] = _arrivals(engine, asked["arrivals_after"])
         return _json(found)

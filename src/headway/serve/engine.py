@@ -267,7 +267,7 @@ class Engine:
         self.submit(payload, lambda found: None if future.done() else future.set_result(found), timeout_s)
         return await future
 
-    def stats(self, since_s: float = -math.inf, samples: bool = False) -> dict[str, Any]:
+    def stats(self, since_s: float = -math.inf, samples: bool = False, timings: bool = True) -> dict[str, Any]:
         """Return the summary behind `GET /stats`; timings are of items that arrived from `since_s` (our clock) on."""
         now_s = self.clock()
         stages: dict[str, Any] = {}
@@ -285,7 +285,8 @@ class Engine:
                 "utilization": number(state.busy_s / state.held_s) if state.held_s else 0.0,
                 "restarts": state.restarts,
                 "retries": state.retries,
-                **self.records[name].summary(since_s, samples),
+                "items": self.records[name].items,
+                **(self.records[name].summary(since_s, samples) if timings else {}),
             }
         return {
             "name": self.plan.spec.name,

@@ -23,6 +23,16 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert not {name for name in modules if name.startswith("headway.")}
 
 
+def test_a_server_does_not_bring_the_compiler_of_the_simulator() -> None:
+    code = """
+from headway.serve.engine import Engine
+from headway.testing.examples import tiny_plan
+from headway.testing.live import fake_stations
+Engine(tiny_plan(), stations=fake_stations(tiny_plan()))
+"""
+    assert "numba" not in imported_by(code)
+
+
 def test_help_imports_nothing_that_computes_or_serves() -> None:
     # The command line's own library may bring pydantic; what it does not need stays out.
     code = "from headway.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from headway.plan.oracle import Oracle
     from headway.serve.replica import MakeStarter
     from headway.serve.station import LiveStation
-    from headway.sim.eventsim import StageSetup
+    from headway.sim.setup import StageSetup
     from headway.sim.worklaw import Gains
 
 

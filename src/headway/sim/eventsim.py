@@ -13,33 +13,11 @@ from headway.policy.admission import Terms
 from headway.sim import events
 from headway.sim.draws import bits_for
 from headway.sim.flat import flatten
+from headway.sim.setup import ReplicaGroup, StageSetup
 from headway.sim.station import Departures, Floats
 from headway.sim.workload import Workload
 
-
-@dataclass(frozen=True)
-class ReplicaGroup:
-    """Equal replicas of one stage: `service_s[b, q]`, how many, and the pool of cores they compute on, if any.
-
-    A stage has one group, or several when its replicas are unequal or come and go at different times. Of idle replicas
-    the one with the least mean of its table goes first, among equals the one idle for longest.
-    """
-
-    service_s: Floats
-    replicas: int
-    from_s: float = -np.inf
-    until_s: float = np.inf
-    pool: str | None = None
-    threads: int = 1
-
-
-@dataclass(frozen=True)
-class StageSetup:
-    """How one stage runs: its groups of replicas, batching and queue bound (0: unbounded)."""
-
-    groups: Sequence[ReplicaGroup]
-    max_wait_s: float = 0.0
-    queue_limit: int = 0
+__all__ = ["Admission", "EventSimulation", "ReplicaGroup", "StageSetup"]
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from headway.plan.config import StageContext
 from headway.policy.admission import Terms
-from headway.sim.items import StageItems
-from headway.sim.simulation import contexts, workload
+from headway.sim.items import StageItems, build_items
 from headway.spec.graph import Graph
 from headway.spec.kinds import load_domain
 from headway.trace import Trace
@@ -33,10 +33,12 @@ def admission_terms(plan: Plan) -> Terms | None:
     pools = list(plan.spec.pools)
     size, first, pool, threads = [], [], [], []
     service_s: list[float] = []
-    for name, context in contexts(plan).items():
-        domain = load_domain(context.stage.kind)
+    for name in graph.order:
+        stage = plan.spec.stages[name]
+        domain = load_domain(stage.kind)
         if not hasattr(domain, "setup"):
             return None
+        context = StageContext(name, stage, plan.spec, plan.profile)
         group = domain.setup(context, plan.stages[name], sampled=False).groups[0]
         first.append(len(service_s))
         size.append(group.service_s.shape[0] - 1)
@@ -69,7 +71,8 @@ def _ways(graph: Graph, service_s: list[float]) -> tuple[list[float], list[float
 
 def _sample(plan: Plan) -> Mapping[str, StageItems]:
     """The items of a few requests, to count them: the same for the same plan."""
-    return workload(plan, Trace.from_arrivals(np.arange(float(SAMPLE))), seed=0).items
+    trace = Trace.from_arrivals(np.arange(float(SAMPLE)))
+    return build_items(plan.spec.graph, trace, 0, plan.profile.visits_for(plan.variants))
 
 
 def _per_item(graph: Graph, items: Mapping[str, StageItems]) -> list[float]:

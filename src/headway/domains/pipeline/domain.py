@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from headway.plan.oracle import Oracle
     from headway.serve.replica import MakeStarter
     from headway.serve.station import LiveStation
-    from headway.sim.eventsim import StageSetup
     from headway.sim.replicas import ReplicaStation
+    from headway.sim.setup import StageSetup
     from headway.sim.worklaw import Gains
 
 
@@ -163,7 +163,7 @@ class PipelineDomain:
 
     def setup(self, context: StageContext, config: ReplicaConfig, *, sampled: bool) -> StageSetup:
         """How the event kernel runs a configuration, shared cores included."""
-        from headway.sim.eventsim import ReplicaGroup, StageSetup
+        from headway.sim.setup import ReplicaGroup, StageSetup
 
         supply = context.spec.supply[config.hardware]
         service = context.profile.service(context.name, config.variant, config.hardware)

@@ -172,10 +172,12 @@ def observe(
     offered = after["requests"]["offered"] - before["requests"]["offered"]
     if offered > trace.requests or before["requests"]["in_flight"]:
         raise ServeError("calibrate: the server has other clients at the same time; calibrate while it has no others")
-    answered = outcome.counts()["answered"]
-    if answered < FEWEST_ANSWERED * trace.requests or offered < trace.requests:
+    counts = outcome.counts()
+    if counts["answered"] < FEWEST_ANSWERED * trace.requests or offered < trace.requests:
+        lost = [f"{counts[name]} {name}" for name in ("dropped", "rejected", "failed") if counts[name]]
         raise ServeError(
-            f"calibrate: {answered} of {trace.requests} requests were answered; use a load that the plan carries"
+            f"calibrate: {counts['answered']} of {trace.requests} requests were answered"
+            f"{', ' * bool(lost)}{', '.join(lost)}; use a load that the plan carries"
         )
     items = {name: StageItems.of(name, stats) for name, stats in after["stages"].items()}
     return Observation(trace, outcome, items)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 ALARM_Z = 5.0
-"""Standard deviations beyond which a count is no noise. Some ten windows are looked at twice a second; windows that
+"""Standard deviations beyond which a count is no noise. Ten windows are looked at a few times a second; windows that
 overlap agree, so that an hour holds about 10,000 independent looks, of which one in 3 million deceives."""
 
 

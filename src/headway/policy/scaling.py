@@ -49,9 +49,14 @@ class StageTerms:
     max_replicas: int | None = None
 
     @property
+    def max_batch_size(self) -> int:
+        """Items in a full batch."""
+        return len(self.service_s) - 1
+
+    @property
     def throughput_per_s(self) -> float:
         """Items per second of one replica whose batches are all full (mu in InferLine)."""
-        return (len(self.service_s) - 1) / self.service_s[-1]
+        return self.max_batch_size / self.service_s[-1]
 
     def max_provisioning(self, rate_per_s: float) -> float:
         """Return the utilization that the plan chose at a mean rate of requests (rho, InferLine section 5.2)."""

@@ -36,16 +36,18 @@ class Needs:
 class AutoScale:
     """AutoScale (Gandhi et al., TOCS 2012): up as soon as the need exceeds capacity, down only after long idleness.
 
-    A stage's need is what its rate of arrivals takes at the plan's own utilization, or what the items that are in it
-    take at as many per replica as it can finish within the promise, whichever is more: so AutoScale notices slow
-    servers and large requests as well. Items go to the lowest-numbered replicas first, so that number k idles
-    exactly while the need is below k; it is given up after idling for `wait_s` (120 s in the paper, from a set-up time
-    of 260 s). `rate_window_s` is how long arrivals are counted for the rate.
+    A stage's need is what the rate of requests takes when every replica carries as much as it can within the promise
+    (`unit_ratio` times its share of the planned rate: AutoScale measures it beforehand, a plan's headroom tells it), or
+    what the items that are in it take at as many per replica as it can finish within the promise, whichever is more: so
+    AutoScale notices slow servers and large requests as well. Items go to the lowest-numbered replicas first, so that
+    number k idles exactly while the need is below k; it is given up after idling for `wait_s` (120 s in the paper, from
+    a set-up time of 260 s). `rate_window_s` is how long requests are counted for the rate (InferLine's buckets).
     """
 
     terms: Terms
     wait_s: float = 120.0
-    rate_window_s: float = 1.0
+    rate_window_s: float = 5.0
+    unit_ratio: float = 1.0
 
     @property
     def name(self) -> str:
@@ -71,7 +73,7 @@ class AutoScale:
 
     def need(self, stage: StageTerms, seen: StageSeen, rate_per_s: float) -> int:
         """Return the replicas that a stage needs now."""
-        by_rate = stage.replicas * rate_per_s / self.terms.rate_per_s
+        by_rate = stage.replicas * rate_per_s / (self.terms.rate_per_s * max(1.0, self.unit_ratio))
         by_items = (seen.queued + seen.in_service) / self.items_within_promise(stage)
         return stage.capped(max(by_rate, by_items))
 
@@ -82,7 +84,7 @@ class AutoScale:
         """
         path_s = sum(other.service_s[-1] for other in self.terms.stages.values())
         share_s = self.terms.slo_s * stage.service_s[-1] / path_s
-        return max(1.0, math.floor(share_s / stage.service_s[-1] + EPSILON)) * (len(stage.service_s) - 1)
+        return max(1.0, math.floor(share_s / stage.service_s[-1] + EPSILON)) * stage.max_batch_size
 
 
 @dataclass(frozen=True, slots=True)

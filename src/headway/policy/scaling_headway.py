@@ -26,6 +26,8 @@ BUSIEST_Z = 1.27
 """Standard deviations by which the busiest of six buckets exceeds their mean, on average (six normal variables)."""
 LOWER_SHARE = 0.9
 """A level in force is lowered when it falls below this share: less would be noise, and replicas would come and go."""
+LEAST_LEVEL = 1e-3
+"""Of no traffic at all: one replica per stage stays."""
 MOST_SURGE = 8.0
 """Extra throughput for draining, at most, relative to the traffic's. Draining a backlog in a share x of the start-up
 that it grew in takes replicas that cost `1 + 1/x` times its own work; with long start-ups that has to end somewhere."""
@@ -39,13 +41,14 @@ answer, other hardware may be the cheap one."""
 class Memory:
     """What the tuner remembers.
 
-    `level` and `off_s`: the traffic multiple in force, and since when it is not 1. `floor`: what the trend asked for.
+    `level`, `off_s`: the traffic multiple in force, and since when it is not 1. `floor`: what the trend asks for.
     `surge`: replicas that drain a backlog. `work`: by stage, how much heavier its work is than planned.
-    `changed_s`, `asked_s`: when anything was changed, when replicas were last asked for. `backlog_s`: when more was
-    queued than is in order. `told`: re-plan causes that were named.
+    `changed_s`, `lowered_s`, `asked_s`: when anything was changed, the level lowered, replicas last asked for.
+    `backlog_s`: when more was queued than is in order. `told`: re-plan causes that were named.
     """
 
     changed_s: float
+    lowered_s: float = -np.inf
     level: float = 1.0
     off_s: float | None = None
     floor: float = 0.0
@@ -60,8 +63,8 @@ class Memory:
 class Headway:
     """The tuner. `forecast` False leaves the trend out, `drain` False the surge: to see what each of them brings.
 
-    A backlog is drained within `drain_s` (by default the latency promise: who comes when the replicas are ready is
-    answered in time soon after), by at most `most_surge` times the traffic's own throughput.
+    A backlog is drained within `drain_s`, by at most `most_surge` times the traffic's own throughput. By default it is
+    what the promise leaves beside service: who comes when the new replicas are ready is answered in time.
     """
 
     terms: Terms
@@ -115,18 +118,22 @@ class Headway:
 
     def _level(self, observation: Observation, memory: Memory) -> Memory:
         band = self.terms.band
+        # Windows that reach back beyond what the last lowering looked at hold the traffic that has ended.
+        fresh = band.windows_s <= DOWN_LOOK_BACK_S + observation.now_s - memory.lowered_s
         counts = running_counts(observation.arrival_s, observation.now_s, band.windows_s)
-        over = counts > band.high(memory.level)
+        over = fresh & (counts > band.high(memory.level))
         level = memory.level
         if over.any():
             level = max(level, float(band.growth(counts, FIRST_Z)[over].max()))
         elif level > 1.0:
-            level = max(level, float(band.growth(counts, busiest_z(band.windows_s)).max()))
+            level = max(level, float(band.growth(counts, busiest_z(band.windows_s))[fresh].max(initial=0.0)))
         if level > memory.level:
             return self._with_trend(observation, self._at_level(observation, memory, level))
         rested = observation.now_s - memory.changed_s >= self.quiet_s
         if rested and observation.now_s - observation.since_s >= DOWN_LOOK_BACK_S:
-            memory = replace(self._at_level(observation, memory, self._lower(observation, memory.level)), floor=0.0)
+            lower = self._lower(observation, memory.level)
+            lowered_s = observation.now_s if lower < memory.level else memory.lowered_s
+            memory = replace(self._at_level(observation, memory, lower), floor=0.0, lowered_s=lowered_s)
         return self._with_trend(observation, memory)
 
     def _at_level(self, observation: Observation, memory: Memory, level: float) -> Memory:
@@ -136,20 +143,22 @@ class Headway:
     def _lower(self, observation: Observation, level: float) -> float:
         """Return the level that the last 30 s ask for, or the one in force when it is not clearly lower."""
         band, now_s = self.terms.band, observation.now_s
+        if level <= 1.0:
+            # Below the plan only when even the planning trace never was so quiet, or it would have to come up again.
+            long = (band.windows_s >= DOWN_LOOK_BACK_S) & (band.windows_s <= now_s - observation.since_s)
+            quiet = running_counts(observation.arrival_s, now_s, band.windows_s) < band.low()
+            if not (long.any() and quiet[long].all()):
+                return level
         busiest = most_in_buckets(observation.arrival_s, now_s, DOWN_LOOK_BACK_S, DOWN_BUCKET_S)
-        every = observation.count(DOWN_LOOK_BACK_S)
-        surely = max(band.growth_in(DOWN_BUCKET_S, busiest, SURE_Z), band.growth_in(DOWN_LOOK_BACK_S, every, SURE_Z))
-        seen = band.growth_in(DOWN_BUCKET_S, busiest, BUSIEST_Z)
-        if level > 1.0:
-            lower = 1.0 if surely <= 1.0 else max(1.0, surely, seen)
-            return lower if lower == 1.0 or lower < LOWER_SHARE * level else level
-        # Below the plan only when even the planning trace never was so quiet, or it would have to come up again.
-        watched = band.windows_s <= now_s - observation.since_s
-        long = watched & (band.windows_s >= DOWN_LOOK_BACK_S)
-        counts = running_counts(observation.arrival_s, now_s, band.windows_s)
-        quiet = bool(long.any()) and bool((counts < band.low())[long].all())
-        lower = max(band.growth_in(DOWN_BUCKET_S, busiest, 0.0), 1e-3)
-        return lower if quiet and lower < LOWER_SHARE * level else level
+        if level <= 1.0:
+            lower = max(band.growth_in(DOWN_BUCKET_S, busiest, 0.0), LEAST_LEVEL)
+        else:
+            every = observation.count(DOWN_LOOK_BACK_S)
+            surely = [band.growth_in(DOWN_BUCKET_S, busiest, SURE_Z), band.growth_in(DOWN_LOOK_BACK_S, every, SURE_Z)]
+            if max(surely) <= 1.0:
+                return 1.0
+            lower = max(1.0, *surely, band.growth_in(DOWN_BUCKET_S, busiest, BUSIEST_Z))
+        return lower if lower < LOWER_SHARE * level else level
 
     def _with_trend(self, observation: Observation, memory: Memory) -> Memory:
         """Raise the floor to where a rise that is under way will have led when replicas asked for now are ready."""
@@ -187,8 +196,8 @@ class Headway:
     def _backlog(self, observation: Observation, memory: Memory, gear: Gear | None, base: Mapping[str, int]) -> Memory:
         stages = self.terms.stages if gear is None else gear.stages
         off_plan = memory.level > 1.0 or bool(memory.work)
-        excess = {n: max(0, s.queued - s.ready * (len(stages[n].service_s) - 1)) for n, s in observation.stages.items()
-                  if n in stages}  # fmt: skip
+        # What the provided replicas would take up in their next batches is no backlog.
+        excess = {n: max(0, observation.stages[n].queued - base[n] * s.max_batch_size) for n, s in stages.items()}
         if any(excess.values()):
             memory = replace(memory, backlog_s=observation.now_s)
         if not (self.drain and off_plan) or self.terms.refuses_late:
@@ -206,7 +215,10 @@ class Headway:
     @property
     def within_s(self) -> float:
         """The time to drain a backlog in."""
-        return self.terms.slo_s if self.drain_s is None else self.drain_s
+        if self.drain_s is not None:
+            return self.drain_s
+        service_s = sum(stage.service_s[-1] for stage in _longest_path(self.terms.stages).values())
+        return max(self.terms.slo_s - service_s, self.terms.slo_s / 4)
 
     def _until_ready(self, observation: Observation, memory: Memory) -> float:
         """Return the seconds until the replicas asked for, or to be asked for now, are ready."""

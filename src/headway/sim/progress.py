@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StageProgress:
-    """Totals of a stage up to now: items that `arrived`, are `queued` or `in_service`, and finished batches.
+    """Totals of a stage up to now: `arrived`, `queued` and `in_service` items, and finished batches.
 
-    A batch counts as finished, with its items and its seconds, when it has left: how long one that runs will take is not
-    for anybody to see. `busy_s` is the replicas' busy time so far, that of running batches up to now included.
+    A batch counts as finished, with its items and its seconds, when it has left: how long one that runs will take is
+    not for anybody to see. `busy_s` is the replicas' busy time so far, that of running batches up to now included.
     """
 
     arrived: int
@@ -44,7 +44,8 @@ def progress(simulation: EventSimulation, stage: str, now_s: float) -> StageProg
     net, state = simulation._net, simulation._state
     at = simulation.stages.index(stage)
     base, head, tail = int(net.base[at]), int(state.queue_head[at]), int(state.queue_tail[at])
-    running = np.flatnonzero((state.replica_stage == at) & (state.replica_busy_until_s > now_s))
+    used = simulation._used
+    running = np.flatnonzero((state.replica_stage[:used] == at) & (state.replica_busy_until_s[:used] > now_s))
     began_s = state.start_s[state.queue[base + state.replica_lo[running]]]
     in_service = int((state.replica_hi[running] - state.replica_lo[running]).sum())
     finished_s = float(state.busy_s[at] - (state.replica_busy_until_s[running] - began_s).sum())

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from headway.policy.scaling import Decision, Observation, Tuner
 
-INTERVAL_S = 0.5
+INTERVAL_S = 0.25
 """How often a tuner is asked: often against a replica's start-up (5 s in InferLine), seldom against its own cost."""
 REVIEW_S = 15.0
 """How long after a decision its effect is looked at, beyond the start-up that it has to wait for."""

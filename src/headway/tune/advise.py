@@ -1,0 +1,71 @@
+"""What a tuner would do with a plan under a trace, beside the plan left alone, as JSON values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from headway.errors import HeadwayError, nearest
+from headway.plan.make import Progress
+from headway.plan.plan import Plan
+from headway.policy.scaling import Terms, Tuner
+from headway.policy.tuners import TUNERS
+from headway.trace import Trace
+from headway.tune.gears import make_gears
+from headway.tune.journal import Journal
+from headway.tune.simulated import simulate_tuner
+from headway.tune.terms import terms
+
+SCHEMA = "headway.tuning/1"
+
+
+def named(name: str, about: Terms, **parameters: Any) -> Tuner:
+    """Return a tuner by name. Raises HeadwayError, with the nearest valid name.
+
+    >>> from headway.testing.scaling import example_terms
+    >>> named("ds2", example_terms(), pause_s=5.0).name
+    'ds2'
+    """
+    if name not in TUNERS:
+        raise HeadwayError(f"tuner is {name!r}{nearest(name, TUNERS)}; valid: {', '.join(TUNERS)}")
+    return TUNERS[name](about, **parameters)
+
+
+def advise(
+    plan: Plan,
+    trace: Trace,
+    *,
+    planned_on: Trace | None = None,
+    name: str = "headway",
+    gears: bool = False,
+    seed: int = 0,
+    journal: Journal | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Return the decisions that a tuner would take, and the outcomes with and without it. Raises HeadwayError.
+
+    `planned_on` is the trace that the plan was made from; `gears` prepares plans for multiples of it.
+    """
+    tell = progress or (lambda _: None)
+    about = terms(plan, planned_on)
+    if gears and planned_on is not None:
+        about = replace(about, gears=make_gears(plan, planned_on, progress=progress))
+    chosen = named(name, about)
+    head = {"tuner": name, "plan_hash": plan.hash, "trace_hash": trace.hash, "seed": seed}
+    if journal is not None:
+        journal.started({**head, "simulated": True})
+    tell("simulating the plan left alone")
+    alone = simulate_tuner(plan, trace, TUNERS["none"](about), about, seed=seed)
+    tell(f"simulating the tuner {name}")
+    tuned = simulate_tuner(plan, trace, chosen, about, seed=seed, listener=journal)
+    return {
+        "schema": SCHEMA,
+        **head,
+        "gears": [
+            {"name": g.name, "rate_ratio": g.rate_ratio, "cost_usd_per_hour": g.cost_usd_per_hour, "stages": g.config}
+            for g in about.gears
+        ],
+        "decisions": [entry.to_dict() for entry in tuned.entries],
+        "with": tuned.outcome.to_dict(),
+        "without": alone.outcome.to_dict(),
+    }

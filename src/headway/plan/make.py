@@ -14,6 +14,8 @@ from headway.plan.accuracy import plan_accuracy
 from headway.plan.config import Config
 from headway.plan.contract import HasPlanners
 from headway.plan.exact import BUDGET, TIES, Found, search, variant_choices
+from headway.plan.improve import BUDGET as IMPROVING
+from headway.plan.improve import improve
 from headway.plan.infeasible import Infeasible, Obstacle, explain_infeasible, over_budget, richest_candidates
 from headway.plan.oracle import TRACES, Oracle
 from headway.plan.plan import Plan
@@ -125,7 +127,11 @@ def _search(
     cap = oracle.total_cost(warm) if warm is not None else _most_cost(oracle, choices)
     if warm is not None:
         tell(f"greedy plan: ${cap:.4f}/h after {oracle.judged} simulations; searching for a cheaper one")
-    return search(oracle, warm, cap, budget=budget, ties=ties, progress=tell)
+    found = search(oracle, warm, cap, budget=budget, ties=ties, progress=tell)
+    if found.stop != "budget" or found.stages is None:
+        return found
+    better = improve(oracle, found.stages, min(budget, IMPROVING))
+    return dataclasses.replace(found, stages=better, cost_usd_per_hour=oracle.total_cost(better))
 
 
 def greedy_start(oracle: Oracle, choices: list[dict[str, str]]) -> Mapping[str, Config] | None:

@@ -1,0 +1,319 @@
+"""A tuner beside a running server: it watches over HTTP, and advises or acts by changing the live plan."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from headway.errors import HeadwayError, PlanError
+from headway.plan.make import Progress
+from headway.plan.plan import Plan
+from headway.policy.scaling import LOOK_BACK_S, UTILIZATION_S, Decision, Observation, StageSeen, Terms, Tuner, hold
+from headway.policy.scaling_headway import PLAN
+from headway.serve.becoming import check
+from headway.spec.kinds import load_domain
+from headway.trace import Trace
+from headway.tune.advise import named
+from headway.tune.gears import make_gears
+from headway.tune.journal import Journal
+from headway.tune.loop import Entry, run
+from headway.tune.server import Server, arrival_times_s
+from headway.tune.terms import terms
+
+HISTORY_S = 600.0
+"""How far back it can be said what happened since."""
+RETRY_S = 15.0
+"""How long what was decided is not decided again, in case it failed."""
+SCHEMA = "headway.tuned/1"
+STARTING = "starting"
+SCALED = frozenset({"replicas"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """What was counted at the server up to a moment; `ready_s` is replica time by stage."""
+
+    at_s: float
+    stages: Mapping[str, Mapping[str, Any]]
+    arrived: Mapping[str, int]
+    ready_s: Mapping[str, float]
+    offered: int
+    missed: int
+
+
+class Live:
+    """A running server, as an environment of `headway.tune.loop`. Times are of the server's clock.
+
+    Without `act` decisions change nothing. Ends after `seconds`, or when `stop` is set. Raises ServeError when the
+    server cannot be reached, PlanError when it runs something else than `plan`.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        plan: Plan,
+        terms: Terms,
+        *,
+        act: bool = False,
+        seconds: float | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.plan, self.act = plan, act
+        self.gear: str | None = None
+        self.live, self._live_hash = plan, plan.hash
+        self._server = server
+        self._terms = terms
+        self._take(server.plan())
+        self._stop = stop or threading.Event()
+        self._next_s = time.monotonic()
+        self._end_s = np.inf if seconds is None else self._next_s + seconds
+        self._wanted: tuple[Plan, str | None] | None = None
+        self._stats = server.stats(0)
+        told = self._stats["arrivals"]
+        self._arrival_s = arrival_times_s(told)
+        # Before what is held of them, requests may have come that are not known.
+        self.since_s = float(self._arrival_s[0]) if told["missed"] else self._stats["now_s"] - self._stats["uptime_s"]
+        self._past: deque[_Moment] = deque()
+        self._remember()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep until the next look is due; False when the time is over."""
+        self._next_s = max(self._next_s + seconds, time.monotonic())
+        self._stop.wait(max(0.0, min(self._next_s, self._end_s) - time.monotonic()))
+        return not self._stop.is_set() and time.monotonic() < self._end_s
+
+    def observe(self) -> Observation:
+        """Ask the server how things stand."""
+        self._stats = self._server.stats(self._stats["arrivals"]["cursor"])
+        self._arrival_s = np.concatenate([self._arrival_s, arrival_times_s(self._stats["arrivals"])])
+        self._follow()
+        self._remember()
+        now_s = self._stats["now_s"]
+        self._arrival_s = self._arrival_s[self._arrival_s > now_s - HISTORY_S]
+        recent_s = self._arrival_s[(self._arrival_s > now_s - LOOK_BACK_S) & (self._arrival_s <= now_s)]
+        stages = {name: self._seen(name) for name in self._terms.stages}
+        return Observation(now_s, min(self.since_s, now_s), recent_s, stages, self.gear)
+
+    def apply(self, decision: Decision) -> Mapping[str, Any]:
+        """Have the server run what was decided, or only say so; what a live server cannot do (a pause) is left out."""
+        if not self.act:
+            return {"advised": True}
+        gear = self.gear if decision.gear is None else None if decision.gear == PLAN else decision.gear
+        try:
+            wanted = self._plan_for(decision, gear)
+        except HeadwayError as error:
+            return {"error": str(error)}
+        if wanted.hash == (self._wanted[0].hash if self._wanted else self._live_hash):
+            return {"plan_hash": wanted.hash}
+        change = self._server.change(wanted)
+        if "error" not in change:
+            self._wanted = (wanted, self.gear)
+            self.gear = gear
+        return {"plan_hash": wanted.hash, **{key: change[key] for key in ("state", "error") if key in change}}
+
+    @property
+    def now_s(self) -> float:
+        """When the server was asked last."""
+        return float(self._stats["now_s"])
+
+    def happened(self, since_s: float) -> Mapping[str, Any]:
+        """Return requests since a moment, how many ended in a miss since, and how things stand."""
+        now = self._past[-1]
+        then = next((moment for moment in reversed(self._past) if moment.at_s <= since_s), self._past[0])
+        last = self._stats["swap"]["last"]
+        return {
+            "requests": now.offered - then.offered,
+            "misses": now.missed - then.missed,
+            "queued": {name: now.stages[name]["queued"] for name in self._terms.stages},
+            "replicas": {name: self._held(name)[0] for name in self._terms.stages},
+            "plan_hash": self._stats["plan_hash"],
+            **({} if last is None else {"swap": {key: last[key] for key in ("to", "state", "why")}}),
+        }
+
+    def _follow(self) -> None:
+        """Learn what came of the change that was asked for last."""
+        swap = self._stats["swap"]
+        if self._wanted is None:
+            if self._stats["plan_hash"] != self._live_hash:
+                self._take(self._server.plan())
+            return
+        wanted, former_gear = self._wanted
+        if self._stats["plan_hash"] == wanted.hash:
+            self.live, self._live_hash = wanted, wanted.hash
+            self._wanted = None if swap["state"] == "idle" else self._wanted
+        elif swap["now"] is None or swap["now"]["to"] != wanted.hash:
+            # Not started, or taken back: the plan before it is live again.
+            self.gear, self._wanted = former_gear, None
+            self._take(self._server.plan())
+
+    def _take(self, live: Plan) -> None:
+        """Go on from the plan that the server runs."""
+        _same_but_replicas(self.plan, live, self._terms)
+        self.live, self._live_hash = live, live.hash
+
+    def _plan_for(self, decision: Decision, gear: str | None) -> Plan:
+        configs = next((g.config for g in self._terms.gears if g.name == gear), {})
+        stages = dict(self.live.stages)
+        for name, replicas in decision.replicas.items():
+            base = self.plan.stages[name].to_dict()
+            fields = {**base, **configs.get(name, {}), "replicas": replicas}
+            domain = load_domain(self.plan.spec.stages[name].kind)
+            stages[name] = domain.parse_config(fields, f"stages.{name}")
+        return replace(self.live, stages=stages, predicted={}, stage_predictions={})
+
+    def _remember(self) -> None:
+        stats = self._stats
+        now_s, stages = stats["now_s"], stats["stages"]
+        before = self._past[-1] if self._past else None
+        gone_s = 0.0 if before is None else now_s - before.at_s
+        ready_s = {
+            name: (before.ready_s[name] if before is not None else 0.0) + gone_s * self._held(name)[0]
+            for name in self._terms.stages
+        }
+        arrived = {
+            name: max(
+                stages[name]["items"] + stages[name]["queued"] + stages[name]["running"],
+                before.arrived[name] if before is not None else 0,
+            )
+            for name in self._terms.stages
+        }
+        counts = stats["requests"]
+        missed = sum(counts[key] for key in ("late", "rejected", "dropped", "failed"))
+        self._past.append(_Moment(now_s, stages, arrived, ready_s, counts["offered"], missed))
+        while len(self._past) > 1 and self._past[1].at_s <= now_s - HISTORY_S:
+            self._past.popleft()
+
+    def _seen(self, name: str) -> StageSeen:
+        now = self._past[-1]
+        past, lately = self._before(LOOK_BACK_S), self._before(UTILIZATION_S)
+        ready, starting = self._held(name)
+        could_s = now.ready_s[name] - lately.ready_s[name]
+        counted, then = now.stages[name], past.stages[name]
+        busy_s = counted["busy_s"] - lately.stages[name]["busy_s"]
+        return StageSeen(
+            ready=ready,
+            starting=starting,
+            queued=counted["queued"],
+            in_service=counted["running"],
+            utilization=min(1.0, busy_s / could_s) if could_s > 0 else 0.0,
+            batches=counted["batches"] - then["batches"],
+            items=counted["items"] - then["items"],
+            busy_s=counted["busy_s"] - then["busy_s"],
+            arrived=now.arrived[name] - past.arrived[name],
+        )
+
+    def _before(self, seconds: float) -> _Moment:
+        since_s = self._past[-1].at_s - seconds
+        return next((moment for moment in reversed(self._past) if moment.at_s <= since_s), self._past[0])
+
+    def _held(self, name: str) -> tuple[int, int]:
+        """Return the replicas that are ready and starting; those that a change is about to replace count once."""
+        states = self._stats["stages"][name]["replicas"]
+        ready, starting = int(states["ready"]), int(states["starting"])
+        if self._wanted is None or self._stats["swap"]["state"] != STARTING:
+            return ready, starting
+        target = int(self._wanted[0].stages[name].to_dict()["replicas"])
+        return min(ready, target), target - min(ready, target)
+
+
+@dataclass(frozen=True)
+class Sparing:
+    """A tuner that does not say the same again within `seconds`: beside a server that it only advises nothing changes,
+    and what failed to start would fail again at once."""
+
+    tuner: Tuner
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        """The tuner's."""
+        return self.tuner.name
+
+    def decide(self, observation: Observation, memory: Any) -> tuple[Decision, Any]:
+        """Return the tuner's decision, or to hold when it has just decided the same."""
+        inner, said, said_s = memory if memory is not None else (None, None, -np.inf)
+        decision, inner = self.tuner.decide(observation, inner)
+        asked = (tuple(sorted(decision.replicas.items())), decision.gear, decision.replan)
+        if not decision.acts:
+            return decision, (inner, said, said_s)
+        if asked == said and observation.now_s < said_s + self.seconds:
+            return hold(observation, "said already"), (inner, said, said_s)
+        return decision, (inner, asked, observation.now_s)
+
+
+def tune_live(
+    plan: Plan,
+    url: str,
+    *,
+    planned_on: Trace | None = None,
+    name: str = "headway",
+    gears: bool = False,
+    token: str | None = None,
+    act: bool = False,
+    seconds: float | None = None,
+    stop: threading.Event | None = None,
+    journal: Journal | None = None,
+    tell: Callable[[Entry], None] = lambda entry: None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Watch the server at `url` and return the decisions taken, as JSON values; with `act` they are carried out.
+
+    Ends after `seconds`, or when `stop` is set. `planned_on` is the trace that the plan was made from; `gears` prepares
+    plans for multiples of it; `tell` hears every decision as it is made. Raises HeadwayError.
+    """
+    about = terms(plan, planned_on)
+    if gears and planned_on is not None:
+        about = replace(about, gears=make_gears(plan, planned_on, progress=progress))
+    chosen = Sparing(named(name, about), RETRY_S if act else math.inf)
+    head = {"tuner": name, "plan_hash": plan.hash, "url": url, "acts": act}
+    with Server(url, token) as server:
+        environment = Live(server, plan, about, act=act, seconds=seconds, stop=stop)
+        if journal is not None:
+            journal.started({**head, "simulated": False})
+        begin_s = environment.now_s
+        entries = run(chosen, environment, listener=_Told(journal, tell))
+        return {
+            "schema": SCHEMA,
+            **head,
+            "seconds": environment.now_s - begin_s,
+            "decisions": [entry.to_dict() for entry in entries],
+            "happened": environment.happened(begin_s),
+        }
+
+
+@dataclass(frozen=True)
+class _Told:
+    journal: Journal | None
+    tell: Callable[[Entry], None]
+
+    def decided(self, entry: Entry) -> None:
+        self.tell(entry)
+        if self.journal is not None:
+            self.journal.decided(entry)
+
+    def reviewed(self, number: int, at_s: float, happened: Mapping[str, Any]) -> None:
+        if self.journal is not None:
+            self.journal.reviewed(number, at_s, happened)
+
+
+def _same_but_replicas(plan: Plan, live: Plan, terms: Terms) -> None:
+    """Raise PlanError unless the server runs the plan, or that plan with other numbers of replicas."""
+    try:
+        check(live, plan)
+    except HeadwayError as error:
+        raise PlanError(f"the server runs another plan: {error}") from None
+    for name in terms.stages:
+        ours, theirs = plan.stages[name].to_dict(), live.stages[name].to_dict()
+        other = [field for field in ours if field not in SCALED and ours[field] != theirs.get(field)]
+        if other:
+            raise PlanError(
+                f"the server runs another plan: stage {name!r} has another {' and '.join(other)} there; "
+                "give the plan that is served, or make this one the live one first (PUT /plan)"
+            )

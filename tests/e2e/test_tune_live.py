@@ -1,0 +1,109 @@
+"""A tuner beside a running server: it watches over HTTP, advises, or changes the live plan as the rate doubles."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from headway.domains.pipeline.declare import ReplicaConfig
+from headway.errors import PlanError, ServeError
+from headway.plan.plan import Plan
+from headway.profile import Profile, Row
+from headway.serve.replay import replay
+from headway.serve.run import running, running_in_thread
+from headway.spec.model import Spec
+from headway.trace import Trace
+from headway.tune.journal import Journal, read
+from headway.tune.live import tune_live
+
+SERVICE_S = 0.02
+
+
+def make_plan(**config: object) -> Plan:
+    """Two stages that sleep, each with a capacity of 100 requests/s."""
+    spec = Spec.from_dict(
+        {
+            "name": "sleepers",
+            "slo": {"latency": "400ms"},
+            "supply": {"cpu": {"price": "$1/h", "startup": "500ms"}},
+            "stages": {"first": {}, "second": {"after": "first"}},
+        }
+    )
+    rows = [Row(stage, "cpu", 1, SERVICE_S) for stage in spec.stages]
+    chosen = ReplicaConfig("cpu", replicas=2)
+    return Plan(spec, Profile.from_rows(rows), dict.fromkeys(spec.stages, replace(chosen, **config)))  # type: ignore[arg-type]
+
+
+def doubling(first_s: float, then_s: float) -> Trace:
+    """Requests at 60 % of the capacity, then at 120 % of it."""
+    calm = Trace.poisson(rate=60.0, seconds=first_s, seed=1).arrival_s
+    busy = Trace.poisson(rate=120.0, seconds=then_s, seed=2).arrival_s
+    return Trace.from_arrivals(np.concatenate([calm, first_s + busy]), duration_s=first_s + then_s)
+
+
+def planned_on() -> Trace:
+    return Trace.poisson(rate=60.0, seconds=60.0, seed=3)
+
+
+def test_the_rate_doubles_and_the_tuner_adds_replicas(tmp_path: Path) -> None:
+    plan, journal, found = make_plan(), tmp_path / "decisions.jsonl", {}
+    with running(plan) as server:
+
+        def watch() -> None:
+            with Journal(journal) as written:
+                found.update(
+                    tune_live(plan, server.url, planned_on=planned_on(), act=True, seconds=13.0, journal=written)
+                )
+
+        watching = threading.Thread(target=watch)
+        watching.start()
+        outcome = replay(server.url, doubling(4.0, 7.0))
+        watching.join()
+        stats = httpx.get(f"{server.url}/stats").json()
+        live = Plan.from_dict(httpx.get(f"{server.url}/plan").json())
+    held = {name: stage["replicas"]["ready"] for name, stage in stats["stages"].items()}
+    assert min(held.values()) > 2, found
+    assert {name: config.to_dict()["replicas"] for name, config in live.stages.items()} == held
+    counts = stats["requests"]
+    assert counts["offered"] == outcome.requests == counts["answered"] + counts["rejected"]
+    lines = read(journal)
+    assert lines[0]["kind"] == "started"
+    decided = [line for line in lines if line["kind"] == "decided"]
+    assert [line["number"] for line in decided] == list(range(len(found["decisions"])))
+    assert decided[0]["code"] == "scale_up"
+    assert all(line["why"] and "plan_hash" in line["applied"] and "error" not in line["applied"] for line in decided)
+    assert {line["number"] for line in lines if line["kind"] == "happened"} == {line["number"] for line in decided}
+    assert all(line["requests"] >= 0 and "misses" in line for line in lines if line["kind"] == "happened")
+
+
+def test_a_tuner_that_only_advises_changes_nothing_and_says_it_once() -> None:
+    plan = make_plan()
+    with running_in_thread(plan) as server:
+        load = threading.Thread(target=replay, args=(server.url, Trace.poisson(rate=150.0, seconds=3.0, seed=2)))
+        load.start()
+        advice = tune_live(plan, server.url, planned_on=planned_on(), seconds=3.0)
+        load.join()
+        stats = httpx.get(f"{server.url}/stats").json()
+    asked = [decision["to"] for decision in advice["decisions"]]
+    assert asked
+    assert all(before != after for before, after in itertools.pairwise(asked))
+    assert all(decision["applied"] == {"advised": True} for decision in advice["decisions"])
+    assert stats["plan_hash"] == plan.hash
+    assert stats["swap"]["last"] is None
+
+
+def test_a_server_of_another_plan_or_none_is_named() -> None:
+    with running_in_thread(make_plan()) as server:
+        with pytest.raises(PlanError, match="stage 'first' has another max_wait_s there"):
+            tune_live(make_plan(max_wait_s=0.1), server.url, planned_on=planned_on())
+        stop = threading.Event()
+        stop.set()
+        assert tune_live(make_plan(), server.url, planned_on=planned_on(), stop=stop)["decisions"] == []
+    with pytest.raises(ServeError, match="cannot be reached"):
+        tune_live(make_plan(), server.url, planned_on=planned_on())

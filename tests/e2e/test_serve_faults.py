@@ -59,7 +59,7 @@ def serving(plan: Plan, **options: Any) -> Iterator[LiveServer]:
     config = plan.stages["do"]
     assert isinstance(config, ReplicaConfig)
     station = live_station(StageContext("do", plan.spec.stages["do"], plan.spec, plan.profile), config)
-    station.batch_timeout_s = HANG_S
+    station.batch_timeout_s = station.first_batch_timeout_s = HANG_S
     http = HttpLimits(max_body_bytes=4 * 2**20, body_timeout_s=CLIENT_S, keep_alive_s=20.0)
     with running_in_thread(plan, ServeOptions(http=http, **options), stations={"do": station}) as server:
         yield server

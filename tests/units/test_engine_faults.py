@@ -62,6 +62,22 @@ def test_a_hanging_worker_is_replaced_and_its_batch_retried() -> None:
     assert len(started) == 2
 
 
+def test_a_workers_first_batch_may_take_longer_than_the_others() -> None:
+    started: list[FakeWorker] = []
+    plan = make_plan({"a": {}})
+    times = iter([5.0, SERVICE_S, 5.0])
+
+    async def scenario(engine: Engine) -> list[int]:
+        counts = []
+        for _ in range(3):
+            assert (await ask(engine)).status == "answered"
+            counts.append(len(started))
+        return counts
+
+    start = fake_starter(lambda n: next(times, SERVICE_S), echo, started)
+    assert run(plan, scenario, start=start, batch_timeout_s=1.0, first_batch_timeout_s=10.0) == [1, 1, 2]
+
+
 def test_a_stage_whose_worker_cannot_be_restarted_refuses_requests_until_it_can() -> None:
     started: list[FakeWorker] = []
     plan = make_plan({"a": {}})

@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 MAX_RETRIES = 2
 """How often an item whose worker died is put back into the queue; the last time it runs alone."""
 
+FIRST_BATCH_TIMEOUT_S = 60.0
+"""For workers that have yet to finish a batch: models may put off until then what belongs into `setup`."""
+
 WORKER_LOST = "WorkerLost"
 
 
@@ -43,8 +46,9 @@ class BatchStation:
     """Equal replicas that serve one batch each at a time.
 
     `start` makes a worker; `threads` is how many cores a batch computes with, taken from the pool named `pool`. With
-    `render` the workers are told to return values in a form that leaves the server. `batch_timeout_s`: a worker that
-    takes longer is killed and replaced. `hardware` is the name under which the time of its replicas is counted.
+    `render` the workers are told to return values in a form that leaves the server. A worker that takes longer than
+    `batch_timeout_s` is killed and replaced; for its first batch it has `first_batch_timeout_s`, if that is more.
+    `hardware` is the name under which the time of its replicas is counted.
     """
 
     def __init__(
@@ -58,7 +62,8 @@ class BatchStation:
         threads: int = 1,
         pool: str | None = None,
         render: bool = False,
-        batch_timeout_s: float = 60.0,
+        batch_timeout_s: float = FIRST_BATCH_TIMEOUT_S,
+        first_batch_timeout_s: float = 0.0,
         hardware: str = "",
     ) -> None:
         self.name = name
@@ -66,6 +71,7 @@ class BatchStation:
         self.max_wait_s = max_wait_s
         self.threads = threads
         self.batch_timeout_s = batch_timeout_s
+        self.first_batch_timeout_s = first_batch_timeout_s
         self._render = render
         self._initial = replicas
         self._way = Way(start, max_batch_size, max_wait_s, threads, pool, hardware)
@@ -166,17 +172,21 @@ class BatchStation:
         for work in batch:
             work.start_s = now_s
             work.batch_size = size
-        answer = self._hand(replica.worker, batch)
+        answer = self._hand(replica, batch)
         self._flights.add(answer)
         answer.add_done_callback(partial(self._landed, replica, replica.worker, batch, now_s, pool, threads))
 
-    def _hand(self, worker: WorkerLike | None, batch: list[Work]) -> asyncio.Future[list[Result]]:
+    def _hand(self, replica: Replica, batch: list[Work]) -> asyncio.Future[list[Result]]:
         """Give a batch to a worker. A future where the worker gives one: a task would cost more than the sending."""
+        worker = replica.worker
+        timeout_s = self.batch_timeout_s
+        if not replica.proved:
+            timeout_s = max(timeout_s, self.first_batch_timeout_s)
         try:
             if worker is None:
                 raise WorkerDied("the worker has just been lost")
             inputs = [work.payload for work in batch]
-            return asyncio.ensure_future(worker.predict(inputs, self._render, self.batch_timeout_s))
+            return asyncio.ensure_future(worker.predict(inputs, self._render, timeout_s))
         except Exception as error:
             answer: asyncio.Future[list[Result]] = asyncio.get_running_loop().create_future()
             answer.set_exception(error)
@@ -255,6 +265,8 @@ class BatchStation:
         if not isinstance(other, BatchStation):
             raise ServeError(f"stage {self.name!r}: a station with replicas cannot become another kind of station")
         self._crew.prepare(other._way, other._initial)
+        # Batches of both sorts are under way for a while.
+        self.batch_timeout_s = max(self.batch_timeout_s, other.batch_timeout_s)
 
     async def prepared(self) -> None:
         """Wait until all that was prepared can work. Raises ServeError when a replica cannot be started."""

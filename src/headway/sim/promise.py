@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from headway.errors import ProfileError
 from headway.plan.config import StageContext
 from headway.policy.admission import Terms
 from headway.sim.items import StageItems, build_items
@@ -22,7 +23,7 @@ SAMPLE = 256
 
 
 def admission_terms(plan: Plan) -> Terms | None:
-    """Return what `policy.admission.in_time` must know of a plan; None when a stage's domain cannot tell its times.
+    """Return what `policy.admission.in_time` must know of a plan; None when the times of a stage are not known.
 
     >>> from headway.testing.examples import tiny_plan
     >>> terms = admission_terms(tiny_plan())
@@ -39,7 +40,10 @@ def admission_terms(plan: Plan) -> Terms | None:
         if not hasattr(domain, "setup"):
             return None
         context = StageContext(name, stage, plan.spec, plan.profile)
-        group = domain.setup(context, plan.stages[name], sampled=False).groups[0]
+        try:
+            group = domain.setup(context, plan.stages[name], sampled=False).groups[0]
+        except ProfileError:
+            return None
         first.append(len(service_s))
         size.append(group.service_s.shape[0] - 1)
         service_s += group.service_s[1:].mean(axis=1).tolist()

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 
 from headway.domains.pipeline.declare import ModelStage, ReplicaConfig
-from headway.errors import PlanError
+from headway.errors import PlanError, ProfileError
 from headway.plan.config import StageContext
-from headway.serve.batcher import BatchStation
+from headway.serve.batcher import FIRST_BATCH_TIMEOUT_S, BatchStation
 from headway.serve.model_ref import HardwareView, resolve, sleeping
 from headway.serve.replica import MakeStarter, worker_starter
 from headway.spec.model import Spec
+
+HANGS_RATIO = 20.0
+LEAST_BATCH_TIMEOUT_S = 10.0
+"""Far beyond what a busy machine does to a batch, and soon enough for requests that wait half a minute."""
 
 
 def live_station(
@@ -51,7 +55,21 @@ def live_station(
         pool=supply.pool,
         render=not children,
         hardware=config.hardware,
+        batch_timeout_s=batch_timeout_s(context, config),
+        first_batch_timeout_s=FIRST_BATCH_TIMEOUT_S,
     )
+
+
+def batch_timeout_s(context: StageContext, config: ReplicaConfig) -> float:
+    """Return after how long a worker hangs for sure: `HANGS_RATIO` times what a full batch takes, not too little.
+
+    Where the profile does not tell, it is what a first batch may take.
+    """
+    try:
+        service = context.profile.service(context.name, config.variant, config.hardware)
+    except ProfileError:
+        return FIRST_BATCH_TIMEOUT_S
+    return max(LEAST_BATCH_TIMEOUT_S, HANGS_RATIO * service.mean_at(config.max_batch_size))
 
 
 def pool_cores(spec: Spec, usable: tuple[int, ...]) -> dict[str, tuple[int, ...]]:

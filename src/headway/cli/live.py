@@ -55,6 +55,12 @@ def serve(
     queue_limit: Annotated[
         int, typer.Option("--queue-limit", min=1, help="Items that may wait at a stage; beyond, requests get 429.")
     ] = 1024,
+    keep_promise: Annotated[
+        bool,
+        typer.Option(
+            "--refuse-late/--answer-late", help="Refuse requests that would be answered later than promised, or not."
+        ),
+    ] = True,
     max_body: Annotated[int, typer.Option("--max-body", min=1, metavar="MIB", help="Largest request body.")] = 32,
     grace: Annotated[
         float, typer.Option("--grace", parser=duration, metavar="TIME", help="How long a drain may take.")
@@ -90,7 +96,7 @@ def serve(
         port=port,
         token=token,
         seed=seed,
-        limits=Limits(queue_limit=queue_limit, timeout_s=timeout),
+        limits=Limits(queue_limit=queue_limit, timeout_s=timeout, keep_promise=keep_promise),
         http=HttpLimits(max_body_bytes=max_body * 2**20),
         grace_s=grace,
         engine=engine,

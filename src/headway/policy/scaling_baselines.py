@@ -42,12 +42,14 @@ class AutoScale:
     AutoScale notices slow servers and large requests as well. Items go to the lowest-numbered replicas first, so that
     number k idles exactly while the need is below k; it is given up after idling for `wait_s` (120 s in the paper, from
     a set-up time of 260 s). `rate_window_s` is how long requests are counted for the rate (InferLine's buckets).
+    Without `by_items` the rate alone decides, as in the simpler tuner that InferLine is compared with.
     """
 
     terms: Terms
     wait_s: float = 120.0
     rate_window_s: float = 5.0
     unit_ratio: float = 1.0
+    by_items: bool = True
 
     @property
     def name(self) -> str:
@@ -75,7 +77,7 @@ class AutoScale:
         """Return the replicas that a stage needs now."""
         by_rate = stage.replicas * rate_per_s / (self.terms.rate_per_s * max(1.0, self.unit_ratio))
         by_items = (seen.queued + seen.in_service) / self.items_within_promise(stage)
-        return stage.capped(max(by_rate, by_items))
+        return stage.capped(max(by_rate, by_items if self.by_items else 0.0))
 
     def items_within_promise(self, stage: StageTerms) -> float:
         """Return how many items one replica can hold and still finish within its share of the promise.

@@ -31,7 +31,9 @@ LEAST_LEVEL = 1e-3
 MOST_SURGE = 8.0
 """Extra throughput for draining, at most, relative to the traffic's. Draining a backlog in a share x of the start-up
 that it grew in takes replicas that cost `1 + 1/x` times its own work; with long start-ups that has to end somewhere."""
-TREND_S, TREND_BUCKET_S, TREND_Z, TREND_BUCKETS = 20.0, 1.0, 1.5, 8
+SURGE_STEP = 1.2
+"""By how much more than those asked for have to be needed before further replicas are asked for to drain."""
+TREND_S, TREND_BUCKET_S, TREND_Z, TREND_BUCKETS = 20.0, 0.5, 1.5, 8
 REPLAN_S = 300.0
 """How long traffic may stay off the planned level until a new plan is asked for: gears and replicas are the quick
 answer, other hardware may be the cheap one."""
@@ -41,7 +43,8 @@ answer, other hardware may be the cheap one."""
 class Memory:
     """What the tuner remembers.
 
-    `level`, `off_s`: the traffic multiple in force, and since when it is not 1. `floor`: what the trend asks for.
+    `level`, `off_s`: the traffic multiple in force, and since when it is not 1. `onset_s`: when the first window that
+    exceeded began. `floor`: what the trend asks for.
     `surge`: replicas that drain a backlog. `work`: by stage, how much heavier its work is than planned.
     `changed_s`, `lowered_s`, `asked_s`: when anything was changed, the level lowered, replicas last asked for.
     `backlog_s`: when more was queued than is in order. `told`: re-plan causes that were named.
@@ -51,6 +54,7 @@ class Memory:
     lowered_s: float = -np.inf
     level: float = 1.0
     off_s: float | None = None
+    onset_s: float | None = None
     floor: float = 0.0
     surge: Mapping[str, int] = field(default_factory=dict)
     work: Mapping[str, float] = field(default_factory=dict)
@@ -128,6 +132,9 @@ class Headway:
         elif level > 1.0:
             level = max(level, float(band.growth(counts, busiest_z(band.windows_s))[fresh].max(initial=0.0)))
         if level > memory.level:
+            if memory.onset_s is None and over.any():
+                window_s = float(band.windows_s[over][np.argmax(band.growth(counts, FIRST_Z)[over])])
+                memory = replace(memory, onset_s=observation.now_s - window_s)
             return self._with_trend(observation, self._at_level(observation, memory, level))
         rested = observation.now_s - memory.changed_s >= self.quiet_s
         if rested and observation.now_s - observation.since_s >= DOWN_LOOK_BACK_S:
@@ -138,7 +145,8 @@ class Headway:
 
     def _at_level(self, observation: Observation, memory: Memory, level: float) -> Memory:
         off_s = None if level == 1.0 else observation.now_s if memory.off_s is None else memory.off_s
-        return replace(memory, level=level, off_s=off_s, told=memory.told if off_s is not None else frozenset())
+        known = memory.told if off_s is not None else frozenset()
+        return replace(memory, level=level, off_s=off_s, onset_s=memory.onset_s if level > 1.0 else None, told=known)
 
     def _lower(self, observation: Observation, level: float) -> float:
         """Return the level that the last 30 s ask for, or the one in force when it is not clearly lower."""
@@ -162,12 +170,12 @@ class Headway:
 
     def _with_trend(self, observation: Observation, memory: Memory) -> Memory:
         """Raise the floor to where a rise that is under way will have led when replicas asked for now are ready."""
-        if memory.level <= 1.0 or memory.off_s is None:
+        if memory.level <= 1.0 or memory.onset_s is None:
             return replace(memory, floor=0.0)
-        slope = steady_slope(observation, max(memory.off_s, observation.now_s - TREND_S))
+        from_s = max(memory.onset_s, observation.now_s - TREND_S)
         horizon_s = max(stage.startup_s for stage in self.terms.stages.values())
-        floor = memory.level + slope * horizon_s / self.terms.rate_per_s
-        return replace(memory, floor=max(memory.floor, floor)) if slope > 0.0 else memory
+        floor = rising_to(observation, from_s, horizon_s) / self.terms.rate_per_s
+        return replace(memory, floor=max(memory.floor, floor))
 
     # The work: what a request costs
 
@@ -202,15 +210,19 @@ class Headway:
             memory = replace(memory, backlog_s=observation.now_s)
         if not (self.drain and off_plan) or self.terms.refuses_late:
             return replace(memory, surge={})
-        rate, until_s = memory.level * self.terms.rate_per_s, self._until_ready(observation, memory)
+        level = max(memory.level, memory.floor) if self.forecast else memory.level
+        rate, until_s = level * self.terms.rate_per_s, self._until_ready(observation, memory)
         more, left = draining(
             stages, observation, excess, rate, memory.work, until_s, self.within_s, self.most_surge
         )  # fmt: skip
         if not left:
             return replace(memory, surge={})
-        needed = {name: stages[name].capped(n) for name, n in more.items()}
-        surge = {name: max(n, memory.surge.get(name, 0)) for name, n in needed.items() if n > base[name]}
-        return replace(memory, surge={**memory.surge, **surge})
+        surge = dict(memory.surge)
+        for name, n in more.items():
+            needed = stages[name].capped(n)
+            if needed > max(base[name], SURGE_STEP * surge.get(name, 0)):
+                surge[name] = needed
+        return replace(memory, surge=surge)
 
     @property
     def within_s(self) -> float:
@@ -289,10 +301,11 @@ PLAN = "plan"
 """The gear that is the plan itself."""
 
 
-def steady_slope(observation: Observation, from_s: float) -> float:
-    """Return by how much the rate rises per second (1/s^2) since `from_s`, less `TREND_Z` standard errors; at least 0.
+def rising_to(observation: Observation, from_s: float, horizon_s: float) -> float:
+    """Return the rate that requests will have reached after `horizon_s` if they go on rising as since `from_s`, else 0.
 
-    Least squares over counts of whole seconds. It looks at what came after the first excess only: a step is no trend.
+    Least squares over counts of half seconds, with the slope taken `TREND_Z` standard errors low. It looks at what came
+    after the first excess only: a step is no trend.
     """
     buckets = int((observation.now_s - from_s) / TREND_BUCKET_S)
     if buckets < TREND_BUCKETS:
@@ -303,8 +316,8 @@ def steady_slope(observation: Observation, from_s: float) -> float:
     spread = float((at_s**2).sum())
     slope = float((at_s * rate).sum()) / spread
     residual: Floats = rate - rate.mean() - slope * at_s
-    error = float(np.sqrt((residual**2).sum() / (buckets - 2) / spread))
-    return max(0.0, slope - TREND_Z * error)
+    slope -= TREND_Z * float(np.sqrt((residual**2).sum() / (buckets - 2) / spread))
+    return float(rate.mean()) + slope * (buckets * TREND_BUCKET_S / 2 + horizon_s) if slope > 0.0 else 0.0
 
 
 def busiest_z(windows_s: Floats) -> Floats:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _WHOLE = {"p50_s": "P50", "p95_s": "P95", "p99_s": "P99", "miss_rate": "miss rate"}
 _STAGE = {
     "queue_wait_p50_s": "wait P50", "queue_wait_p95_s": "wait P95", "queue_wait_p99_s": "wait P99",
-    "service_mean_s": "batch", "utilization": "util.",
+    "service_p50_s": "batch P50", "service_p95_s": "batch P95", "service_p99_s": "batch P99", "utilization": "util.",
 }  # fmt: skip
 Figure = Mapping[str, Any]
 _SHARES = ("miss_rate", "utilization")
@@ -59,9 +59,10 @@ def _errors(errors: Mapping[str, Any]) -> RenderableType:
     rows = []
     for label, name, figures in _figures([errors[when] for when in times]):
         last = figures[-1]
-        interval = " – ".join(_figure(name, edge) for edge in last["interval"])
         off = [_error(name, figure) for figure in figures]
-        rows.append([label, _figure(name, last["predicted"]), interval, _figure(name, last["measured"]), *off])
+        rows.append(
+            [label, _figure(name, last["predicted"]), _interval(name, last), _figure(name, last["measured"]), *off]
+        )
     off = ["was off", "is off"] if len(times) == 2 else ["is off"]
     return table(["", "predicted", "interval", "measured", *off], rows)
 
@@ -72,7 +73,8 @@ def _figures(compared: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, 
         yield label, name, [each[name] for each in compared]
     for stage in compared[0]["stages"]:
         for name, label in _STAGE.items():
-            yield f"{stage} {label}", name, [each["stages"][stage][name] for each in compared]
+            if name in compared[0]["stages"][stage]:
+                yield f"{stage} {label}", name, [each["stages"][stage][name] for each in compared]
 
 
 def _estimate(value: Figure | None) -> str:
@@ -80,6 +82,13 @@ def _estimate(value: Figure | None) -> str:
         return fmt.DASH
     # A server tells its times to the microsecond.
     return " ± ".join(fmt.duration(round(value[part], 6)) for part in ("value", "half"))
+
+
+def _interval(name: str, value: Figure) -> str:
+    """Both edges, with their unit once where they share it."""
+    low, high = (_figure(name, edge) for edge in value["interval"])
+    number, _, unit = low.partition(" ")
+    return f"{number if unit and high.endswith(f' {unit}') else low} – {high}"
 
 
 def _figure(name: str, value: float | None) -> str:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from headway import __version__
 from headway.errors import ServeError
@@ -21,7 +20,7 @@ from headway.plan.plan import Plan
 from headway.profile import Profile
 from headway.profile import refit as fitting
 from headway.profile.refit import Estimate, StageFit
-from headway.serve.observed import StageItems
+from headway.serve.observed import Floats, Ints, StageItems
 from headway.serve.replay import replay
 from headway.sim.outcome import ANSWERED, Outcome, number, percentile
 from headway.sim.simulation import simulate
@@ -210,6 +209,15 @@ def compared(plan: Plan, seen: Observation, *, seed: int = 0) -> Comparison:
     """Return what the plan's profile predicts of an observed trace beside what was measured, whole and by stage."""
     runs = in_threads(lambda run: _figures(simulate(plan, seen.trace, seed=seed + run)), range(RUNS))
     measured = _figures(seen.outcome)
+    for name, items in seen.items.items():
+        batches = items.batches()
+        table = _table(plan, name, batches.batch_size)
+        if table is not None:
+            measured[name] |= _service(batches.service_s)
+            for number, run in enumerate(runs):
+                # The batches as they were, each with a time drawn anew: their sizes are judged by the waits.
+                drawn = np.random.default_rng([seed, number]).integers(table.shape[1], size=batches.batch_size.size)
+                run[name] |= _service(table[batches.batch_size, drawn])
     out: Comparison = {}
     for name, figures in measured.items():
         out[name] = {}
@@ -228,6 +236,20 @@ def _figures(outcome: Outcome) -> dict[str, Figures]:
         service_s = stage.service_s / stage.batches if stage.batches else float("nan")
         out[name] = {**waits, "service_mean_s": service_s, "utilization": stage.utilization}
     return out
+
+
+def _service(service_s: Floats) -> Figures:
+    """Percentiles of what batches took."""
+    return {f"service_p{p}_s": percentile(service_s, p) for p in PERCENTS}
+
+
+def _table(plan: Plan, name: str, batch_size: Ints) -> Floats | None:
+    """Predicted service times of batches of a stage; None for stages that have none, and without batches."""
+    config = plan.stages[name].to_dict()
+    if not {"variant", "hardware"} <= set(config) or not batch_size.size:
+        return None
+    service = plan.profile.service(name, config["variant"], config["hardware"])
+    return service.table(int(batch_size.max()), sampled=True)
 
 
 def _fit_stage(plan: Plan, name: str, seen: Observation) -> StageFit:
@@ -259,7 +281,7 @@ def _request_overhead(seen: Observation) -> Estimate | None:
     )
     if not numbers.size:
         return None
-    place: NDArray[np.int64] = numbers - numbers[-1] + seen.trace.requests - 1
+    place = numbers - numbers[-1] + seen.trace.requests - 1
     answered = (place >= 0) & (seen.outcome.status[place] == ANSWERED)
     return fitting.request_overhead(seen.outcome.latency_s[place[answered]], at_stages_s[answered])
 

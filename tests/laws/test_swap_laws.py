@@ -23,7 +23,7 @@ STAGES: dict[str, dict[str, object]] = {
 }
 
 
-REQUESTS = 150
+REQUESTS = 120
 
 changes = st.fixed_dictionaries(
     {},
@@ -58,26 +58,26 @@ async def offer_all(engine: Engine, rate_per_s: float, rng: np.random.Generator)
 
 
 async def change_all(engine: Engine, fakes: Fakes, asked: list[tuple[object, ...]]) -> None:
+    waited_for = []
     for fields, pause_s, start_s, window_s, supersede, broken in asked:
         await asyncio.sleep(float(pause_s))  # type: ignore[arg-type]
         fakes.start_s = lambda stage, start_s=start_s: float(start_s)  # type: ignore[misc]
         fakes.fails = lambda stage, broken=broken: stage == broken  # type: ignore[misc]
-        new, before = but(engine.plan, **fields), engine.plan  # type: ignore[arg-type]
+        new = but(engine.plan, **fields)  # type: ignore[arg-type]
         asking = asyncio.ensure_future(
             engine.swap(new, Watch(float(window_s), miss_tolerance=0.02), supersede=bool(supersede))  # type: ignore[arg-type]
         )
         await asyncio.sleep(float(pause_s))  # type: ignore[arg-type]
         assert_whole(engine)
+        waited_for.append((asking, new.hash))
+    for asking, wanted in waited_for:
         (answer,) = await asyncio.gather(asking, return_exceptions=True)
-        if isinstance(answer, SwapRefused):
-            assert answer.status in (409, 422)
-        else:
-            assert (answer["from"], answer["to"]) == (before.hash, new.hash)
+        assert answer.status in (409, 422) if isinstance(answer, SwapRefused) else answer["to"] == wanted
         assert_whole(engine)
     fakes.fails = lambda stage: False
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(st.lists(swaps, min_size=1, max_size=6), st.sampled_from([30.0, 90.0]), st.integers(0, 10**6))
 def test_no_sequence_of_changes_loses_doubles_or_reorders_anything(
     asked: list[tuple[object, ...]], rate_per_s: float, seed: int
@@ -99,7 +99,7 @@ def test_no_sequence_of_changes_loses_doubles_or_reorders_anything(
     play(make_plan(STAGES, pool=3), scenario, queue_limit=0, keep_promise=False)
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(st.lists(swaps, min_size=1, max_size=4))
 def test_every_replica_that_was_ever_started_serves_or_has_been_stopped_in_the_end(
     asked: list[tuple[object, ...]],

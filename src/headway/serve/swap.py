@@ -134,10 +134,12 @@ class Swaps:
         if engine.state != "ready":
             raise SwapRefused(503, f"the server is {engine.state}; its plan cannot be changed")
         self._check_free(supersede)
+        # What gives way is kept, so that it is what is changed, even where it is not live yet.
+        old = engine.plan if self._now is None else self._now.new
         try:
-            becoming.check(engine.plan, plan)
-            made = {name: self.make(plan, name) for name in becoming.changed(engine.plan, plan)}
-            difference = diff(engine.plan, plan)
+            becoming.check(old, plan)
+            made = {name: self.make(plan, name) for name in becoming.changed(old, plan)}
+            difference = diff(old, plan)
             admission_terms(plan)
         except HeadwayError as error:
             raise SwapRefused(422, str(error)) from None
@@ -149,7 +151,7 @@ class Swaps:
             stages[name] = station
         if self._now is not None:
             self._give_way(self._now)
-        change = Change(engine.plan, plan, watch, stages, engine.clock(), 0, difference)
+        change = Change(old, plan, watch, stages, engine.clock(), 0, difference)
         change.restarts = self._restarts(change)
         try:
             for name, changeable in stages.items():

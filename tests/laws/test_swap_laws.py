@@ -21,8 +21,6 @@ STAGES: dict[str, dict[str, object]] = {
     "c": {"after": "a", "fan_out": 2},
     "d": {"after": "b"},
 }
-
-
 REQUESTS = 120
 
 changes = st.fixed_dictionaries(

@@ -152,7 +152,7 @@ class Crew:
     def at_work(self) -> int:
         """How many replicas work, or come back in a moment because their worker died; those that never ran do not."""
         count = 0
-        for r in self.replicas:
+        for r in self.replicas if self._held is None else (*self.replicas, *self._held.fresh):
             if r.serving and (r.state == READY or (r.state == STARTING and r.restarts > 0 and r.failures == 0)):
                 count += 1
         return count

@@ -68,11 +68,15 @@ Comparison = dict[str, dict[str, Compared]]
 
 @dataclass(frozen=True)
 class Observation:
-    """One trace replayed live: the outcome, and the items of every stage as the server saw them."""
+    """One trace replayed live: the outcome, and the items of every stage as the server saw them.
+
+    `first_request` is the number that the server gave the first request; the others follow in the order of sending.
+    """
 
     trace: Trace
     outcome: Outcome
     items: Mapping[str, StageItems]
+    first_request: int = 1
 
 
 @dataclass(frozen=True)
@@ -172,14 +176,16 @@ def observe(
     if offered > trace.requests or before["requests"]["in_flight"]:
         raise ServeError("calibrate: the server has other clients at the same time; calibrate while it has no others")
     counts = outcome.counts()
-    if counts["answered"] < FEWEST_ANSWERED * trace.requests or offered < trace.requests:
+    if counts["answered"] < FEWEST_ANSWERED * trace.requests or counts["rejected"] or offered < trace.requests:
         lost = [f"{counts[name]} {name}" for name in ("dropped", "rejected", "failed") if counts[name]]
         raise ServeError(
             f"calibrate: {counts['answered']} of {trace.requests} requests were answered"
             f"{', ' * bool(lost)}{', '.join(lost)}; use a load that the plan carries"
         )
     items = {name: StageItems.of(name, stats) for name, stats in after["stages"].items()}
-    return Observation(trace, outcome, items)
+    # A request that is not let in is counted, but gets no number.
+    numbered = before["requests"]["offered"] - before["requests"]["rejected"]
+    return Observation(trace, outcome, items, numbered + 1)
 
 
 def fit(plan: Plan, seen: Observation, *, profile: Profile | None = None, seed: int = 0) -> Calibration:
@@ -281,8 +287,8 @@ def _request_overhead(seen: Observation) -> Estimate | None:
     )
     if not numbers.size:
         return None
-    place = numbers - numbers[-1] + seen.trace.requests - 1
-    answered = (place >= 0) & (seen.outcome.status[place] == ANSWERED)
+    place = numbers - seen.first_request
+    answered = seen.outcome.status[place] == ANSWERED
     return fitting.request_overhead(seen.outcome.latency_s[place[answered]], at_stages_s[answered])
 
 

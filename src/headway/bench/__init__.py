@@ -104,15 +104,20 @@ BENCHES: dict[str, Callable[[BenchOptions], list[Row]]] = {
         "planner": "headway.bench.planner:planner",
         "planner-robust": "headway.bench.planner:planner_robust",
         "fidelity": "headway.bench.fidelity:fidelity",
+        "serving-echo": "headway.bench.serving:serving_echo",
+        "serving-hop": "headway.bench.serving:serving_hop",
+        "serving-onnx": "headway.bench.serving:serving_onnx",
+        "serving-pipeline": "headway.bench.serving:serving_pipeline",
         "tuner": "headway.bench.tuner:tuners",
         "calibration": "headway.bench.calibration:calibration",
         "faults-kill": "headway.bench.faults:kill",
         "faults-overload": "headway.bench.faults:overload",
         "soak": "headway.bench.soak:soak",
+        "inferline": "headway.bench.inferline.evaluate:inferline",
     }.items()
 }
 
-BY_NAME_ONLY = frozenset({"soak"})
+BY_NAME_ONLY = frozenset({"inferline", "soak"})
 """Benchmarks that take so long that they run only when they are named."""
 
 

@@ -63,7 +63,7 @@ def closed_loop(url: str, frame: bytes, *, connections: int, seconds: float, war
 
     async def main() -> Load:
         tally = _Tally()
-        lines = [await _connect(url) for _ in range(connections)]
+        lines = await _connect(url, connections)
 
         def again(line: _Line, status: int, latency_s: float) -> None:
             tally.note(status, latency_s)
@@ -93,7 +93,7 @@ def open_loop(url: str, frame: bytes, *, rate_per_s: float, seconds: float, seed
     async def main() -> Load:
         loop = asyncio.get_running_loop()
         tally = _Tally()
-        lines = [await _connect(url) for _ in range(connections)]
+        lines = await _connect(url, connections)
         idle = lines.copy()
         late: deque[float] = deque()
         finished = asyncio.Event()
@@ -155,14 +155,24 @@ class _Tally:
 
 
 class _Line(asyncio.Protocol):
-    """One kept connection with at most one request under way."""
+    """One kept connection with at most one request under way; made anew when the server announces its end."""
 
-    def __init__(self) -> None:
-        self._parser: Any = httptools.HttpResponseParser(self)
+    def __init__(self, host: str, port: int) -> None:
+        self._address = host, port
+        self._parser: Any = None
         self._transport: Any = None
         self._answered: Callable[[_Line, int, float], None] | None = None
         self._since_s = 0.0
+        self._opening: asyncio.Task[None] | None = None
         self.closing = False
+
+    async def open(self) -> None:
+        """Connect. Raises HeadwayError."""
+        self._parser = httptools.HttpResponseParser(self)
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: self, *self._address)
+        except OSError as error:
+            raise HeadwayError(f"bench: cannot connect to {self._address}: {error}") from None
 
     def send(self, frame: bytes, answered: Callable[[_Line, int, float], None], since_s: float | None = None) -> None:
         """Send a request; `answered(line, status, latency_s)` is called with its answer, timed from `since_s`."""
@@ -173,6 +183,7 @@ class _Line(asyncio.Protocol):
         self._transport.write(frame)
 
     def close(self) -> None:
+        """Close it for good."""
         self.closing = True
         self._transport.abort()
 
@@ -183,22 +194,34 @@ class _Line(asyncio.Protocol):
         self._parser.feed_data(data)
 
     def on_message_complete(self) -> None:
-        if self._answered is not None:
-            self._answered(self, self._parser.get_status_code(), perf_counter() - self._since_s)
+        answered, self._answered = self._answered, None
+        if answered is None:
+            return
+        status, latency_s = self._parser.get_status_code(), perf_counter() - self._since_s
+        if self._parser.should_keep_alive():
+            answered(self, status, latency_s)
+        else:
+            self._transport.close()
+            self._opening = asyncio.get_running_loop().create_task(
+                self._go_on(partial(answered, self, status, latency_s))
+            )
+
+    async def _go_on(self, answered: Callable[[], None]) -> None:
+        await self.open()
+        answered()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self.closing:
+        if self._answered is not None and not self.closing:
             loop = asyncio.get_running_loop()
             loop.call_exception_handler({"message": f"bench: the server closed a connection: {exc}"})
 
 
-async def _connect(url: str) -> _Line:
+async def _connect(url: str, connections: int) -> list[_Line]:
     parts = urlsplit(url)
-    try:
-        _, line = await asyncio.get_running_loop().create_connection(_Line, parts.hostname or "", parts.port or 80)
-    except OSError as error:
-        raise HeadwayError(f"bench: cannot connect to {url}: {error}") from None
-    return line
+    lines = [_Line(parts.hostname or "", parts.port or 80) for _ in range(connections)]
+    for line in lines:
+        await line.open()
+    return lines
 
 
 def _close(lines: list[_Line]) -> None:

@@ -1,0 +1,128 @@
+"""How fast requests are served: Headway, Ray Serve and LitServe, one after the other, under the same load.
+
+Every server gets the same model classes, bodies, batch sizes, threads and cores, and every answer comes from a worker
+process. MLServer is left out: its last release (1.7.1) wants FastAPI below 0.116 and cannot be installed beside these.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from headway.bench import BenchOptions, Row
+from headway.bench.load import Load, closed_loop, open_loop, post
+from headway.bench.rivals import PATH, RIVALS, running
+from headway.bench.served import Case, case_of, plan_of
+from headway.errors import HeadwayError
+from headway.serve import run
+
+HEADWAY = "headway"
+WINDOWS = 3
+WINDOW_S = 5.0
+QUICK_S = 0.5
+OPEN_RATE_PER_S = 100.0
+Bars = Mapping[str, tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one server did: medians over windows under closed-loop load, and latency under light open-loop load."""
+
+    rate_per_s: float
+    p99_ms: float
+    light_p50_ms: float | None = None
+    light_p99_ms: float | None = None
+
+
+def serving_echo(options: BenchOptions) -> list[Row]:
+    """What a server adds to a model that takes no time: 64 requests at a time, in batches of up to 32, then singly."""
+    bars = {"ray-serve": (">= 15", "<= 1"), "litserve": (">= 3", "<= 1")}
+    return [*_compare("echo", options, bars, light=True), *_compare("echo-single", options, {})]
+
+
+def serving_onnx(options: BenchOptions) -> list[Row]:
+    """One real network with dynamic batches: PaddleOCR's line orientation, from the rapidocr wheel."""
+    return _compare("onnx", options, {})
+
+
+def serving_pipeline(options: BenchOptions) -> list[Row]:
+    """The three networks of the demo; LitServe, which has no stages, runs all three in each of two workers."""
+    return _compare("pipeline", options, {})
+
+
+def serving_hop(options: BenchOptions) -> list[Row]:
+    """What a stage adds, one request at a time: the client's latency through three stages that echo, a third of it.
+
+    HTTP and the client itself are in it.
+    """
+    case = case_of("hop")
+    with _served(HEADWAY, case) as (url, path):
+        loads, _ = _load(url, post(path, case.body()), case, options)
+    hops = len(case.stages)
+    rows = []
+    for percent, bar in ((50, "<= 0.3"), (99, "<= 2")):
+        hop_ms = statistics.median(load.p_ms(percent) for load in loads) / hops
+        rows.append(Row(f"serving-hop/p{percent}", hop_ms, "ms", bar=bar))
+    return rows
+
+
+def _compare(name: str, options: BenchOptions, bars: Bars, light: bool = False) -> list[Row]:
+    """Rows of requests per second and P99, ours with each rival's as the baseline."""
+    case = case_of(name)
+    found = {HEADWAY: _measure(HEADWAY, case, options, light)}
+    for rival in RIVALS:
+        found[rival] = _measure(rival, case, options, light)
+    ours = found.pop(HEADWAY)
+    rows = []
+    for rival, theirs in found.items():
+        at_least, at_most = bars.get(rival, (None, None))
+        where = f"serving-{name}/{{}}/{rival}"
+        ratio = ours.rate_per_s / theirs.rate_per_s
+        rows.append(Row(where.format("rate"), ours.rate_per_s, "requests/s", theirs.rate_per_s, ratio, at_least))
+        for what, mine, other, bar in (
+            ("p99", ours.p99_ms, theirs.p99_ms, at_most),
+            ("light-p50", ours.light_p50_ms, theirs.light_p50_ms, None),
+            ("light-p99", ours.light_p99_ms, theirs.light_p99_ms, None),
+        ):
+            if mine is not None and other is not None:
+                rows.append(Row(where.format(what), mine, "ms", other, mine / other, bar))
+    return rows
+
+
+def _measure(server: str, case: Case, options: BenchOptions, light: bool) -> Measured:
+    with _served(server, case) as (url, path):
+        loads, calm = _load(url, post(path, case.body()), case, options, light)
+    return Measured(
+        statistics.median(load.rate_per_s for load in loads),
+        statistics.median(load.p_ms(99) for load in loads),
+        None if calm is None else calm.p_ms(50),
+        None if calm is None else calm.p_ms(99),
+    )
+
+
+@contextlib.contextmanager
+def _served(server: str, case: Case) -> Iterator[tuple[str, str]]:
+    """Start a server; yields its URL and the path of inference."""
+    if server == HEADWAY:
+        with run.running(plan_of(case)) as ours:
+            yield ours.url, f"/v2/models/{case.name}/infer"
+    else:
+        with running(server, case) as url:
+            yield url, PATH
+
+
+def _load(
+    url: str, frame: bytes, case: Case, options: BenchOptions, light: bool = False
+) -> tuple[list[Load], Load | None]:
+    seconds = QUICK_S if options.quick else WINDOW_S
+    loads = [
+        closed_loop(url, frame, connections=case.connections, seconds=seconds, warmup_s=seconds / 2)
+        for _ in range(1 if options.quick else WINDOWS)
+    ]
+    calm = open_loop(url, frame, rate_per_s=OPEN_RATE_PER_S, seconds=seconds, seed=options.seed) if light else None
+    for load in [*loads, *([calm] if calm is not None else [])]:
+        if load.failed or not len(load.latency_s):
+            raise HeadwayError(f"bench: {url} left {load.failed} requests without a good answer")
+    return loads, calm

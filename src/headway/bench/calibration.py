@@ -18,6 +18,7 @@ from headway.profile.refit import MIN_SAMPLES
 from headway.serve.calibrate import Compared, compared, fit, observe
 from headway.serve.replay import replay
 from headway.serve.run import running
+from headway.sim.outcome import Outcome
 from headway.sim.simulation import simulate
 from headway.trace import Trace
 
@@ -54,14 +55,20 @@ def sleeping(options: BenchOptions) -> list[Row]:
                 for number, count in enumerate((fitted, requests))
             ]
             tried = _Tried.of(server.url, plan, ["page"], traces, options.seed)
-            rows += _rows(f"calibration/sleeping/{utilization:g}", [tried], SLEEPING_BARS, _off)
+            used = max(stage.utilization for stage in tried.outcome.stages.values())
+            name = f"calibration/sleeping/{utilization:g}"
+            rows += [
+                Row(f"{name}/utilization", used, "of the busiest stage"),
+                *_rows(name, [tried], SLEEPING_BARS, _off),
+            ]
     return rows
 
 
 def demo(options: BenchOptions) -> list[Row]:
     """The document pipeline on this machine's cores: P50 and P95 within 10 % plus the simulator's own interval."""
-    from headway.demo.scenario import host_cores, host_trace
+    from headway.demo.scenario import host_cores, host_trace, used
 
+    cores = host_cores()
     quick = ((MIN_SAMPLES, MIN_SAMPLES), 1, 12.0)
     counts, rounds, profile_s = quick if options.quick else (DEMO_REQUESTS, DEMO_ROUNDS, DEMO_PROFILE_S)
     plan, pages, page_s = _demo_plan(profile_s, options.seed)
@@ -72,10 +79,14 @@ def demo(options: BenchOptions) -> list[Row]:
         for utilization in UTILIZATIONS:
             tried = []
             for seed in range(options.seed, options.seed + 2 * rounds, 2):
-                rate = utilization * host_cores() / page_s
+                rate = utilization * cores / page_s
                 traces = [host_trace(rate, n / rate, len(pages), seed + number) for number, n in enumerate(counts)]
                 tried.append(_Tried.of(server.url, plan, pages, traces, seed))
-            rows += _rows(f"calibration/demo/{utilization:g}", tried, DEMO_BARS, _outside)
+                # What a page takes on this machine now, so that the next round is at the load that it is meant to be.
+                page_s *= used(plan, tried[-1].outcome, cores) / utilization
+            share = median_low([used(plan, each.outcome, cores) for each in tried])
+            name = f"calibration/demo/{utilization:g}"
+            rows += [Row(f"{name}/utilization", share, "of the cores"), *_rows(name, tried, DEMO_BARS, _outside)]
     return rows
 
 
@@ -99,7 +110,7 @@ def rate_for(plan: Plan, utilization: float, seed: int) -> float:
 class _Tried:
     """One calibration and its test on another trace: predictions with the profile as it was, and as fitted."""
 
-    utilization: float
+    outcome: Outcome
     before: Mapping[str, Compared]
     after: Mapping[str, Compared]
 
@@ -108,7 +119,7 @@ class _Tried:
         found = fit(plan, observe(url, plan, traces[0], payloads=payloads, seed=seed), seed=seed)
         seen = observe(url, plan, traces[1], payloads=payloads, seed=seed)
         before, after = (compared(replace(plan, profile=p), seen, seed=seed) for p in (plan.profile, found.profile))
-        return cls(max(s.utilization for s in seen.outcome.stages.values()), before[""], after[""])
+        return cls(seen.outcome, before[""], after[""])
 
 
 def _off(figure: Compared) -> float:
@@ -123,7 +134,7 @@ def _outside(figure: Compared) -> float:
 
 def _rows(name: str, tried: Sequence[_Tried], bars: Mapping[str, str], error: Callable[[Compared], float]) -> list[Row]:
     """A row per figure: of the median round by its error, with the same error of the profile as it was beside it."""
-    rows = [Row(f"{name}/utilization", median_low([t.utilization for t in tried]), "of the busiest stage, measured")]
+    rows = []
     for key in ("p50_s", "p95_s", "p99_s"):
         middle = sorted(tried, key=lambda t: error(t.after[key]))[(len(tried) - 1) // 2]
         for when, figure, bar in (("", middle.after[key], bars.get(key)), ("-uncalibrated", middle.before[key], None)):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -51,6 +53,17 @@ def planned_on() -> Trace:
     return Trace.poisson(rate=60.0, seconds=60.0, seed=3)
 
 
+def settled(url: str) -> dict[str, Any]:
+    """The server's statistics once every replica that was asked for is there."""
+    end_s = time.monotonic() + 30.0
+    while True:
+        stats: dict[str, Any] = httpx.get(f"{url}/stats").json()
+        waiting = any(stage["replicas"]["starting"] for stage in stats["stages"].values())
+        if time.monotonic() > end_s or (stats["swap"]["state"] != "starting" and not waiting):
+            return stats
+        time.sleep(0.1)
+
+
 def test_the_rate_doubles_and_the_tuner_adds_replicas(tmp_path: Path) -> None:
     plan, journal, found = make_plan(), tmp_path / "decisions.jsonl", {}
     with running(plan) as server:
@@ -65,13 +78,15 @@ def test_the_rate_doubles_and_the_tuner_adds_replicas(tmp_path: Path) -> None:
         watching.start()
         outcome = replay(server.url, doubling(4.0, 7.0))
         watching.join()
-        stats = httpx.get(f"{server.url}/stats").json()
+        stats = settled(server.url)
         live = Plan.from_dict(httpx.get(f"{server.url}/plan").json())
     held = {name: stage["replicas"]["ready"] for name, stage in stats["stages"].items()}
     assert min(held.values()) > 2, found
     assert {name: config.to_dict()["replicas"] for name, config in live.stages.items()} == held
     counts = stats["requests"]
     assert counts["offered"] == outcome.requests == counts["answered"] + counts["rejected"]
+    # What was added is paid for as long as it was held; a replica costs a dollar an hour.
+    assert outcome.cost_usd == pytest.approx(sum(stage.capacity_s for stage in outcome.stages.values()) / 3600)
     lines = read(journal)
     assert lines[0]["kind"] == "started"
     decided = [line for line in lines if line["kind"] == "decided"]

@@ -228,7 +228,7 @@ def _outcome(
         slo.latency_s,
         slo.percentile,
         stages=stages,
-        cost_usd=plan.cost_usd_per_hour * span_s / 3600.0,
+        cost_usd=sum(s.cost_usd for s in stages.values()) if stages else plan.cost_usd_per_hour * span_s / 3600.0,
         startup_cost_usd=startup_cost_usd(plan),
         accuracy=accuracy,
         kind="measured",
@@ -254,6 +254,15 @@ def _client_limits(waited: int, held_back: int) -> tuple[str, ...]:
     return (f"{late}; {held_back} of them stayed unanswered and count as in flight",)
 
 
+def _stage_cost_usd(plan: Plan, name: str, before: Mapping[str, Any], after: Mapping[str, Any], span_s: float) -> float:
+    """Return what a stage costs over the span: the plan's price, or what was held where the plan changed meanwhile."""
+    between_s = after["now_s"] - before["now_s"]
+    if before["swap"] == after["swap"] or between_s <= 0:
+        return plan.stage_cost_usd_per_hour(name) * span_s / 3600.0
+    paid_usd = float(after["stages"][name]["cost_usd"]) - float(before["stages"][name]["cost_usd"])
+    return paid_usd / float(between_s) * span_s
+
+
 def _stages(plan: Plan, before: Mapping[str, Any], after: Mapping[str, Any], span_s: float) -> dict[str, StageOutcome]:
     """Return what the server counted; replicas are those it held on average, over the span that is paid for."""
     out: dict[str, StageOutcome] = {}
@@ -269,7 +278,7 @@ def _stages(plan: Plan, before: Mapping[str, Any], after: Mapping[str, Any], spa
             queue_wait_s=np.array(now["queue_wait_s"], np.float64),
             utilization=busy_s / capacity_s if capacity_s > 0 else 0.0,
             capacity_s=capacity_s,
-            cost_usd=plan.stage_cost_usd_per_hour(name) * span_s / 3600.0,
+            cost_usd=_stage_cost_usd(plan, name, before, after, span_s),
             service_s=busy_s,
             peak_utilization_10s=peak_utilization(
                 np.sort(np.array(now["arrival_s"], np.float64)), busy_s, max(1, round(replicas))

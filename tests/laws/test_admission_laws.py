@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,13 +16,14 @@ from headway.plan.plan import Plan
 from headway.policy.admission import SLACK, Load, Terms, in_time
 from headway.profile import Profile
 from headway.profile.profile import Row
+from headway.serve.batcher import BatchStation
 from headway.serve.engine import Engine, Limits
 from headway.sim.jit import kernel
 from headway.sim.outcome import ANSWERED, REJECTED
 from headway.sim.promise import admission_terms
 from headway.sim.simulation import simulate
 from headway.spec.model import Spec
-from headway.testing.live import fake_stations, run_virtual
+from headway.testing.live import fake_starter, fake_stations, run_virtual
 from headway.trace import Trace
 
 MEANS = {1: 0.02, 4: 0.05, 8: 0.08}
@@ -72,6 +74,7 @@ def states(draw: st.DrawFn) -> tuple[Terms, Load, float, float]:
         busy,
         [n * (now_s - draw(st.floats(0.0, 0.1))) for n in busy],
         replicas,
+        [draw(st.sampled_from([1.0, 1.5])) for _ in stages],
     )
     return terms, load, now_s, draw(st.floats(0.01, 3.0))
 
@@ -107,7 +110,7 @@ def test_more_ahead_or_a_tighter_promise_lets_nobody_in_who_was_refused(
 def test_where_nothing_waits_everybody_is_let_in_whatever_the_promise() -> None:
     terms = admission_terms(make_plan("nested", 2, 4, 1.0, pool=2))
     assert terms is not None
-    idle = Load(*([0] * 6,) * 3, [0.0] * 6, [2] * 6)
+    idle = Load(*([0] * 6,) * 3, [0.0] * 6, [2] * 6, [3.0] * 6)
     assert in_time(terms, idle, 5.0, 1e-3)
 
 
@@ -177,3 +180,23 @@ def test_at_any_load_refusing_saves_more_misses_than_it_costs(shape: str, load: 
     trace = Trace.gamma(load * capacity_per_s(plan), 2.0, requests=4000, seed=1)
     missed = [simulate(plan, trace, seed=1, admission=admission).miss_rate for admission in (True, False)]
     assert missed[0] <= missed[1] + 1 / trace.requests
+
+
+def test_workers_that_are_slower_than_profiled_are_noticed_and_fewer_let_in() -> None:
+    plan = make_plan("single", 4, 1, 0.2)
+    service_s, slower = MEANS[1], 2.0
+    rate = 4 / (slower * service_s)
+    trace = Trace.poisson(rate=3.0 * rate, seconds=10.0, seed=1)
+
+    async def main(known_s: tuple[float, ...]) -> np.ndarray:
+        start = fake_starter(lambda n: slower * service_s)
+        station = BatchStation("a", start, replicas=4, max_batch_size=1, service_s=known_s)
+        engine = Engine(plan, stations={"a": station}, clock=asyncio.get_running_loop().time)
+        return (await play(engine, trace))[0]
+
+    good = [
+        np.count_nonzero((run_virtual(partial(main, known_s)) <= 0.2) & (trace.arrival_s > 2.0))
+        for known_s in ((service_s,), ())
+    ]
+    assert good[0] >= 0.9 * 8.0 * rate
+    assert good[1] < 0.1 * good[0]

@@ -34,7 +34,7 @@ def test_a_request_is_in_time_wherever_the_bearable_items_are(pool: int | None, 
         left -= queued[-1] + running[-1]
         busy.append(data.draw(st.integers(0, min(count, running[-1]))))
         began_s.append(busy[-1] * (now_s - data.draw(st.floats(0.0, 1.0))))
-    assert in_time(terms, Load(queued, running, busy, began_s, replicas), now_s, promise_s)
+    assert in_time(terms, Load(queued, running, busy, began_s, replicas, [1.0] * len(busy)), now_s, promise_s)
 
 
 def test_more_is_bearable_where_more_is_promised() -> None:

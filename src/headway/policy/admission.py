@@ -45,7 +45,7 @@ class Load(NamedTuple):
     """What the stages have to do now, one entry each.
 
     Items `queued` and `running`; batches in service (`busy`) and the sum of the times at which they began (`began_s`);
-    `replicas` at work.
+    `replicas` at work; `pace`: how many times longer than the plan says batches take of late.
     """
 
     queued: Longs
@@ -53,6 +53,7 @@ class Load(NamedTuple):
     busy: Longs
     began_s: Floats
     replicas: Longs
+    pace: Floats
 
 
 def in_time(terms: Terms, load: Load, now_s: float, promise_s: float) -> bool:
@@ -63,9 +64,9 @@ def in_time(terms: Terms, load: Load, now_s: float, promise_s: float) -> bool:
     longer than computed. A request that need not wait is always let in.
 
     >>> one = Terms([0.0], [0.0], [0.0], [0.1], [0], [1], [1.0], [1.0], [-1], [1], [])
-    >>> in_time(one, Load([3], [1], [1], [0.0], [1]), now_s=0.05, promise_s=0.5)
+    >>> in_time(one, Load([3], [1], [1], [0.0], [1], [1.0]), now_s=0.05, promise_s=0.5)
     True
-    >>> in_time(one, Load([4], [1], [1], [0.0], [1]), now_s=0.05, promise_s=0.5)
+    >>> in_time(one, Load([4], [1], [1], [0.0], [1], [1.0]), now_s=0.05, promise_s=0.5)
     False
     """
     stages = len(terms.head_s)
@@ -91,7 +92,7 @@ def in_time(terms: Terms, load: Load, now_s: float, promise_s: float) -> bool:
             last = ahead + max(0.0, terms.items[stage] - 1.0)
             first = terms.first[stage]
             size = terms.size[stage]
-            full_s = terms.service_s[first + size - 1]
+            full_s = terms.service_s[first + size - 1] * load.pace[stage]
             busy = load.busy[stage]
             left_s = max(0.0, busy * full_s - (busy * now_s - load.began_s[stage]))
             if pool >= 0:
@@ -107,7 +108,7 @@ def in_time(terms: Terms, load: Load, now_s: float, promise_s: float) -> bool:
             # When its batch begins, the other servers still have half a batch before them, on average.
             work_s = int(last / size) * full_s + left_s - (servers - 1) * full_s / 2.0
             wait_s = max(0.0, work_s) / servers * (1.0 + SLACK)
-            own_s = terms.service_s[first + min(size, int(last) + 1) - 1]
+            own_s = terms.service_s[first + min(size, int(last) + 1) - 1] * load.pace[stage]
             tail_s = terms.tail_s[stage]
             tail_s += (terms.full_tail_s[stage] - tail_s) * min(1.0, (last + 1.0) / size)
             if max(terms.head_s[stage], wait_s) + own_s + tail_s > promise_s:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -39,6 +39,11 @@ MAX_RETRIES = 2
 FIRST_BATCH_TIMEOUT_S = 60.0
 """For workers that have yet to finish a batch: models may put off until then what belongs into `setup`."""
 
+PACE_WEIGHT = 1 / 32
+NOTICED_PACE = 1.05
+MOST_RATIO = 10.0
+"""Batches that take longer than profiled are noticed by a moving mean of the ratios, in which one weighs little."""
+
 WORKER_LOST = "WorkerLost"
 
 
@@ -48,7 +53,8 @@ class BatchStation:
     `start` makes a worker; `threads` is how many cores a batch computes with, taken from the pool named `pool`. With
     `render` the workers are told to return values in a form that leaves the server. A worker that takes longer than
     `batch_timeout_s` is killed and replaced; for its first batch it has `first_batch_timeout_s`, if that is more.
-    `hardware` is the name under which the time of its replicas is counted.
+    `hardware` is the name under which the time of its replicas is counted; `service_s[n - 1]` is what a batch of n
+    should take, for `load` to tell how much longer it does take.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class BatchStation:
         batch_timeout_s: float = FIRST_BATCH_TIMEOUT_S,
         first_batch_timeout_s: float = 0.0,
         hardware: str = "",
+        service_s: Sequence[float] = (),
     ) -> None:
         self.name = name
         self.max_batch_size = max_batch_size
@@ -74,7 +81,7 @@ class BatchStation:
         self.first_batch_timeout_s = first_batch_timeout_s
         self._render = render
         self._initial = replicas
-        self._way = Way(start, max_batch_size, max_wait_s, threads, pool, hardware)
+        self._way = Way(start, max_batch_size, max_wait_s, threads, pool, hardware, tuple(service_s))
         self._queue: deque[Work] = deque()
         self._crew = Crew(name, self._way, self._spawn)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,6 +91,7 @@ class BatchStation:
         self._running = 0
         self._busy = 0
         self._began_s = 0.0
+        self._pace = 1.0
         self._batches = 0
         self._busy_s = 0.0
         self._retries = 0
@@ -100,7 +108,12 @@ class BatchStation:
 
     def load(self) -> StationLoad:
         """Return what there is to do, and how many replicas are at work."""
-        return StationLoad(len(self._queue), self._running, self._busy, self._began_s, self._crew.at_work)
+        return StationLoad(
+            len(self._queue), self._running, self._busy, self._began_s, self._crew.at_work, self._pace_told()
+        )
+
+    def _pace_told(self) -> float:
+        return self._pace if self._pace > NOTICED_PACE else 1.0
 
     async def start(self, host: StationHost) -> None:
         """Start all replicas at once; return when every one can take items. Raises ServeError when one cannot."""
@@ -230,6 +243,9 @@ class BatchStation:
         else:
             self._batches += 1
             self._busy_s += done_s - start_s
+            if len(batch) <= len(self._crew.way.service_s):
+                ratio = (done_s - start_s) / self._crew.way.service_s[len(batch) - 1]
+                self._pace += (min(ratio, MOST_RATIO) - self._pace) * PACE_WEIGHT
             replica.proved = True
             replica.failures = 0
             for work, result in zip(batch, results, strict=True):
@@ -309,6 +325,7 @@ class BatchStation:
         """Decide by these figures from now on."""
         self.max_batch_size, self.max_wait_s, self.threads = way.max_batch_size, way.max_wait_s, way.threads
         self._pool = None if way.pool is None else self._host.pool(way.pool)
+        self._pace = 1.0
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -15,7 +15,7 @@ from headway.serve.station import StationHost
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How replicas are started, batch, compute and are paid for."""
+    """How replicas are started, batch, compute and are paid for. `service_s[n - 1]`: what a batch of n should take."""
 
     start: StartWorker
     max_batch_size: int
@@ -23,6 +23,7 @@ class Way:
     threads: int
     pool: str | None
     hardware: str
+    service_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class Gate:
         """Whether so little is to do that the policy's answer is known: asking it would cost as much as a request."""
         items = 0
         for load in loads:
-            if load.busy > load.replicas:
+            if load.busy > load.replicas or load.pace > 1.0:
                 return False
             items += load.queued + load.running
         replicas = tuple([load.replicas for load in loads])
@@ -54,7 +54,8 @@ def bearable(terms: Terms, replicas: Sequence[int], promise_s: float) -> int:
     nothing = [0] * len(replicas)
 
     def holds(items: int) -> bool:
-        load = Load([items] * len(replicas), nothing, replicas, [0.0] * len(replicas), replicas)
+        stages = len(replicas)
+        load = Load([items] * stages, nothing, replicas, [0.0] * stages, replicas, [1.0] * stages)
         return in_time(terms, load, 0.0, promise_s)
 
     low, high = 0, 1 << 20

@@ -110,13 +110,17 @@ class StationStats:
 
 
 class StationLoad(NamedTuple):
-    """What a station has to do now, as `policy.admission.Load` has it: `began_s` is a sum over the `busy` batches."""
+    """What a station has to do now, as `policy.admission.Load` has it: `began_s` is a sum over the `busy` batches.
+
+    A `pace` near 1 is told as 1: chance must not decide who is let in.
+    """
 
     queued: int
     running: int
     busy: int
     began_s: float
     replicas: int
+    pace: float = 1.0
 
 
 @runtime_checkable

@@ -350,7 +350,7 @@ def advance(net: Net, state: State, until_s: float) -> float:
         for stage in range(working.size):
             for at in range(idle_count[stage]):
                 working[stage] += now_s < replica_until_s[idle[stage, at]]
-        load = Load(queue_tail - queue_head, running, busy, began_s, working)
+        load = Load(queue_tail - queue_head, running, busy, began_s, working, np.ones(working.size))
         return in_time(terms, load, now_s, promise_s)
 
     stages = first_item.size - 1

@@ -56,6 +56,7 @@ def live_station(
         render=not children,
         hardware=config.hardware,
         batch_timeout_s=batch_timeout_s(context, config),
+        service_s=service_s(context, config),
         first_batch_timeout_s=FIRST_BATCH_TIMEOUT_S,
     )
 
@@ -65,11 +66,17 @@ def batch_timeout_s(context: StageContext, config: ReplicaConfig) -> float:
 
     Where the profile does not tell, it is what a first batch may take.
     """
+    known_s = service_s(context, config)
+    return max(LEAST_BATCH_TIMEOUT_S, HANGS_RATIO * known_s[-1]) if known_s else FIRST_BATCH_TIMEOUT_S
+
+
+def service_s(context: StageContext, config: ReplicaConfig) -> tuple[float, ...]:
+    """Return what batches of 1, 2, ... items take on average by the profile; nothing where it does not tell."""
     try:
         service = context.profile.service(context.name, config.variant, config.hardware)
+        return tuple(service.table(config.max_batch_size, sampled=False)[1:].mean(axis=1).tolist())
     except ProfileError:
-        return FIRST_BATCH_TIMEOUT_S
-    return max(LEAST_BATCH_TIMEOUT_S, HANGS_RATIO * service.mean_at(config.max_batch_size))
+        return ()
 
 
 def pool_cores(spec: Spec, usable: tuple[int, ...]) -> dict[str, tuple[int, ...]]:

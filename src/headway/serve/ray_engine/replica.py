@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import os
 import time
 
 import msgspec
@@ -28,8 +27,6 @@ class StageReplica:
         import ray
         from ray import serve
 
-        # Ray passes on what is printed, each stream to its like; the server's standard output is the result's alone.
-        os.dup2(_STDERR, 1)
         self._away = ray.get_runtime_context().get_node_id() != home
         self._frames: list[bytes] = []
         self._conversation = Conversation(self._frames.append)

@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,11 @@ from headway.errors import ServeError
 from headway.serve.ray_engine.replica import StageReplica
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
+FOLDER_PREFIX = "hw-ray-"
+_MAX_ERROR_CHARS = 300
+_STARTS = 3
+"""Ray gives itself 30 s to start, and no more can be granted: on a busy machine that is not always enough."""
+
 _HEALTH_PERIOD_S = 1.0
 _DRAIN_LOOK_S = 0.1
 _DRAIN_S = 60.0
@@ -71,23 +77,42 @@ def local_ray() -> Iterator[None]:
     """
     # Another user of the machine must not be able to run code here.
     own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    folder = tempfile.mkdtemp(prefix="hw-ray-", dir=_short_folder())
+    folder = tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-", dir=_short_folder())
     try:
         with _environment(own):
             import ray
-            from ray import serve
 
             _read_environment()
-            _init("local", f"Ray cannot be started in {folder}", include_dashboard=False, _temp_dir=folder)
+            options = {"include_dashboard": False, "_temp_dir": folder}
+            _init("local", f"Ray cannot be started in {folder}", _STARTS, **options)
             try:
                 yield
             finally:
-                with contextlib.suppress(Exception):
-                    serve.shutdown()
+                # With Ray all of Serve ends at once; to end Serve first would only let Ray complain of it.
                 ray.shutdown()
     finally:
         _read_environment()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _quiet() -> None:
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _pass_on_what_stages_print() -> None:
+    """Print it as the embedded engine does; Ray's own way prints on standard output, which is the result's alone."""
+    from ray._private.ray_logging import global_worker_stdstream_dispatcher as lines
+
+    lines.remove_handler("ray_print_logs")
+    lines.add_handler("ray_print_logs", _pass_on)
+
+
+def _pass_on(data: Mapping[str, Any]) -> None:
+    name = str(data.get("actor_name") or "")
+    if name.startswith("ServeReplica:"):
+        for line in data["lines"]:
+            print(f"[{name.rpartition(':')[2]}] {line}", file=sys.stderr)
 
 
 def _own_signals() -> None:
@@ -100,9 +125,10 @@ def _own_signals() -> None:
 
 def _read_environment() -> None:
     """Have Ray read its settings anew: it has done so when it was imported, by whomever."""
-    from ray._raylet import Config
+    from ray._raylet import AuthenticationTokenLoader, Config
 
     Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextlib.contextmanager
@@ -120,16 +146,19 @@ def _joined_ray(address: str) -> Iterator[None]:
             ray.shutdown()
 
 
-def _init(address: str, problem: str, **options: Any) -> None:
+def _init(address: str, problem: str, tries: int = 1, **options: Any) -> None:
     import ray
 
-    for name in ("ray", "ray.serve"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=True, **options)
-    except (OSError, RuntimeError, ray.exceptions.RayError) as error:
-        ray.shutdown()
-        raise ServeError(f"{problem}: {' '.join(str(error).split())}") from None
+    _quiet()
+    for left in reversed(range(tries)):
+        try:
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=True, **options)
+            break
+        except Exception as error:  # some of Ray's errors are of no class of their own
+            ray.shutdown()
+            if not left:
+                raise ServeError(f"{problem}: {' '.join(str(error).split())[:_MAX_ERROR_CHARS]}") from None
+    _pass_on_what_stages_print()
 
 
 class Runtime:
@@ -199,7 +228,9 @@ class Runtime:
         if not ray.is_initialized():
             self._owned = not address
             self._until.enter_context(_joined_ray(address) if address else local_ray())
+        _quiet()
         serve.start(proxy_location="Disabled", logging_config=_serve_logging())
+        _quiet()
         self._home = ray.get_runtime_context().get_node_id()
         self._controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
 
@@ -253,8 +284,6 @@ def _environment(more: Mapping[str, str]) -> Iterator[None]:
     """Set for the length of the block what Ray reads from the environment, at its import and later."""
     wanted = {
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_DEDUP_LOGS": "0",
-        "RAY_COLOR_PREFIX": "0",
         # Processes would be started ahead that no replica can use: each stage has an environment of its own.
         "RAY_prestart_worker_first_driver": "0",
         # A stage names its device itself.

@@ -1,0 +1,275 @@
+"""Plans served on a real Ray: one for all tests here, and one that a server starts and ends by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.e2e.serve_models import MODELS
+from tests.e2e.test_serve import INFER, body, make_plan, outputs, wait_until
+
+from headway.errors import ServeError, WorkerTimeout
+from headway.plan.plan import Plan
+from headway.serve.ray_engine.runtime import FOLDER_PREFIX, local_ray
+from headway.serve.run import LiveServer, ServeOptions, running, running_in_thread
+from headway.serve.wire import Payload
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the `ray` extra"),
+    # Ray's own warnings are Ray's to mend.
+    pytest.mark.filterwarnings(r"ignore::Warning:ray\..*"),
+    # One worker of pytest-xdist, and so one Ray, for all of them.
+    pytest.mark.xdist_group("ray"),
+]
+
+ON_RAY = '''
+import os
+import sys
+
+
+class Sizes:
+    """Says how large the batch was, and where it was worked on."""
+
+    def predict(self, batch):
+        time.sleep(0.03)
+        return [f"{len(batch)} {os.getpid()}" for _ in batch]
+
+
+class Hang:
+    def predict(self, batch):
+        print("printed by the stage")
+        if "hang" in batch:
+            time.sleep(1000)
+        return list(batch)
+'''
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    path = tmp_path_factory.mktemp("models") / "models_on_ray.py"
+    path.write_text(MODELS + ON_RAY)
+    return lambda name: f"{path}:{name}"
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[None]:
+    with local_ray():
+        yield
+
+
+@contextlib.contextmanager
+def on_ray(plan: Plan) -> Iterator[tuple[LiveServer, httpx.Client]]:
+    with (
+        running_in_thread(plan, ServeOptions(engine="ray")) as server,
+        httpx.Client(base_url=server.url, timeout=60.0) as client,
+    ):
+        yield server, client
+
+
+def pages(models: Callable[[str], str]) -> Plan:
+    return make_plan(
+        {
+            "read": {"model": models("Read")},
+            "word": {"after": "read", "model": models("Upper")},
+            "number": {"after": "read", "model": models("Double")},
+            "collect": {"after": ["word", "number"], "model": models("Collect")},
+        }
+    )
+
+
+def test_answers_and_metrics_are_those_of_the_embedded_engine(ray: None, models: Callable[[str], str]) -> None:
+    numbers = np.arange(60_000, dtype="<f4")
+    head = json.dumps(
+        {"inputs": [{"name": "x", "shape": [60_000], "datatype": "FP32", "parameters": {"binary_data_size": 240_000}}]}
+    ).encode()
+
+    def ask(client: httpx.Client) -> tuple[list[Any], dict[str, set[tuple[str, ...]]]]:
+        texts = ["b 21 a 2", "", "bad", "7", "a b c 1 2 3"]
+        with ThreadPoolExecutor(5) as threads:
+            found = list(threads.map(lambda text: client.post(INFER, json=body(text)), texts))
+        large = client.post(
+            INFER, content=head + numbers.tobytes(), headers={"Inference-Header-Content-Length": str(len(head))}
+        )
+        answers = [(answer.status_code, answer.json()) for answer in [*found, large]]
+        families = text_string_to_metric_families(client.get("/metrics").text)
+        return answers, {
+            family.name: {tuple(sorted(sample.labels.items())) for sample in family.samples} for family in families
+        }
+
+    plan = pages(models)
+    with running_in_thread(plan) as server, httpx.Client(base_url=server.url, timeout=60.0) as client:
+        embedded = ask(client)
+    with on_ray(plan) as (_, client):
+        answers, metrics = ask(client)
+    assert answers == embedded[0]
+    assert [status for status, _ in answers] == [200, 200, 500, 200, 200, 200]
+    assert metrics == embedded[1]
+
+
+def test_batches_and_replicas_follow_the_plan_and_its_changes_under_load(
+    ray: None, models: Callable[[str], str]
+) -> None:
+    plan = make_plan({"sizes": {"model": models("Sizes")}}, max_batch_size=4, max_wait_s=0.01)
+    stop = threading.Event()
+    answered: list[tuple[int, int]] = []
+
+    with on_ray(plan) as (server, client):
+
+        def load() -> None:
+            while not stop.is_set():
+                size, pid = outputs(client.post(INFER, json=body("x")))["sizes"][0].split()
+                answered.append((int(size), int(pid)))
+
+        def replicas_are(count: int) -> bool:
+            return wait_until(lambda: len({pid for _, pid in answered[-40:]}) == count, 60.0)
+
+        with ThreadPoolExecutor(12) as threads:
+            loads = [threads.submit(load) for _ in range(12)]
+            try:
+                assert replicas_are(1)
+                server.engine._loop.call_soon_threadsafe(server.engine.set_replicas, "sizes", 2)
+                assert replicas_are(2)
+                assert len(set(client.get("/stats").json()["stages"]["sizes"]["pids"])) == 2
+                server.engine._loop.call_soon_threadsafe(server.engine.set_replicas, "sizes", 1)
+                assert replicas_are(1)
+            finally:
+                stop.set()
+            for each in loads:
+                each.result()  # no request was lost or refused
+        stats = client.get("/stats?samples=true").json()
+    assert stats["requests"]["answered"] == stats["requests"]["offered"] == len(answered)
+    sizes = stats["stages"]["sizes"]["batch_size"]
+    assert sorted(sizes) == sorted(size for size, _ in answered)
+    assert max(sizes) == 4
+    assert stats["stages"]["sizes"]["batches"] == pytest.approx(sum(1 / size for size in sizes))
+
+
+def test_a_killed_replica_loses_nothing_and_answers_nothing_twice(ray: None, models: Callable[[str], str]) -> None:
+    plan = make_plan({"slow": {"model": models("Slow")}}, replicas=2, max_batch_size=2)
+    with on_ray(plan) as (server, client):
+        pids = server.engine.stats()["stages"]["slow"]["pids"]
+        killed = threading.Event()
+
+        def ask(number: int) -> httpx.Response:
+            if number == 40:
+                os.kill(pids[0], signal.SIGKILL)
+                killed.set()
+            return client.post(INFER, json=body(str(number)))
+
+        with ThreadPoolExecutor(8) as threads:
+            found = list(threads.map(ask, range(120)))
+        assert killed.is_set()
+        assert [outputs(response)["slow"] for response in found] == [[str(i)] for i in range(120)]
+
+        def recovered() -> bool:
+            stage = client.get("/stats").json()["stages"]["slow"]
+            return stage["replicas"]["ready"] == 2 and pids[0] not in stage["pids"]
+
+        assert wait_until(recovered, 60.0)
+        stats = client.get("/stats").json()
+    assert stats["requests"]["answered"] == stats["requests"]["offered"] == 120
+    assert stats["stages"]["slow"]["restarts"] > 0
+
+
+def test_a_replica_that_hangs_is_killed_and_replaced(ray: None, models: Callable[[str], str]) -> None:
+    plan = make_plan({"hang": {"model": models("Hang")}}, max_batch_size=1)
+    with on_ray(plan) as (server, client):
+        assert outputs(client.post(INFER, json=body("proves itself")))["hang"] == ["proves itself"]
+        (pid,) = client.get("/stats").json()["stages"]["hang"]["pids"]
+        (replica,) = server.engine.stations["hang"]._crew.replicas  # type: ignore[attr-defined]
+        hanging = replica.worker.predict([Payload("text", b"hang")], timeout_s=0.3)
+        with pytest.raises(WorkerTimeout, match=r"took longer than 0.3 s for a batch and was killed"):
+            asyncio.run_coroutine_threadsafe(hanging, server.engine._loop).result(60.0)
+        assert outputs(client.post(INFER, json=body("fine")))["hang"] == ["fine"]
+        assert wait_until(lambda: client.get("/stats").json()["stages"]["hang"]["pids"] not in ([], [pid]), 60.0)
+        assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_model_that_cannot_be_set_up_stops_the_server_with_the_reason(
+    ray: None, models: Callable[[str], str]
+) -> None:
+    plan = make_plan({"broken": {"model": models("Broken")}})
+    with pytest.raises(ServeError, match=r"worker of broken: .*no such weights"), on_ray(plan):
+        pass
+
+
+def descendants(pid: int) -> set[int]:
+    """The process numbers of all that a process has started, directly or not."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    found, more = set[int](), {pid}
+    while more:
+        found |= more
+        more = {child for child, parent in parents.items() if parent in found} - found
+    return found - {pid}
+
+
+def listeners(pids: set[int]) -> dict[int, str]:
+    """The ports that processes listen on, and the addresses, as the kernel writes them."""
+    sockets = set()
+    for pid in pids:
+        for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                sockets.add(os.readlink(descriptor))
+    out = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                address, _, port = fields[1].partition(":")
+                out[int(port, 16)] = address
+    return out
+
+
+def check_asks_for_a_token(port: int) -> None:
+    import grpc
+
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary("/ray.serve.ASGIService/HandleRequest")
+        with pytest.raises(grpc.RpcError) as refused:
+            call(b"", timeout=20.0)
+        assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="looks at processes as Linux shows them")
+def test_a_server_starts_a_ray_of_its_own_on_loopback_and_leaves_nothing_of_it(
+    models: Callable[[str], str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    plan = make_plan({"hang": {"model": models("Hang")}})
+    with running(plan, engine="ray") as server, httpx.Client(base_url=server.url, timeout=60.0) as client:
+        assert outputs(client.post(INFER, json=body("x")))["hang"] == ["x"]
+        (worker,) = client.get("/stats").json()["stages"]["hang"]["pids"]
+        started = descendants(server.process.pid)
+        assert worker in started
+        loopback = {"0100007F", "0" * 16 + "FFFF0000" + "0100007F"}
+        assert set(listeners(started - {worker} | {server.process.pid}).values()) <= loopback
+        # A replica opens a port of Ray Serve's that cannot be told where to listen.
+        open_ports = [port for port, address in listeners({worker}).items() if address not in loopback]
+        assert len(open_ports) <= 1
+        for port in open_ports:
+            check_asks_for_a_token(port)
+        server.process.terminate()
+        assert server.process.wait(60.0) == 0
+        assert server.process.stdout is not None
+        assert server.process.stdout.read() == ""
+    assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
+    assert not list(Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}{server.process.pid}-*"))
+    said = capfd.readouterr().err
+    assert set(said.splitlines()) == {"[hang] printed by the stage"}

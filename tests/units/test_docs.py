@@ -76,4 +76,5 @@ def test_the_pages_of_the_site_are_all_in_its_navigation() -> None:
 
     site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     named = [file for entry in site["nav"] for file in entry.values()]
-    assert sorted(named) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+    docs = ROOT / "docs"
+    assert sorted(named) == sorted(path.relative_to(docs).as_posix() for path in docs.rglob("*.md"))

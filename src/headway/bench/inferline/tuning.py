@@ -1,0 +1,106 @@
+"""Which part of the gain is the planner's and which the tuner's: plans and tuners combined, on traffic that moves."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from headway.bench.inferline.grid import Progress, Sizes, inputs_hash, planned
+from headway.bench.inferline.pipelines import PIPELINES, Pipeline
+from headway.bench.inferline.rows import Book, Result
+from headway.bench.inferline.workloads import SHAPES, Load, rates_per_s, shape
+from headway.plan import Plan
+from headway.policy.tuners import tuner
+from headway.tune.simulated import simulate_tuner
+from headway.tune.terms import terms
+
+DS2_PAUSE_S = 2.0
+"""How long a DS2 that has to stop the job stops it; the published numbers depend on the engine."""
+PLAN_BUDGETS = (("robust", 40), ("trace", 300))
+"""Simulated candidates of the exact planner here: a sample is seven times as long as in the grid of planners."""
+
+
+class Scheme(NamedTuple):
+    """A planner of `grid.SYSTEMS`, a tuner of `headway.policy.tuners`, and the tuner's parameters."""
+
+    plan: str
+    tuner: str
+    parameters: Mapping[str, Any] = {}
+
+
+SCHEMES: Mapping[str, Scheme] = {
+    "cg-mean": Scheme("cg-mean", "none"),
+    "cg-peak": Scheme("cg-peak", "none"),
+    "cg-mean+autoscale": Scheme("cg-mean", "autoscale"),
+    "cg-peak+autoscale": Scheme("cg-peak", "autoscale"),
+    "cg-mean+ds2": Scheme("cg-mean", "ds2"),
+    "cg-mean+ds2-pause": Scheme("cg-mean", "ds2", {"pause_s": DS2_PAUSE_S}),
+    "inferline-plan": Scheme("inferline", "none"),
+    "inferline-plan+autoscale": Scheme("inferline", "autoscale"),
+    "inferline": Scheme("inferline", "inferline"),
+    "inferline-plan+headway": Scheme("inferline", "headway"),
+    "headway-plan": Scheme("headway", "none"),
+    "headway-plan+inferline": Scheme("headway", "inferline"),
+    "headway": Scheme("headway", "headway"),
+}
+"""Planner and tuner by the name of the combination; those called after one system alone are wholly that system."""
+
+
+class Run(NamedTuple):
+    """One shape of traffic on one pipeline."""
+
+    workload: str
+    pipeline: Pipeline
+    seed: int
+
+    def result(self, scheme: str, rate_per_s: float, inputs: str) -> Result:
+        """Return a row of this run whose figures are yet to come."""
+        p = self.pipeline
+        return Result(
+            "tuning", self.workload, p.name, rate_per_s, 1.0, p.slo_ms, p.gpu_usd_per_hour,
+            p.item_share, scheme, self.seed, None, None, None, None, inputs,
+        )  # fmt: skip
+
+
+def runs(sizes: Sizes) -> Iterator[Run]:
+    """Yield all runs, those of the first seed first: the paper's Social Media on all shapes."""
+    for seed in sizes.few_seeds:
+        for name in SHAPES if sizes.minutes is None else ("azure",):
+            yield Run(name, PIPELINES["social"], seed)
+
+
+def compute(sizes: Sizes, book: Book, stamp: tuple[str, str], tell: Progress = lambda _: None) -> list[Result]:
+    """Return the results of all runs, computing those that the book does not have. `stamp`: date and machine."""
+    budgets = dict(PLAN_BUDGETS if sizes.minutes is None else sizes.budgets)
+    out: list[Result] = []
+    for run in runs(sizes):
+        load = shape(run.workload, run.seed, sizes.minutes, sizes.most_per_s)
+        rates = rates_per_s(SHAPES[run.workload], sizes.most_per_s)
+        mean_rate = round(math.fsum(rates) / len(rates), 1)
+        plans: dict[str, Plan | None] = {}
+        for name, scheme in SCHEMES.items():
+            wanted = run.result(name, mean_rate, inputs_hash(run.pipeline, [load], scheme, budgets))
+            found = book.find(wanted)
+            if found is None:
+                tell(f"tuning: {name} on {run.pipeline.name}, {run.workload}, seed {run.seed}")
+                if scheme.plan not in plans:
+                    budget = budgets["robust" if scheme.plan == "headway" else "trace"]
+                    plans[scheme.plan] = planned(run.pipeline, load.planned, scheme.plan, run.seed, budget)
+                found = _played(wanted, plans[scheme.plan], scheme, load)
+                found = dataclasses.replace(found, date=stamp[0], machine=stamp[1])
+                book.add([found])
+            out.append(found)
+    return out
+
+
+def _played(wanted: Result, plan: Plan | None, scheme: Scheme, load: Load) -> Result:
+    """The result of a run: every replica is paid for from when it is asked for, the first ones' start-up included."""
+    if plan is None:
+        return wanted
+    about = terms(plan, load.planned)
+    chosen = tuner(scheme.tuner, about, **scheme.parameters)
+    outcome = simulate_tuner(plan, load.live, chosen, about, seed=wanted.seed).outcome
+    cost_usd = outcome.cost_usd + outcome.startup_cost_usd
+    return dataclasses.replace(wanted, cost_usd=cost_usd, miss_rate=outcome.miss_rate, gap_ratio=plan.gap_ratio)

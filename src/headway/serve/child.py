@@ -24,6 +24,7 @@ from headway.errors import HeadwayError, ServeError, nearest
 from headway.serve import values
 from headway.serve.builtin import OnnxModel, SleepModel
 from headway.serve.model_ref import HardwareView, ModelRef
+from headway.serve.shared import Shared
 from headway.serve.wire import (
     CODECS,
     Batch,
@@ -174,16 +175,17 @@ def _decoded(item: Slots, body: Body) -> Any:
 class Conversation:
     """A worker's side of the conversation with the server; `send` is given the frames of its answers.
 
-    `stopped`: whether it is over.
+    `stopped`: whether it is over. `shared`: the memory that the answer to the message at hand may go through.
     """
 
     def __init__(self, send: Callable[[bytes], object]) -> None:
         self.stopped = False
+        self.shared: Shared | None = None
         self._send_frame = send
         self._replica: Replica | None = None
 
     def _send(self, message: FromWorker, buffers: list[bytes] | None = None) -> None:
-        self._send_frame(pack(message, buffers or ()))
+        self._send_frame(pack(message, buffers or (), self.shared))
 
     def receive(self, message: ToWorker, body: Body) -> None:
         """Do what a message asks for; there is one answer to each but the last."""
@@ -230,9 +232,14 @@ class Conversation:
             self._send(Done(number, service_s, [ResultSlots(None, None, failure(error))] * len(outputs)))
 
 
-def _serve(connection: socket.socket) -> None:
+def _serve(connection: socket.socket, shared: Shared | None) -> None:
     conversation = Conversation(connection.sendall)
-    reader: FrameReader[ToWorker] = FrameReader(to_worker_decoder, conversation.receive)
+
+    def receive(message: ToWorker, body: Body) -> None:
+        conversation.shared = shared if reader.may_share else None
+        conversation.receive(message, body)
+
+    reader: FrameReader[ToWorker] = FrameReader(to_worker_decoder, receive, shared)
     while not conversation.stopped and (count := connection.recv_into(reader.space())):
         reader.filled(count)
 
@@ -267,13 +274,13 @@ def _exit_with_parent(connection: socket.socket) -> None:
 
 
 def main() -> None:
-    """Serve the socket whose file descriptor is the first argument."""
+    """Serve the socket whose file descriptor is the first argument; the second, if any, is shared memory."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     connection = socket.socket(fileno=int(sys.argv[1]))
     connection.setblocking(True)
     threading.Thread(target=_exit_with_parent, args=(connection,), daemon=True).start()
     with contextlib.suppress(ConnectionError):
-        _serve(connection)
+        _serve(connection, Shared(int(sys.argv[2]), "worker") if len(sys.argv) > 2 else None)
     # Threads and finalizers of the model's libraries must not keep a stopped replica alive.
     sys.stdout.flush()
     sys.stderr.flush()

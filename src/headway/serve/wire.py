@@ -15,6 +15,7 @@ import msgspec
 
 from headway.errors import ServeError, nearest
 from headway.serve.model_ref import HardwareView, ModelRef
+from headway.serve.shared import AREA_BYTES, FROM_BYTES, Shared
 
 CODECS: Final = ("raw", "text", "json", "tensor", "object")
 OUTSIDE_CODECS: Final = ("raw", "text", "json", "tensor")
@@ -22,6 +23,10 @@ MAX_HEADER_BYTES: Final = 32 * 2**20
 MAX_BODY_BYTES: Final = 2**30
 _PREFIX: Final = struct.Struct("<IQ")
 _CODEC_INDEX: Final = {codec: index for index, codec in enumerate(CODECS)}
+_IN_SHARED: Final = 1 << 63
+"""Flag of a body's size: the body lies in the memory that both sides share."""
+_MAY_SHARE: Final = 1 << 62
+"""Flag of a body's size: that of the answer may lie there too, since nobody else is using it."""
 _READ_BYTES: Final = 256 * 2**10
 _KEPT_BYTES: Final = 16 * 2**20
 SOCKET_BYTES: Final = 2**20
@@ -168,8 +173,16 @@ def slots(item: Input, buffers: list[bytes]) -> Slots:
     return {name: [slot(payload, buffers) for payload in payloads] for name, payloads in item.items()}
 
 
-def pack(message: ToWorker | FromWorker, buffers: Sequence[bytes] = ()) -> bytes:
-    """Return the frame of a message and its payload bytes. Raises ServeError when no reader would accept its size."""
+def pack(
+    message: ToWorker | FromWorker,
+    buffers: Sequence[bytes] = (),
+    shared: Shared | None = None,
+    may_share: bool = False,
+) -> bytes:
+    """Return the frame of a message and its payload bytes; a large body is laid into `shared` memory instead.
+
+    `may_share` lets the other side answer through it. Raises ServeError when no reader would accept the frame's size.
+    """
     header = _encoder.encode(message)
     body_size = sum(map(len, buffers))
     if len(header) > MAX_HEADER_BYTES or body_size > MAX_BODY_BYTES:
@@ -177,7 +190,11 @@ def pack(message: ToWorker | FromWorker, buffers: Sequence[bytes] = ()) -> bytes
             f"a batch of {body_size} payload bytes cannot be sent; at most {MAX_BODY_BYTES} bytes and "
             f"{MAX_HEADER_BYTES} bytes of description fit: use a smaller batch size or smaller payloads"
         )
-    return b"".join((_PREFIX.pack(len(header), body_size), header, *buffers))
+    flags = _MAY_SHARE if may_share else 0
+    if shared is not None and FROM_BYTES <= body_size <= AREA_BYTES:
+        shared.put(buffers)
+        return _PREFIX.pack(len(header), body_size | flags | _IN_SHARED) + header
+    return b"".join((_PREFIX.pack(len(header), body_size | flags), header, *buffers))
 
 
 class Body:
@@ -221,13 +238,18 @@ def unpack(frame: bytes, decoder: msgspec.msgpack.Decoder[M]) -> tuple[M, Body]:
 class FrameReader(Generic[M]):
     """Assembles frames from a byte stream with few copies and calls `receive(message, body)` for each.
 
-    Fill `space()`, then say with `filled(n)` how much. Raises ServeError for a frame above the limits or not of the
-    expected shape; the stream is then unusable.
+    Fill `space()`, then say with `filled(n)` how much. `may_share`: whether the answer to the frame that is being
+    handed on may go through the shared memory. Raises ServeError for a frame above the limits or not of the expected
+    shape; the stream is then unusable.
     """
 
-    def __init__(self, decoder: msgspec.msgpack.Decoder[M], receive: Callable[[M, Body], None]) -> None:
+    def __init__(
+        self, decoder: msgspec.msgpack.Decoder[M], receive: Callable[[M, Body], None], shared: Shared | None = None
+    ) -> None:
+        self.may_share = False
         self._decoder = decoder
         self._receive = receive
+        self._shared = shared
         self._buffer = bytearray(_READ_BYTES)
         self._filled = 0
 
@@ -241,7 +263,10 @@ class FrameReader(Generic[M]):
         start = 0
         needed = _PREFIX.size
         while self._filled - start >= _PREFIX.size:
-            header_size, body_size = _PREFIX.unpack_from(self._buffer, start)
+            header_size, flagged = _PREFIX.unpack_from(self._buffer, start)
+            shared_size, body_size = 0, flagged & (_MAY_SHARE - 1)
+            if flagged & _IN_SHARED:
+                shared_size, body_size = body_size, 0
             if header_size > MAX_HEADER_BYTES or body_size > MAX_BODY_BYTES:
                 raise ServeError(f"a frame of {header_size + body_size} bytes is larger than a worker may send or get")
             needed = _PREFIX.size + header_size + body_size
@@ -255,8 +280,14 @@ class FrameReader(Generic[M]):
                 raise ServeError(f"a frame's header is not one that this version writes: {error}") from None
             start += needed
             needed = _PREFIX.size
-            self._receive(message, Body(view[body_at:start]))
+            self.may_share = bool(flagged & _MAY_SHARE)
+            self._receive(message, Body(self._from_shared(shared_size) if shared_size else view[body_at:start]))
         self._make_room(start, needed)
+
+    def _from_shared(self, size: int) -> memoryview:
+        if self._shared is None:
+            raise ServeError("a frame's body is said to be in shared memory, but there is none")
+        return self._shared.body(size)
 
     def _make_room(self, start: int, needed: int) -> None:
         rest = self._filled - start

@@ -7,7 +7,6 @@ socket and a pipe for what they print.
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import os
 import signal
@@ -19,7 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from headway.errors import ServeError, WorkerDied, WorkerTimeout
+from headway.serve import shared
 from headway.serve.model_ref import HardwareView, ModelRef
+from headway.serve.printed import Printed
 from headway.serve.wire import (
     SOCKET_BYTES,
     Batch,
@@ -57,8 +58,6 @@ _THREAD_VARIABLES = (
 )
 _EXIT_GRACE_S = 1.0
 _OUTPUT_GRACE_S = 0.2
-_TAIL_LINES = 8
-_MAX_LINE_BYTES = 4096
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -84,14 +83,21 @@ class Worker:
     took for the last batch, measured in the process.
     """
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        process: subprocess.Popen[bytes],
+        log: Callable[[str], None],
+        memory: shared.Shared | None = None,
+    ) -> None:
         self.name = name
         self.pid = process.pid
         self.startup_s = 0.0
         self.service_s = 0.0
         self._process = process
         self._loop = asyncio.get_running_loop()
-        self._output = _Output(f"[{name}] ", log)
+        self._output = Printed(f"[{name}] ", log)
+        self._shared = memory
         self._link: _Link = _Link(self)
         self._number = 0
         self._waiting: dict[int, asyncio.Future[Any]] = {}
@@ -127,14 +133,17 @@ class Worker:
         for end in (ours, theirs):
             # Fewer switches between the processes per large batch; the system may grant less.
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+        memory = shared.create()
         try:
-            process = _spawn(theirs.fileno(), hardware.threads)
+            process = _spawn([theirs.fileno(), *([] if memory is None else [memory])], hardware.threads)
         except OSError as error:
             ours.close()
+            if memory is not None:
+                os.close(memory)
             raise ServeError(f"worker of {name}: the process cannot be started: {error.strerror or error}") from None
         finally:
             theirs.close()
-        worker = cls(name, process, log or _to_stderr)
+        worker = cls(name, process, log or _to_stderr, None if memory is None else shared.Shared(memory, "server"))
         try:
             ours.setblocking(False)
             await loop.create_unix_connection(lambda: worker._link, sock=ours)
@@ -200,7 +209,9 @@ class Worker:
         try:
             if self._problem is not None:
                 raise WorkerDied(f"worker of {self.name} (pid {self.pid}) {self._problem}")
-            frame = pack(message, buffers)
+            # Each area of the shared memory holds one body: it is free when nothing else is under way.
+            free = self._shared if not self._waiting else None
+            frame = pack(message, buffers, free, may_share=free is not None)
         except ServeError as error:
             answer.set_exception(error)
             return answer
@@ -274,6 +285,8 @@ class Worker:
         problem = self._problem or f"{_how(self._process.returncode)} before it answered{last}"
         self._fail(WorkerDied(f"worker of {self.name} (pid {self.pid}) {problem}"), problem)
         self._output.close()
+        if self._shared is not None:
+            self._shared.close()
         self._ended.set()
 
     async def _end(self, grace_s: float) -> None:
@@ -311,7 +324,7 @@ class _Link(asyncio.BufferedProtocol):
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._reader: FrameReader[FromWorker] = FrameReader(from_worker_decoder, worker._receive)
+        self._reader: FrameReader[FromWorker] = FrameReader(from_worker_decoder, worker._receive, worker._shared)
         self._transport: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -341,60 +354,14 @@ class _Link(asyncio.BufferedProtocol):
         self._transport.close()
 
 
-class _Output(asyncio.Protocol):
-    """What the process prints: passed on line by line, the last lines kept for the message when it dies."""
-
-    def __init__(self, prefix: str, log: Callable[[str], None]) -> None:
-        self.tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
-        self._prefix = prefix
-        self._log = log
-        self._rest = b""
-        self._closed = asyncio.Event()
-        self._transport: Any = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > _MAX_LINE_BYTES:
-            lines.append(self._rest)
-            self._rest = b""
-        for line in lines:
-            self._pass_on(line)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._rest:
-            self._pass_on(self._rest)
-        self._closed.set()
-
-    async def ended(self, timeout_s: float) -> None:
-        """Wait for the end of the output, but not for a grandchild that holds the pipe open."""
-        if self._transport is not None and not self._closed.is_set():
-            try:
-                await asyncio.wait_for(self._closed.wait(), timeout_s)
-            except TimeoutError:
-                self.close()
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-    def _pass_on(self, line: bytes) -> None:
-        text = line[:_MAX_LINE_BYTES].decode(errors="replace").rstrip()
-        if text:
-            self.tail.append(text)
-            self._log(self._prefix + text)
-
-
-def _spawn(descriptor: int, threads: int) -> subprocess.Popen[bytes]:
+def _spawn(descriptors: Sequence[int], threads: int) -> subprocess.Popen[bytes]:
     # -P: the working directory is not a place to import from. A process group of its own: Ctrl-C reaches only us.
     return subprocess.Popen(
-        [sys.executable, "-P", "-u", "-X", "faulthandler", "-m", "headway.serve.child", str(descriptor)],
+        [sys.executable, "-P", "-u", "-X", "faulthandler", "-m", "headway.serve.child", *map(str, descriptors)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        pass_fds=[descriptor],
+        pass_fds=descriptors,
         env=environment(threads),
         process_group=0,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headway.bench.inferline import evaluate, grid, page, tuning
+from headway.bench.inferline import evaluate, figures, grid, page, summary, tuning
 from headway.bench.inferline.grid import SYSTEMS, Sizes
 from headway.bench.inferline.pipelines import GPU_USD_PER_HOUR, PIPELINES
 from headway.bench.inferline.rows import Book, Result
@@ -179,8 +179,9 @@ def one_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
     few = {"social": PIPELINES["image"]}
     monkeypatch.setattr(grid, "PIPELINES", few)
     monkeypatch.setattr(tuning, "PIPELINES", few)
-    for name in set(tuning.SCHEMES) - {"cg-mean+autoscale", "cg-mean+ds2", "inferline", "headway"}:
-        monkeypatch.delitem(tuning.SCHEMES, name)  # type: ignore[arg-type]
+    schemes = {name: tuning.SCHEMES[name] for name in ("cg-mean+autoscale", "cg-mean+ds2", "inferline", "headway")}
+    for module in (tuning, summary, page, figures):
+        monkeypatch.setattr(module, "SCHEMES", schemes)
 
 
 @pytest.mark.usefixtures("one_pipeline")

@@ -282,9 +282,10 @@ def test_overload_is_refused_late_requests_are_dropped_and_the_server_recovers(m
                     lambda i: client.post(INFER, json=body("x"), headers={"x-request-timeout": "60ms"}), range(4)
                 )
             )
-        assert 504 in [response.status_code for response in found]
+        late = [response.status_code for response in found]
+        assert 504 in late
         counts = client.get("/stats").json()["requests"]
-    assert counts["rejected"] == codes.count(429)
+    assert counts["rejected"] == codes.count(429) + late.count(429)
     assert counts["offered"] == 17
 
 

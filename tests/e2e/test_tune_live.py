@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 import time
 from dataclasses import replace
@@ -13,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
+from headway.cli.app import main
 from headway.domains.pipeline.declare import ReplicaConfig
 from headway.errors import PlanError, ServeError
 from headway.plan.plan import Plan
@@ -122,3 +124,28 @@ def test_a_server_of_another_plan_or_none_is_named() -> None:
         assert tune_live(make_plan(), server.url, planned_on=planned_on(), stop=stop)["decisions"] == []
     with pytest.raises(ServeError, match="cannot be reached"):
         tune_live(make_plan(), server.url, planned_on=planned_on())
+
+
+def test_the_verb_watches_a_server_and_journals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan, planning, journal = (str(tmp_path / name) for name in ("plan.json", "planned.csv", "decisions.jsonl"))
+    make_plan().write(plan)
+    planned_on().write(planning)
+
+    def tune(*arguments: str) -> int | str | None:
+        with pytest.raises(SystemExit) as caught:
+            main(["tune", plan, *arguments])
+        return caught.value.code
+
+    with running_in_thread(make_plan()) as server:
+        watch = ("--url", server.url, "--planned-on", planning, "--seconds", "0.6", "--journal", journal)
+        assert tune(*watch, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["acts"], found["decisions"], found["happened"]["requests"]) == (False, [], 0)
+    assert [line["kind"] for line in read(journal)] == ["started"]
+    for arguments, says in (
+        ((), "give --trace to simulate, or --url to watch a server"),
+        (("--trace", planning, "--apply"), "--apply and --seconds are for a server"),
+        (("--url", server.url, "--planned-on", planning), "cannot be reached"),
+    ):
+        assert tune(*arguments) == 1
+        assert says in capsys.readouterr().err

@@ -29,6 +29,7 @@ VERBS = [
     "compare",
     "report",
     "calibrate",
+    "tune",
     "demo",
     "bench",
 ]

@@ -34,7 +34,7 @@ RATE_PER_S = 300.0
 second of ordinary traffic is half the plan's capacity again, and no tuner that waits for the change compares."""
 SEEDS, QUICK_SEEDS = 3, 1
 QUICK_REQUESTS = 4_000
-NAMES = ("headway", "inferline", "autoscale", "autoscale-rate", "ds2", "ds2-paused", "threshold", "none", "oracle")
+NAMES = ("headway", "inferline", "autoscale", "autoscale-full", "ds2", "ds2-paused", "threshold", "none", "oracle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +101,12 @@ class Knowing(Headway):
 def competitors(about: Terms, headroom_ratio: float, level: Callable[[float], float]) -> dict[str, Tuner]:
     """Return all tuners by the name of their row.
 
-    AutoScale is given what a replica can carry: the plan's headroom. `autoscale-rate` goes by the rate alone.
+    AutoScale is given what a replica can carry: the plan's headroom. `autoscale-full` counts the items in the system
+    too.
     """
     given: dict[str, Mapping[str, Any]] = {
         "autoscale": {"unit_ratio": headroom_ratio},
-        "autoscale-rate": {"unit_ratio": headroom_ratio, "by_items": False},
+        "autoscale-full": {"unit_ratio": headroom_ratio, "by_items": True},
         "ds2-paused": {"pause_s": 5.0},
     }
     made = {n: tuner(n.partition("-")[0], about, **given.get(n, {})) for n in NAMES if n != "oracle"}

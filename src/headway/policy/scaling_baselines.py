@@ -37,19 +37,19 @@ class AutoScale:
     """AutoScale (Gandhi et al., TOCS 2012): up as soon as the need exceeds capacity, down only after long idleness.
 
     A stage's need is what the rate of requests takes when every replica carries as much as it can within the promise
-    (`unit_ratio` times its share of the planned rate: AutoScale measures it beforehand, a plan's headroom tells it), or
-    what the items that are in it take at as many per replica as it can finish within the promise, whichever is more: so
-    AutoScale notices slow servers and large requests as well. Items go to the lowest-numbered replicas first, so that
-    number k idles exactly while the need is below k; it is given up after idling for `wait_s` (120 s in the paper, from
-    a set-up time of 260 s). `rate_window_s` is how long requests are counted for the rate (InferLine's buckets).
-    Without `by_items` the rate alone decides, as in the simpler tuner that InferLine is compared with.
+    (`unit_ratio` times its share of the planned rate: AutoScale measures it beforehand, a plan's headroom tells it).
+    That is the tuner that InferLine is compared with. The full AutoScale (`by_items`) also counts the items that are
+    in the stage, at as many per replica as it can finish in time, and so notices slow servers and large requests.
+    Items go to the lowest-numbered replicas first, so that number k idles exactly while the need is below k; it is
+    given up after idling for `wait_s` (120 s in the paper, from a set-up time of 260 s). `rate_window_s` is how long
+    requests are counted for the rate (InferLine's buckets).
     """
 
     terms: Terms
     wait_s: float = 120.0
     rate_window_s: float = 5.0
     unit_ratio: float = 1.0
-    by_items: bool = True
+    by_items: bool = False
 
     @property
     def name(self) -> str:

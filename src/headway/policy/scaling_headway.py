@@ -2,12 +2,13 @@
 
 Everything is provided for one number, the *level*: the traffic as a multiple of what was planned for. It rises as soon
 as a running count leaves the planned band, and falls only after quiet. Replicas follow from it: the plan's in
-proportion, or those of the prepared gear that reaches it. What a rise finds too late (the backlog that builds up while
-replicas start) is drained by extra ones, which are given back as soon as it is gone.
+proportion, its spare ones by the square root, or those of the prepared gear that reaches it. What a rise finds too late
+(the backlog that builds up while replicas start) is drained by extra ones, given back as soon as it is gone.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -28,7 +29,7 @@ LOWER_SHARE = 0.9
 """A level in force is lowered when it falls below this share: less would be noise, and replicas would come and go."""
 LEAST_LEVEL = 1e-3
 """Of no traffic at all: one replica per stage stays."""
-MOST_SURGE = 8.0
+MOST_SURGE = 3.0
 """Extra throughput for draining, at most, relative to the traffic's. Draining a backlog in a share x of the start-up
 that it grew in takes replicas that cost `1 + 1/x` times its own work; with long start-ups that has to end somewhere."""
 SURGE_STEP = 1.2
@@ -110,13 +111,13 @@ class Headway:
         return gear, replicas
 
     def _at(self, level: float, work: Mapping[str, float]) -> tuple[Gear | None, dict[str, int]]:
-        # The planned replicas in proportion are what InferLine's formula gives: rho is their utilization.
         gear = next((g for g in self.terms.gears if g.rate_ratio >= level - 1e-9), None) if level > 1.0 else None
         if gear is None and level > 1.0 and self.terms.gears:
             gear = self.terms.gears[-1]
         stages = self.terms.stages if gear is None else gear.stages
+        rate = self.terms.rate_per_s * (gear.rate_ratio if gear is not None else 1.0)
         ratio = level if gear is None else max(1.0, level / gear.rate_ratio)
-        return gear, {name: s.capped(ratio * work.get(name, 1.0) * s.replicas) for name, s in stages.items()}
+        return gear, {n: s.capped(staffed(s, rate, ratio * work.get(n, 1.0))) for n, s in stages.items()}
 
     # The level: what traffic there is
 
@@ -299,6 +300,19 @@ class Headway:
 
 PLAN = "plan"
 """The gear that is the plan itself."""
+
+
+def staffed(stage: StageTerms, rate_per_s: float, ratio: float) -> float:
+    """Return the replicas for `ratio` times the work that a stage was planned for, not rounded.
+
+    What is busy on average grows in proportion, what is spare with the square root, as the deviations of independent
+    arrivals do (Halfin and Whitt, 1981). At ratio 1 these are the planned replicas.
+
+    >>> staffed(StageTerms(10, (0.0, 0.1), 1.0, 5.0), 64.0, 4.0)
+    32.8
+    """
+    busy = min(stage.max_provisioning(rate_per_s), 1.0) * stage.replicas
+    return ratio * busy + math.sqrt(ratio) * (stage.replicas - busy)
 
 
 def rising_to(observation: Observation, from_s: float, horizon_s: float) -> float:

@@ -10,10 +10,11 @@ import pytest
 from headway.domains.pipeline.declare import ReplicaConfig
 from headway.errors import PlanError, ProfileError
 from headway.plan import Infeasible, Plan, current_plan, diff
-from headway.plan.infeasible import SCHEMA, least_promise_s
+from headway.plan.infeasible import SCHEMA
 from headway.plan.make import make
 from headway.plan.oracle import Oracle
 from headway.plan.search import Expansion, Limits, Node, best_first
+from headway.plan.smallest import least_promise_s
 from headway.profile import Profile, Row
 from headway.sim.outcome import promise_holds
 from headway.sim.simulation import simulate

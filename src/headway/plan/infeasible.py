@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,18 +12,20 @@ import numpy as np
 from headway.errors import HeadwayError
 from headway.plan.accuracy import combinations, plan_accuracy, stage_accuracy
 from headway.plan.config import Config
-from headway.plan.contract import HasRichest, HoldsSupply
 from headway.plan.oracle import Oracle
 from headway.plan.promise import duration_text
-from headway.sim.outcome import by_window, number, percentile
-from headway.sim.station import Floats
+from headway.plan.smallest import (
+    CLOSER,
+    Smallest,
+    least_latency_s,
+    limited,
+    smallest_promise,
+    unlimited,
+    without_waiting_s,
+)
+from headway.sim.outcome import number
 
 SCHEMA = "headway.infeasible/1"
-MOST_MIXTURES = 16
-"""Ways of spreading the stages over hardware among which the smallest promise is looked for."""
-MOST_LISTED = 4096
-
-Hardware = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -64,37 +65,58 @@ class Infeasible(HeadwayError):
         }
 
 
-def explain_infeasible(oracle: Oracle, choices: list[dict[str, str]], richest: list[Mapping[str, Config]]) -> Obstacle:
-    """Return why nothing is feasible. `richest` are configurations with all the capacity that supply allows."""
-    slo = oracle.spec.slo
+def explain_infeasible(oracle: Oracle, choices: list[dict[str, str]], smallest: Smallest | None) -> Obstacle:
+    """Return why nothing is feasible. `smallest` is what was found of promises that supply can keep."""
     if not choices:
         return _inaccurate(oracle)
-    best: tuple[float, Mapping[str, Config]] | None = None
-    for stages in richest:
-        value = promise_s(oracle, stages)
-        if best is None or value < best[0]:
-            best = (value, stages)
-    smallest_s = best[0] if best else None
-    variants = min(choices, key=lambda choice: least_latency_s(oracle, choice))
-    fastest_s = oracle.simulations.fastest_s(variants)
-    alone_s = least_latency_s(oracle, variants)
-    offer = ""
-    if smallest_s is not None and np.isfinite(smallest_s):
-        offer = f"; the smallest promise found feasible is {duration_text(smallest_s, up=True)}"
-    promise = f"the promise of {oracle.criterion.text(slo.latency_s)}"
-    if alone_s > slo.latency_s:
+    slo = oracle.spec.slo
+    smallest_s = smallest.slo_s if smallest and math.isfinite(smallest.slo_s) else None
+    promise = f"the promise of {oracle.criterion.text(slo.latency_s)} is infeasible"
+    slow = _too_slow(oracle, choices)
+    if slow is not None:
+        stage, text = slow
+        return Obstacle("slo_below_service_time", stage, f"{promise}: {text}{offer(smallest)}", smallest_s)
+    if smallest is not None:
+        stage = _busiest(oracle, smallest.stages)
+    else:
+        fastest_s = oracle.simulations.fastest_s(choices[0])
         stage = max(fastest_s, key=lambda n: fastest_s[n])
-        text = (
-            f"{promise} is infeasible: a request alone in the system already needs "
-            f"{duration_text(alone_s)}, most of it at stage {stage!r} ({duration_text(fastest_s[stage])}){offer}"
+    limits = " (see max and pool under supply)" if limited(oracle) else ""
+    text = f"{promise} with the supply allowed: stage {stage!r} runs out of capacity{limits}{offer(smallest)}"
+    return Obstacle("capacity", stage, text, smallest_s)
+
+
+def offer(smallest: Smallest | None) -> str:
+    """Return what could be promised instead as the end of a sentence; empty when nothing was found."""
+    if smallest is None or not math.isfinite(smallest.slo_s):
+        return ""
+    best = duration_text(smallest.slo_s, up=True)
+    if smallest.proven:
+        return f"; the smallest promise that can be kept is {best} (proven to {100 * CLOSER:g}%)"
+    return f"; the smallest promise found feasible is {best}"
+
+
+def _too_slow(oracle: Oracle, choices: list[dict[str, str]]) -> tuple[str, str] | None:
+    """The slowest stage, and how long service alone takes, when it exceeds the promise whatever supply there is."""
+    slo, free = oracle.spec.slo, unlimited(oracle)
+    alone = smallest_promise(free, choices)
+    if alone is not None and alone.slo_s > slo.latency_s and (times_s := without_waiting_s(free, alone.stages)):
+        stage = max(times_s, key=lambda n: times_s[n])
+        longest = f"up to {duration_text(times_s[stage])} for {slo.percentile:g}% of its items"
+        own = longest if oracle.sampled else duration_text(times_s[stage])
+        return stage, (
+            f"without any waiting {duration_text(alone.slo_s)} would be needed; the slowest stage is {stage!r} ({own})"
         )
-        return Obstacle("slo_below_service_time", stage, text, smallest_s)
-    stage_name = max(fastest_s, key=lambda n: fastest_s[n]) if best is None else _busiest(oracle, best[1])
-    text = (
-        f"{promise} is infeasible with the supply allowed: "
-        f"stage {stage_name!r} runs out of capacity (see max and pool under supply){offer}"
+    variants = min(choices, key=lambda choice: least_latency_s(oracle, choice))
+    least_s = least_latency_s(oracle, variants)
+    if least_s <= slo.latency_s:
+        return None
+    fastest_s = oracle.simulations.fastest_s(variants)
+    stage = max(fastest_s, key=lambda n: fastest_s[n])
+    return stage, (
+        f"even the quickest requests alone in the system need {duration_text(least_s)}; "
+        f"the slowest stage is {stage!r} (at best {duration_text(fastest_s[stage])})"
     )
-    return Obstacle("capacity", stage_name, text, smallest_s)
 
 
 def _inaccurate(oracle: Oracle) -> Obstacle:
@@ -133,92 +155,6 @@ def over_budget(
         f"above max_cost ${slo.max_cost_usd_per_hour:.4g}/h; {offer}"
     )
     return Obstacle("budget", stage, text, smallest_s, cost)
-
-
-def promise_s(oracle: Oracle, stages: Mapping[str, Config]) -> float:
-    """Return the smallest latency that a candidate could promise, everything else of the promise being as it is."""
-    finish = (oracle.simulations.finish_s(k, stages) for k in range(len(oracle.traces)))
-    return _promise_s(oracle, [done_s - t.arrival_s for done_s, t in zip(finish, oracle.traces, strict=True)])
-
-
-def least_latency_s(oracle: Oracle, variants: Mapping[str, str]) -> float:
-    """Return what could be promised with no waiting at all and every stage at its quickest."""
-    traces = range(len(oracle.traces))
-    return _promise_s(oracle, [oracle.simulations.tails(k, variants).least_s for k in traces])
-
-
-def _promise_s(oracle: Oracle, latency_s: list[Floats]) -> float:
-    """The smallest promise that these latencies, trace by trace, would keep on enough traces."""
-    slo = oracle.spec.slo
-    values = sorted(
-        least_promise_s(trace.arrival_s, values, slo.percentile, slo.window_s, slo.objective)
-        for trace, values in zip(oracle.traces, latency_s, strict=True)
-    )
-    return values[len(values) - 1 - oracle.may_fail]
-
-
-def least_promise_s(
-    arrival_s: Floats, latency_s: Floats, percent: float, window_s: float | None, objective: float | None
-) -> float:
-    """Return the smallest promise kept by latencies: over all requests, or in the share `objective` of windows.
-
-    >>> least_promise_s(np.array([0.0, 1.0]), np.array([0.2, 0.3]), 50.0, 1.0, 0.5)
-    0.2
-    """
-    if not latency_s.size:
-        return 0.0
-    if window_s is None or objective is None:
-        return percentile(latency_s, percent)
-    values = sorted(percentile(window, percent) for window in by_window(arrival_s, latency_s, window_s))
-    return values[max(0, math.ceil(objective * len(values) - 1e-9) - 1)]
-
-
-def richest_candidates(oracle: Oracle, choice: Mapping[str, str]) -> list[Mapping[str, Config]]:
-    """Return candidates with all the capacity that supply allows; none when a domain does not know its own.
-
-    Stages are spread over hardware in a few ways, the fastest first. Where several stages want more of the same
-    hardware than there is, each gets an equal share of it.
-    """
-    order = oracle.spec.graph.order
-    if not all(isinstance(oracle.domains[name], HasRichest) for name in order):
-        return []
-    known = {
-        (name, share): _by_hardware(oracle, name, choice, share) for name in order for share in range(1, 1 + len(order))
-    }
-    ways = itertools.islice(itertools.product(*(known[name, 1].items() for name in order)), MOST_LISTED)
-    ranked = sorted(ways, key=lambda way: sum(list(known[n, 1]).index(h) for n, (h, _) in zip(order, way, strict=True)))
-    out: list[Mapping[str, Config]] = []
-    mixtures = 0
-    for way in ranked:
-        chosen = [hardware for hardware, _ in way]
-        for shares in ([1] * len(order), [chosen.count(hardware) for hardware in chosen]):
-            mine = [known[n, k].get(h, []) for n, k, h in zip(order, shares, chosen, strict=True)]
-            together = _side_by_side(order, mine) if all(mine) else []
-            if found := [stages for stages in together if oracle.supplied(stages)]:
-                out += found
-                mixtures += 1
-                break
-        if mixtures == MOST_MIXTURES:
-            break
-    return out
-
-
-def _by_hardware(oracle: Oracle, name: str, choice: Mapping[str, str], sharers: int) -> dict[Hardware, list[Config]]:
-    """A stage's richest configurations when so many share its hardware, by the hardware that they take."""
-    domain: Any = oracle.domains[name]
-    out: dict[Hardware, list[Config]] = {}
-    for config in domain.richest(oracle.contexts[name], choice.get(name), 1 / sharers):
-        hardware = tuple(sorted(domain.holds(config))) if isinstance(domain, HoldsSupply) else ()
-        out.setdefault(hardware, []).append(config)
-    return out
-
-
-def _side_by_side(order: Sequence[str], known: Sequence[Sequence[Config]]) -> list[Mapping[str, Config]]:
-    """The first configurations of all stages together, the second ones, and so on; a short list's last one stays."""
-    return [
-        {n: configs[min(at, len(configs) - 1)] for n, configs in zip(order, known, strict=True)}
-        for at in range(max(len(configs) for configs in known))
-    ]
 
 
 def _busiest(oracle: Oracle, stages: Mapping[str, Config]) -> str:

@@ -16,10 +16,11 @@ from headway.plan.contract import HasPlanners
 from headway.plan.exact import BUDGET, TIES, Found, search, variant_choices
 from headway.plan.improve import BUDGET as IMPROVING
 from headway.plan.improve import improve
-from headway.plan.infeasible import Infeasible, Obstacle, explain_infeasible, over_budget, richest_candidates
+from headway.plan.infeasible import Infeasible, Obstacle, explain_infeasible, offer, over_budget
 from headway.plan.oracle import TRACES, Oracle
 from headway.plan.plan import Plan
 from headway.plan.promise import duration_text
+from headway.plan.smallest import smallest_promise
 from headway.profile import Profile, Row
 from headway.spec.model import Spec
 from headway.trace import Trace
@@ -66,7 +67,7 @@ def make(
     tell = progress or (lambda _: None)
     choices = variant_choices(oracle)
     if not choices:
-        raise Infeasible(spec.name, explain_infeasible(oracle, choices, []))
+        raise Infeasible(spec.name, explain_infeasible(oracle, choices, None))
     found = _search(oracle, choices, planner, budget if budget is not None else BUDGET, tell)
     if found.stages is None:
         raise Infeasible(spec.name, _obstacle(oracle, choices, found, planner))
@@ -186,17 +187,19 @@ def _most_cost(oracle: Oracle, choices: list[dict[str, str]]) -> float:
 
 
 def _obstacle(oracle: Oracle, choices: list[dict[str, str]], found: Found, planner: str) -> Obstacle:
+    smallest = smallest_promise(oracle, choices, _most_cost(oracle, choices))
+    obstacle = explain_infeasible(oracle, choices, smallest)
     if found.stop == "budget":
-        text = (
-            f"no feasible plan was found within the budget; none below ${found.lower_bound_usd_per_hour:.4g}/h exists"
-        )
-        return Obstacle("budget_of_simulations", None, text)
-    if planner != "exact" and any(oracle.may_be_feasible({}, choice) for choice in choices):
-        # A baseline looks at a part of the plans only: that it finds none proves nothing.
-        text = f"the baseline {planner} finds no plan; that proves nothing, and the exact planner may find one"
+        bound = found.lower_bound_usd_per_hour
+        text = f"no feasible plan was found within the budget; none below ${bound:.4g}/h exists{offer(smallest)}"
+        return dataclasses.replace(obstacle, code="budget_of_simulations", text=text)
+    if planner == "exact" or obstacle.code == "slo_below_service_time":
+        return obstacle
+    # A baseline looks at a part of the plans only: that it finds none proves nothing.
+    text = f"the baseline {planner} finds no plan; that proves nothing, and the exact planner may find one"
+    if smallest is not None and smallest.slo_s <= oracle.spec.slo.latency_s:
         return Obstacle("local", None, text)
-    richest = [stages for choice in choices[:WARM_CHOICES] for stages in richest_candidates(oracle, choice)]
-    return explain_infeasible(oracle, choices, richest)
+    return dataclasses.replace(obstacle, code="local", text=f"{text}{offer(smallest)}")
 
 
 def _within_budget(

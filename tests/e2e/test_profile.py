@@ -217,6 +217,40 @@ def test_inputs_that_a_model_refuses_are_left_out_and_told(folder: Path) -> None
     assert "ValueError: odd" in profile.stamp["problems"][0]["text"]
 
 
+def test_a_model_that_cannot_be_set_up_is_told_once_and_its_traceback_shown_once(folder: Path) -> None:
+    (folder / "m.py").write_text(MODELS + "\nclass Broken:\n    def setup(self, hardware):\n        1 / 0\n"
+                                          "    def predict(self, batch):\n        return batch\n")  # fmt: skip
+    spec = spec_of(
+        {
+            "a": {"model": "m.py:Nope"},
+            "b": {"model": "m.py:Upper", "after": "a"},
+            "c": {"model": "m.py:Broken"},
+            "d": {"model": "m.py:Upper"},
+        }
+    )
+    shown: list[str] = []
+    profile = run(spec, folder, batch_sizes=[1, 2, 4], log=shown.append)
+    assert problems(profile) == [
+        ("failed", "a", "cpu", 1),
+        ("skipped", "b", "cpu", 1),
+        ("failed", "c", "cpu", 1),
+        ("skipped", "b", "cpu", 2),
+        ("skipped", "b", "cpu", 4),
+    ]
+    assert "there is no class 'Nope'" in profile.stamp["problems"][0]["text"]
+    assert sum("Traceback" in line for line in shown) == 1
+
+
+def test_an_error_of_every_input_is_shown_once_and_its_text_is_one_line(folder: Path) -> None:
+    (folder / "m.py").write_text(MODELS.replace('"never works"', '"boom\\nsecond line"'))
+    spec = spec_of({"a": {"model": "m.py:Never"}, "b": {"model": "m.py:Upper"}})
+    shown: list[str] = []
+    profile = run(spec, folder, log=shown.append)
+    assert "RuntimeError: boom second line" in profile.stamp["problems"][0]["text"]
+    assert sum("Traceback" in line for line in shown) == sum("] second line" in line for line in shown) == 1
+    assert shown[-1].endswith(" more tracebacks like those above")
+
+
 def test_a_stage_that_never_works_leaves_those_below_without_input(folder: Path) -> None:
     spec = spec_of(
         {"a": {"model": "m.py:Never"}, "b": {"model": "m.py:Upper", "after": "a"}, "c": {"model": "m.py:Upper"}}
@@ -268,6 +302,38 @@ def test_without_budget_left_batch_size_one_is_measured_and_the_rest_is_told(fol
     assert all(row.samples == QUICK.min_repeats for row in profile.rows)
     assert problems(profile) == [("skipped", "a", "cpu", 2), ("skipped", "b", "cpu", 2)]
     assert profile.stamp["samples"]["recorded"] == 1
+
+
+def test_a_recording_that_the_budget_cut_is_told_and_done_again(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cells.json"
+    stages = {**SPLIT, "split": {"model": "m.py:Split"}}
+    cut = run(spec_of(stages), folder, batch_sizes=[1], budget_s=1e-9, resume=path)
+    assert {record.left_out for record in cut.visits} == {len(TEXTS) - 1}
+    assert ("warning", None, None, None) in problems(cut)
+    assert any(p["text"].startswith("visits rest on 1 of 4 samples") for p in cut.stamp["problems"])
+    whole = run(spec_of(stages), folder, batch_sizes=[1], resume=path)
+    assert {(record.samples, record.left_out) for record in whole.visits} == {(len(TEXTS), 0)}
+    assert problems(whole) == []
+    # What is taken from the file has been recorded no less.
+    known = run(spec_of(stages), folder, batch_sizes=[1], resume=path)
+    assert known.stamp["samples"]["recorded"] == len(TEXTS)
+
+
+def test_a_stage_that_no_sample_reaches_is_told(folder: Path) -> None:
+    stages = {"split": {"model": "m.py:Split"}, "word": {"model": "m.py:Upper", "after": "split"}}
+    stages["number"] = {"model": "m.py:Upper", "after": "split"}
+    profile = run(spec_of(stages), folder, [Payload("text", b"a b")], batch_sizes=[1])
+    assert ("warning", "number", None, None) in problems(profile)
+
+
+def test_the_time_that_models_take_to_start_is_not_taken_from_the_samples(folder: Path) -> None:
+    (folder / "m.py").write_text(
+        MODELS + "\nclass Late(Upper):\n    def setup(self, hardware):\n        time.sleep(0.3)\n"
+    )
+    spec = spec_of({"a": {"model": "m.py:Late"}, "b": {"after": "a"}})
+    recorder = Recorder(spec.graph, models(spec, folder), {"a": HardwareView("cpu")}, seed=0, timeout_s=30.0)
+    asyncio.run(recorder.run(TEXTS, lambda count: False))
+    assert recorder.starting_s >= 0.3
 
 
 def test_a_measurement_goes_on_where_it_stopped(folder: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from headway.cli.app import main
 from headway.cli.declare import _by_reason
+from headway.profile import Profile
 from headway.testing.examples import tiny_plan, tiny_profile, tiny_spec
 from headway.trace import Trace
 
@@ -195,6 +196,23 @@ def test_a_model_is_profiled_planned_and_found_beside_its_plan(
     monkeypatch.setattr("headway.serve.run.serve", lambda plan, **options: served.append((plan.spec.name, Path.cwd())))
     run(capsys, "serve", "models/up.json")
     assert served == [("pipeline", folder / "models")]
+
+
+def test_a_profile_without_a_whole_stage_is_exit_1_and_written_all_the_same(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "model.py").write_text(MODEL)
+    (folder / "up.yaml").write_text(
+        "slo: {latency: 1s}\nsupply: {cpu: {price: $1/h}}\nstages: {up: {model: model.py:Upper, max_batch_size: 1},"
+        " nope: {model: model.py:Nope, max_batch_size: 2}, told: {after: up}}\n"
+    )
+    with pytest.raises(SystemExit) as stop:
+        main(["profile", "up.yaml", "--budget", "1s", "-o", "up.csv"])
+    err = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert [row.stage for row in Profile.read(folder / "up.csv").rows] == ["up"]
+    assert "nothing was measured of nope;" in err
+    assert err.count("there is no class 'Nope'") == 1
 
 
 def test_an_infeasible_promise_is_exit_3_with_json_on_stdout(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,7 +61,7 @@ def paths(value: Any, at: str = "") -> Iterator[str]:
 @cache
 def plan() -> Plan:
     rows = [dataclasses.replace(row, samples=9) for row in tiny_profile().rows]
-    visits = [RecordedVisits({"first": (1, 1), "second": (0, 1)})]
+    visits = [RecordedVisits({"first": (1, 1), "second": (0, 1)}, left_out=1)]
     overheads = Overheads(0.001, {"first": 0.0005}, {"first": 0.4})
     profile = Profile.from_rows(rows, visits, {"cpu": "some"}, overheads)
     trace = Trace.poisson(rate=20, seconds=30, seed=1)

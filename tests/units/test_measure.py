@@ -15,7 +15,9 @@ from headway.errors import ProfileError, SpecError
 from headway.profile import Profile, RecordedVisits, Row
 from headway.profile.cell import Effort, batches_of, nearest_rank, settled
 from headway.profile.finished import Finished
+from headway.profile.measure import ENOUGH_SAMPLES, RECORDING_SHARE, recorded_enough
 from headway.profile.record import MAX_COMBINATIONS, ancestors, combinations
+from headway.profile.said import Said
 from headway.profile.samples import read_samples, samples_hash
 from headway.profile.stamp import stamp
 from headway.profile.target import absence, available_cores, models, targets
@@ -112,6 +114,45 @@ def test_malformed_samples_are_refused_with_their_place(tmp_path: Path, name: st
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ProfileError, match=message):
         read_samples(tmp_path / name)
+
+
+@given(st.integers(1, 1000), st.floats(0, 100), st.floats(0.1, 100))
+def test_a_few_samples_are_all_recorded_within_the_budget_and_many_within_a_part_of_it(
+    count: int, took_s: float, budget_s: float
+) -> None:
+    assert not recorded_enough(count, took_s, None)
+    assert recorded_enough(count, budget_s, budget_s)
+    assert recorded_enough(count, took_s, budget_s) <= (took_s >= RECORDING_SHARE * budget_s)
+    if count < ENOUGH_SAMPLES and took_s < budget_s:
+        assert not recorded_enough(count, took_s, budget_s)
+
+
+def raised(name: str, *text: str, place: str = "predict") -> list[str]:
+    lines = ["Traceback (most recent call last):", f'  File "m.py", line 3, in {place}', *text]
+    return [f"[{name}] {line}" for line in lines]
+
+
+def test_a_traceback_that_comes_again_is_shown_once_and_counted() -> None:
+    shown: list[str] = []
+    said = Said("a", shown.append)
+    first = raised("a on cpu", "ValueError: 1 is odd", "and more")
+    other = raised("a on cpu", "ValueError: 1 is odd", place="setup")
+    feed = [*first, *raised("a on cpu, batch size 2", "ValueError: 3 is odd", "and more"), *other, *first, *first]
+    for line in ["[a on cpu] hello", *feed, "[a on cpu] hello"]:
+        said(line)
+    said.finish()
+    assert shown == [
+        "[a on cpu] hello", *first, *other, "[a on cpu] hello", "[a] 3 more tracebacks like those above"
+    ]  # fmt: skip
+
+
+def test_half_a_traceback_is_not_lost() -> None:
+    shown: list[str] = []
+    said = Said("a", shown.append)
+    for line in raised("a"):
+        said(line)
+    said.finish()
+    assert shown == raised("a")
 
 
 def test_missing_and_oversized_samples_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +305,7 @@ def test_ancestors_are_all_stages_above() -> None:
 
 
 ROW = Row("a", "cpu", 1, 0.01, p50_s=0.01, samples=9, evidence="measured")
-VISITS = [RecordedVisits({"a": (1, 1), "b": (0, 3)}, {"a": "x"})]
+VISITS = [RecordedVisits({"a": (1, 1), "b": (0, 3)}, {"a": "x"}, left_out=2)]
 
 
 def test_finished_cells_are_kept_for_those_who_measure_the_same(tmp_path: Path) -> None:

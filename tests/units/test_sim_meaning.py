@@ -185,6 +185,18 @@ def test_recorded_visits_replace_declared_edges_and_keep_correlation() -> None:
     assert abs((x == 2).mean() - 1 / 3) < 4 * 0.5 / np.sqrt(9000)
 
 
+def test_a_stage_that_no_sample_reached_keeps_its_declared_edges() -> None:
+    """That nothing was recorded of it is no reason to take its load for nothing."""
+    shape = graph({"a": {}, "x": {"a": ONE}, "y": {"a": (0.5, 2.0)}, "end": {"x": ONE, "y": ONE}})
+    recorded = RecordedVisits({"a": (1, 1), "x": (3, 1), "y": (0, 0), "end": (1, 1)})
+    items = Workload.of(shape, Trace.from_arrivals(np.arange(9000) * 1.0), 1, recorded).items
+    y = np.bincount(items["y"].request, minlength=9000)
+    assert set(y.tolist()) == {0, 2}
+    assert abs((y == 2).mean() - 0.5) < 4 * 0.5 / np.sqrt(9000)
+    assert set(np.bincount(items["x"].request).tolist()) == {1, 3}
+    assert items["end"].count == 9000
+
+
 def test_the_payload_column_says_which_sample_a_request_repeats() -> None:
     trace = Trace.from_arrivals(np.arange(3) * 1.0, {"payload": np.array([1, 0, 1])})
     items = Workload.of(graph({"a": {}, "b": {"a": ONE}}), trace, 1, RecordedVisits({"b": (3, 5)})).items

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from fractions import Fraction
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from headway.domains.pipeline.declare import ReplicaConfig
 from headway.errors import HeadwayError, PlanError
 from headway.plan.plan import Plan
-from headway.profile import Profile, Row
+from headway.profile import Profile, RecordedVisits, Row
 from headway.sim import compare, interval, simulate
 from headway.sim.outcome import (
     ANSWERED,
@@ -126,6 +127,23 @@ def test_json_never_holds_what_json_cannot_say(requests: int) -> None:
     starved = simulate(tiny_plan(), overload, mode="mean", drop_after_s=0.01).to_dict()
     json.dumps(starved, allow_nan=False)
     assert starved["requests"]["dropped"] == 42, "two batches of four start at once, the rest is given up"
+
+
+def test_loads_that_rest_on_few_samples_are_told() -> None:
+    plan = tiny_plan()
+    trace = Trace.poisson(rate=5, seconds=20, seed=1)
+
+    def told(visits: RecordedVisits, requests: Trace = trace) -> list[str]:
+        known = dataclasses.replace(plan, profile=dataclasses.replace(plan.profile, visits=(visits,)))
+        return list(simulate(known, requests, seed=1).low_confidence)
+
+    counts = {"first": (1,), "second": (1,)}
+    unvisited = {"first": (1, 1), "second": (0, 0)}
+    assert told(RecordedVisits(counts)) == []
+    assert told(RecordedVisits(counts, left_out=9)) == ["visits rest on 1 of 10 samples"]
+    assert told(RecordedVisits(unvisited)) == ["second: no sample reached it, so its load rests on the declared edges"]
+    given_visits = Trace.from_arrivals(trace.arrival_s, {f"visits.{name}": np.ones(trace.requests) for name in counts})
+    assert told(RecordedVisits(unvisited, left_out=9), given_visits) == []
 
 
 def test_status_arrays_of_unequal_length_are_an_error() -> None:

@@ -9,6 +9,7 @@ import typer
 
 from headway.cli.frame import Json, NoSeed, Output, Seed, SpecArgument, Verb, duration, emit, read_spec, say
 from headway.cli.progress import Progress
+from headway.errors import HeadwayError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,13 +45,12 @@ def check(
 def _missing_models(spec: Spec, folder: Path) -> list[str]:
     """Say which model files are not there: the spec may be right all the same, for another machine."""
     from headway.errors import SpecError
-    from headway.profile.target import Measurable
+    from headway.profile.target import models_named
     from headway.serve.model_ref import resolve
 
     found = []
     for name, stage in spec.stages.items():
-        variants = [stage.variant(v) for v in stage.variant_names] if isinstance(stage, Measurable) else []
-        for model in dict.fromkeys(variant.model for variant in variants if variant.model is not None):
+        for model in dict.fromkeys(models_named(stage).values()):
             try:
                 resolve(model, folder, f"stages.{name}.model")
             except SpecError as error:
@@ -112,6 +112,7 @@ def profile(
 
     Every stage that names a model is run in its own worker process with pinned threads. With `-o FILE.csv` finished
     cells are kept in `FILE.cells.json` until all are: the same command goes on where an earlier one was interrupted.
+    Exit code 1 when a stage that names a model has no row at all; what was measured is written all the same.
     """
     from datetime import UTC, datetime
 
@@ -133,12 +134,25 @@ def profile(
         )
         problems = measured.stamp.get("problems", [])
         for (status, text), places in _by_reason(problems).items():
-            progress.note(f"{status}: {'; '.join(places)}: {text}")
+            progress.note(": ".join(part for part in (status, "; ".join(places), text) if part))
     if output is not None:
         measured.write(output)
         if cells is not None and not any("batch_size" in problem for problem in problems):
             cells.unlink(missing_ok=True)
     emit(measured.to_dict(), json, lambda: _rows(measured))
+    missing = _not_measured(declared, measured)
+    if missing:
+        raise HeadwayError(
+            f"profile: nothing was measured of {', '.join(missing)}; the reasons are above, and the other rows are kept"
+        )
+
+
+def _not_measured(spec: Spec, profile: Profile) -> list[str]:
+    """Return the stages that name a model and have no row: no plan can be made of this profile."""
+    from headway.profile.target import models_named
+
+    measured = {row.stage for row in profile.rows}
+    return [name for name, stage in spec.stages.items() if models_named(stage) and name not in measured]
 
 
 def _by_reason(problems: list[dict[str, Any]]) -> dict[tuple[str, str], list[str]]:

@@ -130,7 +130,7 @@ def page_work_s(profile: Profile, variants: Mapping[str, str], hardware: str) ->
 
 def recorded_pages(profile: Profile) -> int:
     """Return how many of the sample pages the profile knows; a short budget records the first ones only."""
-    return min(len(next(iter(record.counts.values()))) for record in profile.visits)
+    return min(record.samples for record in profile.visits)
 
 
 def production_trace(sizes: Sizes, pages: int, seed: int) -> Trace:

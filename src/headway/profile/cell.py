@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from headway.errors import ProfileError
 from headway.profile.profile import Row
-from headway.profile.target import Target, pinned
+from headway.profile.target import Target, started
 from headway.serve.wire import Input, Result
 from headway.serve.worker import Worker
 
@@ -57,20 +57,12 @@ async def measure_cell(
     """Return the measured row, from a worker process of its own.
 
     A batch's time runs from handing it over to holding its results, as a replica is busy in service; the payloads'
-    way through the socket is part of it. Inputs that the model refuses are left out. Raises HeadwayError when the
-    model cannot be set up, dies, hangs, or refuses every input.
+    way through the socket is part of it. Inputs that the model refuses are left out. Raises NotStarted when the model
+    cannot be set up, HeadwayError when it dies, hangs, or refuses every input.
     """
     end_s = clock() + share_s
-    worker = await Worker.start(
-        target.model.ref,
-        target.hardware,
-        options=target.model.options,
-        children=target.model.children,
-        cores=pinned(target.hardware.threads),
-        timeout_s=effort.timeout_s,
-        name=f"{target.label}, batch size {batch_size}",
-        log=log,
-    )
+    name = f"{target.label}, batch size {batch_size}"
+    worker = await started(target.model, target.hardware, name=name, timeout_s=effort.timeout_s, log=log)
     try:
         times_s = await _times(worker, batch_size, list(inputs), effort, end_s, rng, clock, not target.model.children)
         memory_mb = await worker.memory_mb()

@@ -8,7 +8,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from headway.errors import HeadwayError, ProfileError, WorkerTimeout
@@ -17,9 +17,10 @@ from headway.profile.cell import Effort, measure_cell
 from headway.profile.finished import Finished
 from headway.profile.profile import Profile, RecordedVisits, Row
 from headway.profile.record import Recorder, Recording
+from headway.profile.said import Said
 from headway.profile.samples import samples_hash
 from headway.profile.stamp import machine, stamp
-from headway.profile.target import Model, Target, models, targets
+from headway.profile.target import Model, NotStarted, Target, models, targets
 from headway.serve.model_ref import HardwareView
 from headway.serve.wire import Payload
 from headway.spec.model import Spec
@@ -28,7 +29,10 @@ UNHURRIED_CELL_S = 10.0
 """The longest that a cell is measured for precision's sake when there is no budget."""
 
 RECORDING_SHARE = 0.25
-"""The part of a budget after which no further sample is recorded."""
+"""The part of a budget after which no further sample is recorded, once there are `ENOUGH_SAMPLES`."""
+
+ENOUGH_SAMPLES = 30
+"""Samples that are recorded beyond that part too, up to the whole budget: loads rest on how many items they make."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +55,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A cell (or a whole stage) that has no row, and why: `failed` here, or `skipped` on purpose."""
+    """A cell (or a whole stage) that has no row, and why: `failed` here, or `skipped` on purpose.
+
+    Or a `warning`: what was recorded is too little to rest on.
+    """
 
     status: str
     text: str
-    stage: str
+    stage: str | None = None
     variant: str | None = None
     hardware: str | None = None
     batch_size: int | None = None
@@ -86,8 +93,8 @@ def measure(
     produce, and visits are recorded. `folder` is where the spec's model files are looked up; `budget_s` the wall-clock
     time to share out (batch size 1 is measured even beyond it); `resume` a file that keeps finished cells, which are
     taken from it when model, options, hardware, samples and machine are the same. Batch sizes default to powers of two,
-    and end where a batch alone takes longer than the promised latency. `log` takes the lines that models print, `date`
-    is written into the stamp.
+    and end where a batch alone takes longer than the promised latency. `log` takes the lines that models print
+    (default: standard error), of equal tracebacks of a stage the first only; `date` is written into the stamp.
 
     A cell that fails, or cannot be measured here, is listed in `stamp["problems"]`; it does not lose the others. Raises
     ProfileError when nothing could be measured, and SpecError for a model that is not where the spec says.
@@ -107,7 +114,7 @@ def measure(
         effort=effort or Effort(),
         finished=Finished(resume),
         report=progress or (lambda state: None),
-        log=log,
+        said={name: Said(name, log) for name in stages},
         seed=seed,
     )
     return _complete(run.profile(date))
@@ -124,12 +131,13 @@ class _Run:
     effort: Effort
     finished: Finished
     report: Callable[[Progress], None]
-    log: Callable[[str], None] | None
+    said: dict[str, Said]
     seed: int
     rows: dict[tuple[str, int], Row] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     visits: list[RecordedVisits] = field(default_factory=list)
     recorded: int = 0
+    not_started: set[str] = field(default_factory=set)
 
     async def profile(self, date: str | None) -> Profile:
         started_s = time.perf_counter()
@@ -142,12 +150,20 @@ class _Run:
         if any(row is None for *_, row in cells) or visits is None:
             recording = await self._record()
             visits = recording.visits
-            self.finished.add_visits(self._visits_key(origin), visits)
             self.recorded = recording.samples
+            if self.recorded == len(self.samples):
+                self.finished.add_visits(self._visits_key(origin), visits)
             await self._measure(cells, recording, started_s)
+            for stage, text in recording.not_started.items():
+                if not any(problem.stage == stage and problem.status == "failed" for problem in self.problems):
+                    self._skip(Problem("failed", text, stage))
         else:
             self.rows = {(target.label, size): row for target, size, _, row in cells if row is not None}
+            self.recorded = len(self.samples)
+        for said in self.said.values():
+            said.finish()
         self.visits = visits
+        self._warn_of_little()
         return self._result(date)
 
     def _cells(self, origin: str) -> list[tuple[Target, int, str, Row | None]]:
@@ -171,24 +187,35 @@ class _Run:
             if target.absent is None:
                 hardware.setdefault(target.model.stage, target.hardware)
         recorder = Recorder(
-            self.spec.graph, self.stages, hardware, seed=self.seed, timeout_s=self.effort.timeout_s, log=self.log
+            self.spec.graph, self.stages, hardware, seed=self.seed, timeout_s=self.effort.timeout_s, said=self.said
         )
-        end_s = None if self.budget_s is None else time.perf_counter() + RECORDING_SHARE * self.budget_s
+        started_s = time.perf_counter()
 
         def enough(count: int) -> bool:
             self.report(Progress(count, len(self.samples), "samples run through the pipeline"))
-            return end_s is not None and time.perf_counter() >= end_s
+            return recorded_enough(count, time.perf_counter() - started_s - recorder.starting_s, self.budget_s)
 
         recording = await recorder.run(self.samples, enough)
         for stage, text in recording.problems.items():
             self._skip(Problem("failed", f"some inputs failed: {text}", stage))
         return recording
 
+    def _warn_of_little(self) -> None:
+        total = len(self.samples)
+        if self.visits and self.recorded < total:
+            text = f"visits rest on {self.recorded} of {total} samples; a longer budget records more of them"
+            self._skip(Problem("warning", text))
+        for stage in dict.fromkeys(stage for record in self.visits for stage in record.unvisited):
+            text = "no sample reached the stage, so its load rests on the declared edges; add samples that do"
+            self._skip(Problem("warning", text, stage))
+
     async def _measure(
         self, cells: list[tuple[Target, int, str, Row | None]], recording: Recording, started_s: float
     ) -> None:
         dead: dict[str, str] = {}
         for number, (target, size, made_from, row) in enumerate(cells):
+            if row is None and target.label in self.not_started:
+                continue
             share_s = self._share_s(started_s, [left[1] for left in cells[number:]])
             why_not = dead.get(target.label)
             if row is None and why_not is None and size > 1 and share_s <= 0:
@@ -215,9 +242,12 @@ class _Run:
         inputs = recording.inputs[target.model.stage]
         rng = random.Random(f"{self.seed}/{_key(target, size)}")
         try:
-            return await measure_cell(target, size, inputs, effort=self.effort, share_s=share_s, rng=rng, log=self.log)
+            said = self.said[target.model.stage]
+            return await measure_cell(target, size, inputs, effort=self.effort, share_s=share_s, rng=rng, log=said)
         except HeadwayError as error:
             self._problem("failed", target, size, str(error))
+            if isinstance(error, NotStarted):
+                self.not_started.add(target.label)
             if isinstance(error, WorkerTimeout):
                 dead[target.label] = f"a batch of {size} already took too long"
             return None
@@ -237,11 +267,11 @@ class _Run:
                 self._problem("skipped", target, None, "left out: without batch size 1 the other rows cannot be used")
         keys = sorted((k for k in self.rows if k[0] in measured), key=lambda k: (order[k[0]], k[1]))
         if not keys:
-            first = self.problems[0].text if self.problems else "there are no cells"
+            reasons = (problem.text for problem in self.problems if problem.status != "warning")
+            first = next(reasons, "there are no cells")
             raise ProfileError(f"profile: nothing could be measured; the first reason: {first}")
         about: dict[str, Any] = {**stamp(self.samples, date), "seed": self.seed}
-        if self.recorded:
-            about["samples"]["recorded"] = self.recorded
+        about["samples"]["recorded"] = self.recorded
         if self.problems:
             about["problems"] = [problem.to_dict() for problem in self.problems]
         return Profile.from_rows([self.rows[key] for key in keys], self.visits, about)
@@ -263,9 +293,22 @@ class _Run:
         self._skip(Problem(status, text, model.stage, model.variant, target.hardware.name, size))
 
     def _skip(self, problem: Problem) -> None:
+        # An exception's text may have several lines, a message has one.
+        problem = replace(problem, text=" ".join(problem.text.split()))
         self.problems.append(problem)
         where = [problem.stage, problem.variant, problem.hardware, problem.batch_size]
         self.report(Progress(0, 0, f"{problem.status}: {', '.join(str(w) for w in where if w)}: {problem.text}"))
+
+
+def recorded_enough(count: int, took_s: float, budget_s: float | None) -> bool:
+    """Return whether `count` samples that took `took_s` to run are all that a budget has time for.
+
+    >>> recorded_enough(1, 30.0, budget_s=90.0), recorded_enough(100, 30.0, budget_s=90.0)
+    (False, True)
+    """
+    if budget_s is None:
+        return False
+    return took_s >= (RECORDING_SHARE if count >= ENOUGH_SAMPLES else 1.0) * budget_s
 
 
 def _key(target: Target, size: int) -> str:

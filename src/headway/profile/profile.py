@@ -54,14 +54,28 @@ class RecordedVisits:
     """How many items of each sample request entered each stage, recorded under one choice of variants.
 
     `counts[stage][sample]`; all stages have the same number of samples, so correlation between stages is kept.
+    `left_out` is how many more samples there were that no time was left for.
     """
 
     counts: Mapping[str, tuple[int, ...]]
     variants: Mapping[str, str] = field(default_factory=dict)
+    left_out: int = 0
+
+    @property
+    def samples(self) -> int:
+        """How many samples have been counted."""
+        return len(next(iter(self.counts.values()), ()))
+
+    @property
+    def unvisited(self) -> tuple[str, ...]:
+        """The stages that no sample reached: nothing says how much load they see, and that is not none."""
+        return tuple(stage for stage, counts in self.counts.items() if not any(counts))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON values."""
-        return {"variants": dict(self.variants), "counts": {stage: list(c) for stage, c in self.counts.items()}}
+        out: dict[str, Any] = {"variants": dict(self.variants)}
+        out["counts"] = {stage: list(counts) for stage, counts in self.counts.items()}
+        return {**out, "left_out": self.left_out} if self.left_out else out
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> RecordedVisits:
@@ -69,6 +83,7 @@ class RecordedVisits:
         try:
             counts = {str(stage): tuple(int(n) for n in c) for stage, c in value["counts"].items()}
             variants = {str(k): str(v) for k, v in value.get("variants", {}).items()}
+            left_out = int(value.get("left_out", 0))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProfileError(
                 f"recorded visits: {error!r}; valid: {{variants: {{}}, counts: {{stage: [..]}}}}"
@@ -77,7 +92,9 @@ class RecordedVisits:
             raise ProfileError(
                 "recorded visits: every stage needs one non-negative count per sample, as many as the others"
             )
-        return cls(counts, variants)
+        if left_out < 0:
+            raise ProfileError(f"recorded visits: left_out is {left_out}; it must be at least 0")
+        return cls(counts, variants, left_out)
 
 
 @dataclass(frozen=True)

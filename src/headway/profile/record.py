@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from headway.errors import HeadwayError, ServeError, WorkerDied
 from headway.profile.profile import RecordedVisits
-from headway.profile.target import Model, pinned
+from headway.profile.said import Said
+from headway.profile.target import Model, NotStarted, started
 from headway.serve.model_ref import HardwareView
 from headway.serve.walk import Item, Request, Walk
 from headway.serve.wire import Failure, Input, Payload, Result
@@ -35,16 +37,23 @@ _FORCED_SAMPLES: Final = 8
 
 @dataclass
 class Recording:
-    """What was recorded: inputs by stage, visits by choice of variants, what failed, and over how many samples."""
+    """What was recorded: inputs by stage, visits by choice of variants, what failed, and over how many samples.
+
+    `not_started` tells why a stage's model could not be set up; such a stage is not among the `problems`.
+    """
 
     inputs: dict[str, list[Input]]
     visits: list[RecordedVisits] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
+    not_started: dict[str, str] = field(default_factory=dict)
     samples: int = 0
 
 
 class Recorder:
-    """Runs samples through the pipeline, one item at a time, so that only one worker computes at any time."""
+    """Runs samples through the pipeline, one item at a time, so that only one worker computes at any time.
+
+    `starting_s` is how long workers have taken to start.
+    """
 
     def __init__(
         self,
@@ -54,14 +63,14 @@ class Recorder:
         *,
         seed: int,
         timeout_s: float,
-        log: Callable[[str], None] | None = None,
+        said: Mapping[str, Said] | None = None,
     ) -> None:
         self._graph = graph
         self._stages = stages
         self._hardware = hardware
         self._seed = seed
         self._timeout_s = timeout_s
-        self._log = log
+        self._said = said or {}
         self._rng = random.Random(seed)
         self._workers: dict[tuple[str, str], Worker] = {}
         self._deaths: dict[tuple[str, str], int] = {}
@@ -69,6 +78,7 @@ class Recorder:
         self._seen = dict.fromkeys(graph.order, 0)
         self._decided = False
         self.recording = Recording({name: [] for name in graph.order})
+        self.starting_s = 0.0
 
     async def run(self, samples: Sequence[Payload], enough: Callable[[int], bool]) -> Recording:
         """Record the samples until `enough(samples so far)`; at least one. Workers are stopped before it returns."""
@@ -90,8 +100,9 @@ class Recorder:
                 await worker.stop()
         # Where no stage decides by its data, counts would only be draws from the declared probabilities.
         if self._decided:
+            left_out = len(samples) - self.recording.samples
             self.recording.visits = [
-                RecordedVisits({name: tuple(c) for name, c in count.items()}, choice)
+                RecordedVisits({name: tuple(c) for name, c in count.items()}, choice, left_out)
                 for choice, count in zip(choices, counts, strict=True)
                 if any(count.values())
             ]
@@ -152,6 +163,8 @@ class Recorder:
             return result
         except HeadwayError as error:
             key = (stage, variant)
+            if isinstance(error, NotStarted):
+                self.recording.not_started.setdefault(stage, str(error))
             if key in self._workers:
                 await self._workers.pop(key).stop(0.0)
             self._deaths[key] = self._deaths.get(key, 0) + 1
@@ -165,22 +178,18 @@ class Recorder:
             raise ServeError(f"{model.label} cannot run: none of its hardware is on this machine")
         if key not in self._workers:
             hardware = self._hardware[model.stage]
-            self._workers[key] = await Worker.start(
-                model.ref,
-                hardware,
-                options=model.options,
-                children=model.children,
-                cores=pinned(hardware.threads),
-                timeout_s=self._timeout_s,
-                name=f"{model.label} on {hardware.name}",
-                log=self._log,
-            )
+            name, log = f"{model.label} on {hardware.name}", self._said.get(model.stage)
+            started_s = time.perf_counter()
+            try:
+                self._workers[key] = await started(model, hardware, name=name, timeout_s=self._timeout_s, log=log)
+            finally:
+                self.starting_s += time.perf_counter() - started_s
         return self._workers[key]
 
     async def _feed_the_starving(self, samples: Sequence[Payload], choice: Mapping[str, str]) -> None:
         """A rarely taken edge may have been drawn for no sample; its stage is to be measured all the same."""
         starving = frozenset(name for name, inputs in self.recording.inputs.items() if not inputs)
-        if not starving or self.recording.problems:
+        if not starving or self.recording.problems or self.recording.not_started:
             return
         always = Graph.build(
             {n: {edge.parent: Edge() for edge in self._graph.parents[n]} for n in self._graph.order},
@@ -199,7 +208,8 @@ class Recorder:
             kept[place] = payload
 
     def _note(self, stage: str, text: str) -> None:
-        self.recording.problems.setdefault(stage, text)
+        if stage not in self.recording.not_started:
+            self.recording.problems.setdefault(stage, text)
 
 
 def ancestors(graph: Graph, stage: str) -> tuple[str, ...]:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from headway.errors import ProfileError, nearest
+from headway.errors import HeadwayError, ProfileError, nearest
 from headway.serve.model_ref import HardwareView, ModelRef, resolve
-from headway.spec.model import Hardware, Spec, Variant
+from headway.serve.worker import Worker
+from headway.spec.model import Hardware, Spec, Stage, Variant
 
 MAX_BATCH_SIZE = 16
 """The largest batch size measured where neither the caller nor the stage names one."""
+
+
+class NotStarted(ProfileError):
+    """A model cannot be set up on some hardware, whatever the batch size."""
 
 
 @runtime_checkable
@@ -62,6 +67,14 @@ class Target:
         return f"{self.model.label} on {self.hardware.name}"
 
 
+def models_named(stage: Stage) -> dict[str, str]:
+    """Return the models that a stage names, by variant; empty for a stage without code."""
+    if not isinstance(stage, Measurable):
+        return {}
+    named = {name: stage.variant(name).model for name in stage.variant_names}
+    return {name: model for name, model in named.items() if model is not None}
+
+
 def models(spec: Spec, folder: str | os.PathLike[str]) -> dict[str, dict[str, Model]]:
     """Return the models by stage and variant; stages without code are left out.
 
@@ -71,13 +84,10 @@ def models(spec: Spec, folder: str | os.PathLike[str]) -> dict[str, dict[str, Mo
     for name, stage in spec.stages.items():
         if not isinstance(stage, Measurable):
             continue
-        for variant_name in stage.variant_names:
-            variant = stage.variant(variant_name)
-            if variant.model is None:
-                continue
-            ref = resolve(variant.model, folder, f"stages.{name}.model")
-            children = tuple(edge.child for edge in spec.graph.children[name])
-            model = Model(name, variant_name, ref, dict(variant.options), children, ref.fingerprint)
+        children = tuple(edge.child for edge in spec.graph.children[name])
+        for variant_name, written in models_named(stage).items():
+            ref = resolve(written, folder, f"stages.{name}.model")
+            model = Model(name, variant_name, ref, dict(stage.variant(variant_name).options), children, ref.fingerprint)
             found.setdefault(name, {})[variant_name] = model
     if not found:
         raise ProfileError(
@@ -111,6 +121,30 @@ def targets(
             absent = absence(hardware)
             found += [Target(model, view, sizes, absent) for model in variants.values()]
     return found
+
+
+async def started(
+    model: Model,
+    hardware: HardwareView,
+    *,
+    name: str,
+    timeout_s: float,
+    log: Callable[[str], None] | None = None,
+) -> Worker:
+    """Return a worker with the model set up, pinned to cores of its own. Raises NotStarted."""
+    try:
+        return await Worker.start(
+            model.ref,
+            hardware,
+            options=model.options,
+            children=model.children,
+            cores=pinned(hardware.threads),
+            timeout_s=timeout_s,
+            name=name,
+            log=log,
+        )
+    except HeadwayError as error:
+        raise NotStarted(str(error)) from None
 
 
 def absence(hardware: Hardware) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,8 +41,11 @@ def near_saturation(stages: Mapping[str, StageOutcome]) -> list[str]:
     return reasons
 
 
-def low_confidence(plan: Plan, stages: Mapping[str, StageOutcome]) -> tuple[str, ...]:
-    """Return the reasons to distrust a prediction: near saturation, or resting on what was not observed."""
+def low_confidence(plan: Plan, stages: Mapping[str, StageOutcome], columns: Collection[str] = ()) -> tuple[str, ...]:
+    """Return the reasons to distrust a prediction: near saturation, or resting on what was not observed.
+
+    `columns` are those of the trace.
+    """
     reasons = near_saturation(stages)
     calibrated = {} if plan.profile.overheads is None else plan.profile.overheads.utilization
     for name, stage in stages.items():
@@ -54,4 +57,16 @@ def low_confidence(plan: Plan, stages: Mapping[str, StageOutcome]) -> tuple[str,
         used = [row for row in plan.profile.rows if (row.stage, row.variant, row.hardware) == key]
         if any(row.evidence == "prior" for row in used):
             reasons.append(f"{name}: its profile holds a prior, not a measurement")
-    return tuple(reasons)
+    return (*reasons, *_little_recorded(plan, columns))
+
+
+def _little_recorded(plan: Plan, columns: Collection[str]) -> list[str]:
+    """Return which loads rest on less than all samples; visits in columns of a trace replace what was recorded."""
+    record = plan.profile.visits_for(plan.variants)
+    if record is None or {f"visits.{name}" for name in record.counts} <= set(columns):
+        return []
+    reasons = []
+    if record.left_out:
+        reasons.append(f"visits rest on {record.samples} of {record.samples + record.left_out} samples")
+    unknown = [name for name in record.unvisited if f"visits.{name}" not in columns]
+    return [*reasons, *(f"{name}: no sample reached it, so its load rests on the declared edges" for name in unknown)]

@@ -57,8 +57,8 @@ def build_items(graph: Graph, trace: Trace, seed: int, recorded: RecordedVisits 
     """Return every stage's items for a trace.
 
     Edges are drawn with `seed`, item by item, as declared. Visits in trace columns `visits.STAGE`, else `recorded`
-    ones, replace what is declared for those stages. Raises TraceError when the visits contradict the graph or the items
-    would not fit in memory.
+    ones, replace what is declared for those stages; a stage that no recorded sample reached keeps its declared edges.
+    Raises TraceError when the visits contradict the graph or the items would not fit in memory.
     """
     n = trace.requests
     given = _given_counts(graph, trace, seed, recorded)
@@ -95,10 +95,10 @@ def _given_counts(
     graph: Graph, trace: Trace, seed: int, recorded: RecordedVisits | None
 ) -> dict[str, NDArray[np.int64]]:
     given: dict[str, NDArray[np.int64]] = {}
-    if recorded is not None and recorded.counts:
-        samples = len(next(iter(recorded.counts.values())))
-        index = payload_index(trace, samples, seed)
-        given = {stage: np.array(counts, np.int64)[index] for stage, counts in recorded.counts.items()}
+    if recorded is not None and recorded.samples:
+        index = payload_index(trace, recorded.samples, seed)
+        known = {stage: counts for stage, counts in recorded.counts.items() if stage not in recorded.unvisited}
+        given = {stage: np.array(counts, np.int64)[index] for stage, counts in known.items()}
     for column, values in trace.columns.items():
         if column.startswith("visits."):
             stage = column.removeprefix("visits.")

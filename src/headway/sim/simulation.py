@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 FIGURES = ("p50_s", "p95_s", "p99_s", "mean_s", "miss_rate", "worst_5m_p99_s", "cost_usd")
-"""What two outcomes are compared by."""
+"""What two outcomes are compared by, beside the windows in which a promise by windows was kept."""
 
 
 def simulate(
@@ -172,7 +172,7 @@ def build_outcome(plan: Plan, work: Workload, runs: Mapping[str, StageRun], *, s
         cost_usd=sum(stage.cost_usd for stage in stages.values()),
         startup_cost_usd=startup_cost_usd(plan),
         accuracy=plan.accuracy,
-        low_confidence=low_confidence(plan, stages),
+        low_confidence=low_confidence(plan, stages, trace.columns),
         provenance={
             "plan_hash": plan.hash, "trace_hash": trace.hash, "seed": seed, "mode": mode, "headway": __version__,
             "calibrated": plan.profile.overheads is not None,
@@ -223,7 +223,8 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
                 f"compare: the {which} outcome lacks {', '.join(missing)}; give what simulate or replay wrote"
             )
     figures = {}
-    for key in FIGURES:
+    windowed = a.get("windows_kept") is not None or b.get("windows_kept") is not None
+    for key in (*FIGURES, "windows_kept") if windowed else FIGURES:
         left, right = a.get(key), b.get(key)
         figures[key] = {"a": left, "b": right, "difference": None, "ratio": None}
         if isinstance(left, int | float) and isinstance(right, int | float):

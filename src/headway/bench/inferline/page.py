@@ -86,9 +86,8 @@ def _provenance(results: Sequence[Result]) -> str:
     dates = sorted({result.date for result in results})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     seeds = "; ".join(f"{name}: {', '.join(map(str, table.seeds))}" for name, table in sorted(tables(results).items()))
-    return (
-        f"Computed {when} on {'; '.join(machines)}. Seeds by experiment: {seeds}. Intervals are 95%, over these seeds."
-    )
+    lone = "; a single seed gives none" if any(len(table.seeds) == 1 for table in tables(results).values()) else ""
+    return f"Computed {when} on {'; '.join(machines)}. Seeds by experiment: {seeds}. Intervals are 95%, over these seeds{lone}."
 
 
 # The planners on Gamma traffic

@@ -136,7 +136,9 @@ def compute(
             budget = sizes.budget(system)
             more = (budget,) if SYSTEMS[system][0] == "exact" else ()
             wanted = cell.result(system, inputs_hash(cell.pipeline, loads, *more))
-            found = book.find(wanted) or _borrowed(wanted, out)
+            found = book.find(wanted)
+            if found is None and (found := _borrowed(wanted, book.results)) is not None:
+                book.add([found])
             if found is None:
                 tell(f"{cell.experiment}: {system} plans {cell.pipeline.name}, {cell.workload} {cell.rate_per_s:g}/s "
                      f"CV {cell.cv:g}, seed {cell.seed}")  # fmt: skip

@@ -87,7 +87,8 @@ def _provenance(results: Sequence[Result]) -> str:
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     seeds = "; ".join(f"{name}: {', '.join(map(str, table.seeds))}" for name, table in sorted(tables(results).items()))
     lone = "; a single seed gives none" if any(len(table.seeds) == 1 for table in tables(results).values()) else ""
-    return f"Computed {when} on {'; '.join(machines)}. Seeds by experiment: {seeds}. Intervals are 95%, over these seeds{lone}."
+    said = f"Computed {when} on {'; '.join(machines)}. Seeds by experiment: {seeds}."
+    return f"{said} Intervals are 95%, over these seeds{lone}."
 
 
 # The planners on Gamma traffic
@@ -194,7 +195,9 @@ def _varied(name: str, column: int, head: str, text: Callable[[float], str]) -> 
             rows.append([TITLES[cell[1]], f"{cell[3]:g}", text(cell[column]), *costs, *ratios, " / ".join(missed)])
         columns = ["pipeline", "CV", head, "Headway $/h", "InferLine $/h", "CG-Peak / InferLine", "CG-Peak / Headway",
                    "misses: Headway / InferLine / CG-Mean / CG-Peak"]  # fmt: skip
-        return _markdown(columns, rows)
+        none = [f"{text(cell[column])}, CV {cell[3]:g}" for cell in some.without_plan]
+        said = f"\n\nLeft out, because some planner finds no plan: {'; '.join(none)}." if none else ""
+        return _markdown(columns, rows) + said
 
     return table
 

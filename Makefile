@@ -20,7 +20,7 @@ demo: .venv/.demo ## profile, plan, serve and replay a real document pipeline; w
 	$(BIN)/headway demo
 
 test: .venv/.test ## run every test, the ones with real ONNX models included
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 check: .venv/.check ## lint, formatting, types, and the table of sizes
 	$(BIN)/ruff check $(SOURCES)

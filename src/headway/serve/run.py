@@ -165,6 +165,11 @@ def serve(
     chosen = ServeOptions(host=host, port=port, token=token, **options)
     if chosen.warning:
         warn(chosen.warning)
+    stdout = sys.stdout
+
+    def announce_there(url: str) -> None:
+        with contextlib.redirect_stdout(stdout):
+            announce(url)
 
     async def main() -> None:
         server = LiveServer(plan, chosen)
@@ -182,9 +187,11 @@ def serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
         with contextlib.suppress(asyncio.CancelledError):
-            await server.run(announce)
+            await server.run(announce_there)
 
-    with descriptors(MAX_CONNECTIONS), asyncio.Runner(loop_factory=fastest_loop) as runner:
+    # Standard output is the announcement's alone; Ray prints there what it has to say.
+    quiet = contextlib.redirect_stdout(sys.stderr) if chosen.engine == RAY else contextlib.nullcontext()
+    with quiet, descriptors(MAX_CONNECTIONS), asyncio.Runner(loop_factory=fastest_loop) as runner:
         runner.run(main())
 
 

@@ -64,6 +64,7 @@ class RayWorker:
         self.actor = actor
         self.pid = pid
         self.calls = 0
+        self.doomed = False
         self.ended = asyncio.Event()
         self._stage = stage
 
@@ -99,6 +100,8 @@ class RayWorker:
             answer, body = unpack(await self._stage.call(self, frame, timeout_s), from_worker_decoder)
         finally:
             self.calls -= 1
+            if self.doomed:
+                self._stage.give_up(self)
         if not isinstance(answer, Done):
             raise WorkerDied(f"a replica of {self._stage.recipe.name} on Ray gave an answer that is none")
         return [read_result(at, body) for at in answer.results]
@@ -193,14 +196,13 @@ class RayStage:
         running = {actor: pid for actor, pid in seen.running.items() if actor not in self._gone}
         held = {lease.actor for lease in self._leases}
         free = [actor for actor in running if actor not in held]
-        # A lease with a batch under way is left alone: should its replica be gone, the call says so.
-        for lease in sorted((one for one in self._leases if one.actor not in running), key=lambda lease: -lease.calls):
-            if free:
+        for lease in [one for one in self._leases if one.actor not in running and not one.doomed]:
+            if free:  # Ray has fewer replicas than before because it was asked to, and chose another to go
                 lease.actor = free.pop()
                 lease.pid = running[lease.actor]
-            elif not lease.calls:
+            else:
                 log.warning("stage %s: a replica on Ray (pid %d) has ended", self.recipe.name, lease.pid)
-                self.give_up(lease)
+                self._doom(lease)
         while self._waiting and free:
             actor = free.pop()
             self._grant(RayWorker(self, actor, running[actor]))
@@ -212,6 +214,12 @@ class RayStage:
         for lease in waiting:
             if not lease.done():
                 lease.set_exception(problem)
+
+    def _doom(self, lease: RayWorker) -> None:
+        """End a lease without a replica; when it has a batch under way, with that: another replica may work on it."""
+        lease.doomed = True
+        if not lease.calls:
+            self.give_up(lease)
 
     def give_up(self, lease: RayWorker) -> None:
         """End a lease."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from headway.errors import PlanError, nearest
 from headway.policy.admission import Terms
-from headway.sim import events
+from headway.sim import event_state, events
 from headway.sim.draws import bits_for
 from headway.sim.flat import flatten
 from headway.sim.setup import ReplicaGroup, StageSetup
@@ -120,7 +120,7 @@ class EventSimulation:
 
     def completion(self) -> Floats:
         """Return when each request's last item finished; infinite when one never does, or has not by now."""
-        finished_s = np.where(self._state.done_s == events.PENDING, np.inf, self._state.done_s)
+        finished_s = np.where(self._state.done_s == event_state.PENDING, np.inf, self._state.done_s)
         events.latest_end(self._flat.ends, finished_s, done_s := np.full(self.work.requests, -np.inf))
         lost = (self._state.dropped > 0) | (self._state.refused > 0)
         return np.where(lost, np.inf, done_s)
@@ -143,7 +143,7 @@ class EventSimulation:
             queued = np.zeros(high - low, bool)
             queued[served] = True
             gone = done_s == np.inf
-            waiting = done_s == events.PENDING
+            waiting = done_s == event_state.PENDING
             if self.work.graph.parents[stage]:
                 waiting &= queued
             dropped, unserved, refused = (
@@ -176,7 +176,7 @@ class EventSimulation:
                 held += max(0.0, min(end, until_s) - max(self._replica_from_s[r], from_s))
         return held
 
-    def _build_net(self, setups: Mapping[str, StageSetup], admission: Admission) -> events.Net:
+    def _build_net(self, setups: Mapping[str, StageSetup], admission: Admission) -> event_state.Net:
         flat = self._flat
         tables, offset, columns = [], 0, {}
         for name in self.stages:
@@ -191,7 +191,7 @@ class EventSimulation:
             if any(group.service_s.shape != columns[name] for group in setups[name].groups):
                 raise PlanError(f"stage {name!r}: unequal replicas need the same batch sizes and number of quantiles")
         longs = np.int64
-        return events.Net(
+        return event_state.Net(
             arrival_s=self.work.entry_s,
             deadline_s=flat.deadline_s,
             request=flat.request,
@@ -215,13 +215,13 @@ class EventSimulation:
             terms=_as_arrays(admission.terms),
         )
 
-    def _build_state(self, setups: Mapping[str, StageSetup], pools: Mapping[str, int], spare: int) -> events.State:
+    def _build_state(self, setups: Mapping[str, StageSetup], pools: Mapping[str, int], spare: int) -> event_state.State:
         total = int(self._net.base[-1])
         stages = len(self.stages)
         most = sum(group.replicas for setup in setups.values() for group in setup.groups) + spare
         self._replica_from_s = np.full(most, np.inf)
         longs = np.int64
-        return events.State(
+        return event_state.State(
             clock_s=np.full(1, -np.inf),
             counters=np.zeros(4, longs),
             queue=np.empty(total, np.int32),
@@ -229,7 +229,7 @@ class EventSimulation:
             queue_tail=np.zeros(stages, longs),
             arrived_s=np.empty(total),
             start_s=np.full(total, np.inf),
-            done_s=np.full(total, events.PENDING),
+            done_s=np.full(total, event_state.PENDING),
             pending=self._flat.pending.copy(),
             ready=np.empty(self._flat.waiting_joins, longs),
             timer_s=np.full(stages, np.inf),
@@ -267,8 +267,8 @@ class EventSimulation:
     def _schedule(self, replicas: Sequence[int]) -> None:
         """Put the start of replicas into the heap; what is sorted by time and key is a heap already."""
         state = self._state
-        size = int(state.counters[events.HEAP])
-        state.counters[events.HEAP] = more = size + len(replicas)
+        size = int(state.counters[event_state.HEAP])
+        state.counters[event_state.HEAP] = more = size + len(replicas)
         state.heap_s[size:more] = self._replica_from_s[list(replicas)]
         state.heap_key[size:more] = state.heap_replica[size:more] = replicas
         order = np.lexsort((state.heap_key[:more], state.heap_s[:more]))

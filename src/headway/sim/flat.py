@@ -16,7 +16,7 @@ Longs = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Flat:
-    """What the event kernel needs of a workload, whatever is configured; fields as in `headway.sim.events.Net`.
+    """What the event kernel needs of a workload, whatever is configured; fields as in `headway.sim.event_state.Net`.
 
     `pending` counts for each joining item the items it waits for, `ends` is the request of each item that nothing
     follows (else -1), `waiting_joins` how many joining items there are.

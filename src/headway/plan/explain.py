@@ -30,12 +30,15 @@ class Predicted:
     def to_dict(self) -> dict[str, Any]:
         """Return the plan's `predicted` block."""
         outcome = self.outcome
+        windowed = outcome.windows_kept is not None
         return {
             "p50_s": number(outcome.p(50)),
             "p95_s": number(outcome.p(95)),
             "p99_s": number(outcome.p(99)),
             "miss_rate": outcome.miss_rate,
             "miss_rate_p97": percentile(np.array(self.verdict.miss_rates), 97),
+            "windows_kept": outcome.windows_kept,
+            "windows_kept_p97": 1 - percentile(np.array(self.verdict.broken), 97) if windowed else None,
             "worst_5m_p99_s": number(outcome.worst_5m_p99_s),
             "low_confidence": list(outcome.low_confidence),
         }

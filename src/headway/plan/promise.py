@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from headway.sim.outcome import by_window, most_misses, promise_holds
+from headway.sim.outcome import most_misses, promise_holds, windows_kept
 from headway.sim.station import Floats
 from headway.spec.model import Slo
 
@@ -47,8 +47,7 @@ class Criterion:
         """Return the share that breaks the promise: of the requests, or of the windows."""
         if self.window_s is None:
             return int(np.count_nonzero(missed)) / max(1, missed.size)
-        windows = by_window(arrival_s, missed, self.window_s)
-        return sum(not promise_holds(arrival_s, window, self.percent) for window in windows) / max(1, len(windows))
+        return 1 - windows_kept(arrival_s, missed, self.percent, self.window_s)
 
     def most_misses(self, arrival_s: Floats) -> int:
         """Return the largest number of misses with which the promise can still be kept."""

@@ -112,7 +112,9 @@ def _verdict(story: Story) -> tuple[str, str]:
     measured = words.kept(story.plan.spec.slo, figures)
     if measured is not None:
         where = "measured on this machine" if story.production_plan else "measured"
-        said = f"when {where}: {fmt.percent(figures.get('miss_rate'))} missed"
+        windows = figures.get("windows_kept")
+        by_windows = "" if windows is None else f"in {fmt.percent(windows)} of the windows, "
+        said = f"when {where}: {by_windows}{fmt.percent(figures.get('miss_rate'))} missed"
         return ("good", f"Promise kept {said}") if measured else ("bad", f"Promise broken {said}")
     predicted = _predicted_to_keep(story)
     if predicted is None:

@@ -42,15 +42,14 @@ def outcome_view(outcome: Outcome | Mapping[str, Any]) -> Group:
     from rich.console import Group
 
     figures = words.summary(outcome)
-    kept = figures.get("slo_holds")
-    verdict = "" if kept is None else f"  {'kept' if kept else 'broken'}"
-    slo = f"{fmt.percent(figures['slo_percentile'] / 100)} within {fmt.duration(figures['slo_s'])}"
     cost = f"{fmt.usd(figures.get('cost_usd'))}, initial start-up {fmt.usd(figures.get('startup_cost_usd'))}"
+    missed, windows = fmt.percent(figures.get("miss_rate")), figures.get("windows_kept")
     facts = [
         ("requests", words.request_counts(figures)),
-        ("promise", slo + verdict),
+        ("promise", words.promised(figures)),
         ("latency", words.percentiles(figures)),
-        ("miss rate", fmt.percent(figures.get("miss_rate"))),
+        *([] if windows is None else [("windows", f"kept in {fmt.percent(windows)} of them")]),
+        ("miss rate", missed if windows is None else f"{missed} of all requests"),
         ("worst 5 min", f"P99 {words.latency_text(figures, 'worst_5m_p99_s')}"),
         ("cost", cost),
     ]

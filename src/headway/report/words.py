@@ -28,9 +28,25 @@ def promise(slo: Slo) -> str:
     '99% of requests within 300 ms'
     """
     whole = f"{fmt.percent(slo.percentile / 100)} of requests within {fmt.duration(slo.latency_s)}"
-    if slo.window_s is None or slo.objective is None:
-        return whole
-    return f"{whole} in {fmt.percent(slo.objective)} of the windows of {fmt.clock(slo.window_s)}"
+    return whole + _in_windows(slo.window_s, slo.objective)
+
+
+def promised(figures: Mapping[str, Any]) -> str:
+    """Return the promise that an outcome's summary is held against, and whether it was kept.
+
+    >>> promised({"slo_s": 0.1, "slo_percentile": 99.0, "slo_window_s": 10.0, "slo_objective": 0.5, "slo_holds": True})
+    '99% within 100 ms in 50% of the windows of 10 s  kept'
+    """
+    whole = f"{fmt.percent(figures['slo_percentile'] / 100)} within {fmt.duration(figures['slo_s'])}"
+    holds = figures.get("slo_holds")
+    verdict = "" if holds is None else f"  {'kept' if holds else 'broken'}"
+    return whole + _in_windows(figures.get("slo_window_s"), figures.get("slo_objective")) + verdict
+
+
+def _in_windows(window_s: float | None, objective: float | None) -> str:
+    if window_s is None or objective is None:
+        return ""
+    return f" in {fmt.percent(objective)} of the windows of {fmt.clock(window_s)}"
 
 
 def percentile_key(percent: float) -> str | None:
@@ -60,12 +76,21 @@ def percentiles(figures: Mapping[str, Any]) -> str:
 
 def prediction(plan: Plan) -> list[str]:
     """Return what is predicted of a plan as clauses: percentiles, misses, and the worst that was seen."""
-    figures, allowed = plan.predicted, fmt.percent(1 - plan.spec.slo.percentile / 100)
-    parts = [f"{percentiles(figures)}; {fmt.percent(figures.get('miss_rate'))} miss ({allowed} allowed)"]
+    figures, slo = plan.predicted, plan.spec.slo
+    windows, allowed = slo.window_s is not None, fmt.percent(1 - slo.percentile / 100)
+    share = fmt.percent(figures.get("miss_rate"))
+    said = f"{share} miss ({allowed} allowed)"
+    if windows:
+        kept = fmt.percent(figures.get("windows_kept"))
+        said = f"kept in {kept} of the windows ({fmt.percent(slo.objective)} needed); {share} of all requests miss"
+    parts = [f"{percentiles(figures)}; {said}"]
     if "worst_5m_p99_s" in figures:
         parts.append(f"P99 {latency_text(figures, 'worst_5m_p99_s')} in the worst five minutes")
     traces = plan.provenance.get("resampled_traces")
-    if traces and figures.get("miss_rate_p97") is not None:
+    if traces and figures.get("windows_kept_p97") is not None:
+        least = fmt.percent(figures["windows_kept_p97"])
+        parts.append(f"kept in at least {least} of the windows on 97% of {traces} resampled traces")
+    elif traces and not windows and figures.get("miss_rate_p97") is not None:
         parts.append(f"at most {fmt.percent(figures['miss_rate_p97'])} miss on 97% of {traces} resampled traces")
     return parts
 
@@ -206,6 +231,9 @@ def compared_rows(predicted: Mapping[str, Any], measured: Mapping[str, Any]) -> 
             rows.append((label, latency_text(predicted, key), latency_text(measured, key), difference))
     before, after = predicted.get("miss_rate"), measured.get("miss_rate")
     rows.append(("miss rate", fmt.percent(before), fmt.percent(after), _points(before, after)))
+    before, after = predicted.get("windows_kept"), measured.get("windows_kept")
+    if before is not None or after is not None:
+        rows.append(("windows kept", fmt.percent(before), fmt.percent(after), _points(before, after)))
     costs = predicted.get("cost_usd"), measured.get("cost_usd")
     rows.append(("cost of the run", fmt.usd(costs[0]), fmt.usd(costs[1]), fmt.change(relative(*costs))))
     return rows

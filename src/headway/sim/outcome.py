@@ -63,8 +63,18 @@ def promise_holds(
     if window_s is None or objective is None:
         return int(np.count_nonzero(missed)) <= allowed_misses(missed.size, percent)
     windows = by_window(arrival_s, missed, window_s)
+    return windows_kept(arrival_s, missed, percent, window_s) * len(windows) >= objective * len(windows) - 1e-9
+
+
+def windows_kept(arrival_s: NDArray[np.float64], missed: NDArray[np.bool_], percent: float, window_s: float) -> float:
+    """Return the share of the windows with requests in which at least `percent` % of them did not miss.
+
+    >>> windows_kept(np.array([0.0, 1.0]), np.array([True, False]), 99.0, 1.0)
+    0.5
+    """
+    windows = by_window(arrival_s, missed, window_s)
     kept = sum(int(np.count_nonzero(w)) <= allowed_misses(w.size, percent) for w in windows)
-    return kept >= objective * len(windows) - 1e-9
+    return kept / len(windows) if windows else 1.0
 
 
 def most_misses(
@@ -181,6 +191,13 @@ class Outcome:
         return promise_holds(self.arrival_s, self.missed, self.slo_percentile, self.window_s, self.objective)
 
     @property
+    def windows_kept(self) -> float | None:
+        """The share of the promise's windows in which it was kept; None where it is not judged by windows."""
+        if self.window_s is None or self.objective is None:
+            return None
+        return windows_kept(self.arrival_s, self.missed, self.slo_percentile, self.window_s)
+
+    @property
     def worst_5m_p99_s(self) -> float:
         """The 99th percentile of the worst five minutes (tumbling windows from the first scheduled arrival)."""
         return max(
@@ -202,7 +219,10 @@ class Outcome:
             "requests": self.counts(),
             "slo_s": self.slo_s,
             "slo_percentile": self.slo_percentile,
+            "slo_window_s": self.window_s,
+            "slo_objective": self.objective,
             "slo_holds": self.holds,
+            "windows_kept": self.windows_kept,
             "p50_s": number(self.p(50)),
             "p95_s": number(self.p(95)),
             "p99_s": number(self.p(99)),

@@ -1,0 +1,186 @@
+"""What a served plan does when workers die or hang, and when more is asked than can be done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.e2e.faults.served import (
+    INFER,
+    REPLICAS,
+    ask,
+    body,
+    make_plan,
+    order,
+    outcome,
+    pids,
+    restarts,
+    serving,
+    wait_until,
+)
+
+from headway.errors import ServeError
+from headway.serve.engine import Limits
+from headway.serve.http1 import Client, Reply
+from headway.serve.run import LiveServer, bind
+
+
+def test_workers_killed_at_random_moments_lose_nothing_and_answer_nothing_twice(server: LiveServer) -> None:
+    rng = np.random.default_rng(1)
+    before = restarts(server)
+    stop = threading.Event()
+
+    def kill() -> None:
+        # Large bodies take long enough to be written and read that some of these moments are in the middle of it.
+        while not stop.wait(rng.uniform(0.0, 0.15)):
+            if alive := pids(server):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(rng.choice(alive)), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    texts = [f"say {i} " + "x" * int(rng.choice([0, 1000, 500_000])) for i in range(180)]
+    try:
+        replies = [reply for at in range(0, len(texts), 60) for reply in order(server, texts[at : at + 60])]
+    finally:
+        stop.set()
+        killer.join()
+    ends = Counter(reply.status for reply in replies)
+    assert set(ends) <= {200, 500}
+    for text, reply in zip(texts, replies, strict=True):
+        status, said = outcome(reply)
+        assert said == text.partition(" ")[2] if status == 200 else "3 times" in said
+    assert ends[200] > 150
+    assert restarts(server) - before >= 5
+
+
+def test_all_replicas_killed_at_once_come_back_and_finish_what_they_had(server: LiveServer) -> None:
+    def kill() -> None:
+        for pid in pids(server):
+            os.kill(pid, signal.SIGKILL)
+
+    texts = [f"sleep 0.01{i:03}" for i in range(60)]
+    assert [outcome(reply) for reply in order(server, texts, kill)] == [(200, text.split()[1]) for text in texts]
+
+
+@pytest.mark.parametrize("fault", ["die", "exit", "close", "garble", "hang"])
+def test_a_worker_lost_in_the_middle_of_a_batch_costs_none_of_its_requests(server: LiveServer, fault: str) -> None:
+    before = restarts(server)
+    texts = ["say a", f"once:{fault} b", "say c", "say d"]
+    assert [outcome(reply) for reply in order(server, texts)] == [(200, letter) for letter in "abcd"]
+    assert wait_until(lambda: restarts(server) == before + 1)
+
+
+def test_a_worker_that_the_system_has_stopped_is_replaced(server: LiveServer) -> None:
+    stopped = pids(server)
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    assert [outcome(reply) for reply in order(server, ["say a", "say b"])] == [(200, "a"), (200, "b")]
+    assert wait_until(lambda: len(pids(server)) == REPLICAS)
+    for pid in set(stopped) & set(pids(server)):
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_an_input_that_always_kills_fails_alone(server: LiveServer) -> None:
+    texts = ["say a", "die b", "say c", "say d"]
+    replies = [outcome(reply) for reply in order(server, texts)]
+    assert [replies[at] for at in (0, 2, 3)] == [(200, "a"), (200, "c"), (200, "d")]
+    status, said = replies[1]
+    assert status == 500
+    assert "the worker died, hung or refused the batch 3 times" in said
+
+
+@pytest.mark.parametrize(("fault", "says"), [("raise", "ValueError: b"), ("allocate", "MemoryError")])
+def test_a_model_that_raises_fails_the_one_request_that_made_it(server: LiveServer, fault: str, says: str) -> None:
+    before = restarts(server)
+    replies = [outcome(reply) for reply in order(server, ["say a", f"{fault} b", "say c", "say d"])]
+    assert [replies[at] for at in (0, 2, 3)] == [(200, "a"), (200, "c"), (200, "d")]
+    assert replies[1][0] == 500
+    assert says in replies[1][1]
+    assert restarts(server) == before
+
+
+def test_a_model_that_prints_without_end_blocks_nobody(server: LiveServer) -> None:
+    assert [outcome(reply)[0] for reply in order(server, ["print a"] * 8)] == [200] * 8
+
+
+def test_a_worker_that_dies_while_it_starts_is_started_again(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, deaths_at_start=3)
+    for _ in range(2):
+        with pytest.raises(ServeError, match="died of signal SIGKILL before it answered"), serving(plan):
+            pass
+    with serving(plan) as server:
+        # Two more deaths at the start, of the worker that is to replace the one that dies now.
+        for number in range(2):
+            (tmp_path / f"death at start {number}").unlink()
+        said = [outcome(reply) for reply in order(server, ["say a", "once:die b", "say c"])]
+        assert said == [(200, letter) for letter in "abc"]
+        assert wait_until(lambda: ask(server, "GET", "/stats")["stages"]["do"]["replicas"]["ready"] == REPLICAS)
+
+
+# Load
+
+
+def test_three_times_the_load_is_answered_or_refused_at_once_and_forgotten_afterwards(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, mean_s=0.02, slo="300ms")
+    rate = 3 * REPLICAS * 4 / (4 * 0.02)
+
+    async def main(url: str) -> list[Reply]:
+        client = Client(url, max_connections=2000)
+        replies: list[Reply] = []
+        sent = client.frame("POST", INFER, body("sleep 0.02"))
+        for _ in range(int(2 * rate)):
+            client.send(sent, replies.append, 30.0)
+            await asyncio.sleep(1 / rate)
+        while len(replies) < int(2 * rate):
+            await asyncio.sleep(0.01)
+        await client.close()
+        return replies
+
+    with serving(plan, limits=Limits(timeout_s=5.0)) as server:
+        replies = asyncio.run(main(server.url))
+        ends = Counter(reply.status for reply in replies)
+        assert set(ends) == {200, 429}
+        refused = next(reply for reply in replies if reply.status == 429)
+        assert json.loads(refused.body)["error"] == ("there is too much to do to answer within 0.3 s; try again later")
+        requests = ask(server, "GET", "/stats")["requests"]
+        assert (requests["answered"], requests["rejected"]) == (ends[200], ends[429])
+        assert [outcome(reply)[0] for reply in order(server, ["say a"] * 10)] == [200] * 10
+
+
+# The command line
+
+
+def serve_command(*arguments: str) -> tuple[int, str, list[str]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "headway", "serve", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    return done.returncode, done.stdout, done.stderr.strip().splitlines()
+
+
+def test_a_port_in_use_is_one_sentence_and_exit_1(tmp_path: Path) -> None:
+    make_plan(tmp_path).write(tmp_path / "plan.json")
+    with contextlib.closing(bind("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        sentence = f"error: port {port} on 127.0.0.1 is in use; choose another, or 0 for a free one"
+        assert serve_command(str(tmp_path / "plan.json"), "--port", str(port)) == (1, "", [sentence])
+
+
+def test_a_plan_of_another_version_is_one_sentence_and_exit_1(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    make_plan(tmp_path).write(path)
+    path.write_text(path.read_text().replace("headway.plan/1", "headway.plan/2"))
+    code, printed, errors = serve_command(str(path), "--port", "0")
+    assert (code, printed, len(errors)) == (1, "", 1)
+    assert "headway.plan/2" in errors[0]
+    assert "headway.plan/1" in errors[0]

@@ -215,6 +215,22 @@ def test_a_profile_without_a_whole_stage_is_exit_1_and_written_all_the_same(
     assert err.count("there is no class 'Nope'") == 1
 
 
+def test_rows_that_are_not_used_are_said_on_stderr_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["plan", "headway.yaml", "--trace", "t.csv", "--feasibility", "trace", "--json", "--profile"]
+    plain = run(capsys, *flags, "profile.csv")
+    more = (folder / "profile.csv").read_text().splitlines()
+    (folder / "more.csv").write_text("\n".join([*more, more[1].replace("first", "frist")]) + "\n")
+    for command in (flags, ["check", "headway.yaml", "--profile"]):
+        with pytest.raises(SystemExit) as stop:
+            main([*command, "more.csv"])
+        out, err = capsys.readouterr()
+        assert stop.value.code == 0
+        assert "more.csv: profile: 1 row of stage 'frist' is not used" in err
+        assert "did you mean 'first'?" in err
+        assert "frist" not in out
+        assert command != flags or json.loads(out)["stages"] == json.loads(plain)["stages"]
+
+
 def test_an_infeasible_promise_is_exit_3_with_json_on_stdout(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "tight.yaml").write_text(SPEC.replace("300ms", "1ms"))
     flags = ["plan", "tight.yaml", "--profile", "profile.csv", "--trace", "t.csv"]

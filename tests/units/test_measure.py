@@ -15,6 +15,7 @@ from headway.errors import ProfileError, SpecError
 from headway.profile import Profile, RecordedVisits, Row
 from headway.profile.cell import Effort, batches_of, nearest_rank, settled
 from headway.profile.finished import Finished
+from headway.profile.match import unmatched
 from headway.profile.measure import ENOUGH_SAMPLES, RECORDING_SHARE, recorded_enough
 from headway.profile.record import MAX_COMBINATIONS, ancestors, combinations
 from headway.profile.said import Said
@@ -221,6 +222,32 @@ def test_a_batch_size_that_would_fill_the_memory_is_refused() -> None:
 def test_a_profile_of_another_shape_is_refused_by_its_place(value: Any, message: str) -> None:
     with pytest.raises(ProfileError, match=message):
         Profile.from_dict(value)
+
+
+PRICE = {"price": "$1/h"}
+
+
+def test_rows_that_a_spec_has_no_use_for_are_told_with_the_nearest_name() -> None:
+    spec = spec_of({"judge": {}, "a": {"variants": {"small": {}, "large": {}}}}, cpu=PRICE, gpu=PRICE)
+    rows = [Row("judge", "cpu", 1, 0.1), Row("a", "cpu", 1, 0.1, variant="small")]
+    assert unmatched(Profile.from_rows(rows), spec) == []
+    rows += [Row("jugde", "cpu", 1, 0.1), Row("jugde", "cpu", 2, 0.1)]
+    rows += [Row("a", "gqu", 1, 0.1, variant="smal")]
+    assert unmatched(Profile.from_rows(rows), spec) == [
+        "profile: 2 rows of stage 'jugde' are not used: the spec has no such name; did you mean 'judge'?",
+        "profile: 1 row of hardware 'gqu' is not used: the spec has no such name; did you mean 'gpu'?",
+        "profile: 1 row of stage 'a', variant 'smal' is not used: the spec has no such name; did you mean 'small'?",
+    ]
+
+
+def test_errors_of_a_profile_name_its_file_and_the_stage(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    Profile.from_rows([Row("a", "cpu", 1, 0.1)]).write(path)
+    read = Profile.read(path)
+    with pytest.raises(ProfileError, match=r"p\.csv: no rows for stage 'judge'; profiled: a"):
+        read.service("judge", "default", "cpu")
+    with pytest.raises(ProfileError, match="stage 'a' on 'cpu': batch size 64 lies outside"):
+        read.service("a", "default", "cpu").mean_at(64)
 
 
 def test_a_profile_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:

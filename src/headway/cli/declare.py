@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headway.cli.frame import Json, NoSeed, Output, Seed, SpecArgument, Verb, duration, emit, read_spec, say
+from headway.cli.frame import (
+    Json,
+    NoSeed,
+    Output,
+    Seed,
+    SpecArgument,
+    Verb,
+    duration,
+    emit,
+    read_profile,
+    read_spec,
+    say,
+)
 from headway.cli.progress import Progress
 from headway.errors import HeadwayError
 
@@ -22,6 +34,9 @@ if TYPE_CHECKING:
 def check(
     spec: Annotated[Path | None, typer.Argument(metavar="SPEC", help="What is declared: a YAML or TOML file.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of specs, for editors.")] = False,
+    profile: Annotated[
+        Path | None, typer.Option("--profile", help="Say which of its rows the spec has no use for.")
+    ] = None,
     seed: NoSeed = 0,
     json: Json = False,
 ) -> None:
@@ -39,6 +54,8 @@ def check(
     read = read_spec(spec)
     for problem in _missing_models(read, spec.parent):
         say(f"warning: {problem}")
+    if profile is not None:
+        read_profile(profile, read)
     emit(_summary(read), json, lambda: _text(read))
 
 

@@ -137,11 +137,17 @@ def read_plan(path: Path) -> Plan:
     return Plan.read(path)
 
 
-def read_profile(path: Path) -> Profile:
-    """Read a profile CSV."""
+def read_profile(path: Path, spec: Spec | None = None) -> Profile:
+    """Read a profile CSV; rows that a spec has no use for are said on stderr."""
     from headway.profile import Profile
 
-    return Profile.read(path)
+    read = Profile.read(path)
+    if spec is not None:
+        from headway.profile.match import unmatched
+
+        for sentence in unmatched(read, spec):
+            say(f"warning: {path}: {sentence}")
+    return read
 
 
 def read_trace(path: Path, seed: int = 0, format: str | None = None, skip_bad: bool = False) -> Trace:

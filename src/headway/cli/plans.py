@@ -130,7 +130,8 @@ def plan(
     from headway.plan.make import make
     from headway.report.terminal import plan_view
 
-    declared, measured = read_spec(spec), read_profile(profile)
+    declared = read_spec(spec)
+    measured = read_profile(profile, declared)
     requests = read_trace(trace, seed, format, skip_bad)
     with Progress("plan") as progress:
         try:

@@ -102,6 +102,7 @@ class Profile:
     """What work costs, as rows that a person can read, diff and commit.
 
     `overheads` are what serving adds to the rows; None means that this was never observed, not that it is nothing.
+    `source` names the profile in errors: its file, where it was read from one.
 
     >>> Profile.from_rows([Row("detect", "cpu", 1, 0.05)]).service("detect", "default", "cpu").mean_at(1)
     0.05
@@ -111,6 +112,7 @@ class Profile:
     visits: tuple[RecordedVisits, ...] = ()
     stamp: Mapping[str, Any] = field(default_factory=dict)
     overheads: Overheads | None = None
+    source: str = field(default="profile", repr=False, compare=False)
     _services: dict[tuple[str, str, str, bool], ServiceTime] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -223,7 +225,7 @@ class Profile:
             raise ProfileError(f"{target.with_suffix('.json')}:{error.lineno}: {error.msg}") from None
         extra = _belonging(extra, beside)
         try:
-            return cls._with(rows, extra)
+            return dataclasses.replace(cls._with(rows, extra), source=str(target))
         except ProfileError as error:
             raise ProfileError(f"{target}: {error}") from None
 
@@ -256,16 +258,15 @@ class Profile:
         return cls.from_rows(rows, visits, beside.get("stamp"), overheads)
 
     def _missing(self, stage: str, variant: str, hardware: str) -> str:
-        stages = tuple(dict.fromkeys(r.stage for r in self.rows))
+        name, stages = self.source, tuple(dict.fromkeys(r.stage for r in self.rows))
         if stage not in stages:
-            return (
-                f"profile: no rows for stage {stage!r}{nearest(stage, stages)}; profiled: {', '.join(stages) or 'none'}"
-            )
+            hint = nearest(stage, stages)
+            return f"{name}: no rows for stage {stage!r}{hint}; profiled: {', '.join(stages) or 'none'}"
         variants = tuple(dict.fromkeys(r.variant for r in self.rows if r.stage == stage))
         if variant not in variants:
-            return f"profile: stage {stage!r} has no rows for variant {variant!r}; profiled: {', '.join(variants)}"
+            return f"{name}: stage {stage!r} has no rows for variant {variant!r}; profiled: {', '.join(variants)}"
         known = ", ".join(self.hardware(stage, variant))
-        return f"profile: stage {stage!r} (variant {variant!r}) was not profiled on {hardware!r}; profiled on: {known}"
+        return f"{name}: stage {stage!r} (variant {variant!r}) was not profiled on {hardware!r}; profiled on: {known}"
 
 
 def _belonging(extra: Any, path: Path) -> dict[str, Any]:

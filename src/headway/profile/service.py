@@ -24,12 +24,13 @@ class ServiceTime:
 
     `mean_s[i]` belongs to `batch_sizes[i]`; `quantile_s[i]` holds its equally likely values (one column when only means
     are known). Both are made non-decreasing in the batch size (InferLine section 4.1 profiles powers of two; what lies
-    between is interpolated linearly).
+    between is interpolated linearly). `where` names the stage in errors.
     """
 
     batch_sizes: tuple[int, ...]
     mean_s: NDArray[np.float64]
     quantile_s: NDArray[np.float64]
+    where: str = field(default="", compare=False)
     _tables: dict[tuple[int, bool], NDArray[np.float64]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -39,15 +40,14 @@ class ServiceTime:
         `overhead_s` is added to every batch, whatever its size.
         """
         rows = sorted(rows, key=lambda row: row.batch_size)
+        where = f"stage {rows[0].stage!r} on {rows[0].hardware!r}" if rows else "a stage"
         if not rows or rows[0].batch_size != 1:
-            first = rows[0] if rows else None
-            where = f"stage {first.stage!r} on {first.hardware!r}" if first else "a stage"
             raise ProfileError(f"profile: {where} has no row with batch_size 1; measure or add one")
         mean_s = np.maximum.accumulate(np.array([row.mean_s for row in rows]))
         drawn = all(row.p50_s is not None for row in rows)
         columns = [quantiles(row) if drawn else np.array([row.mean_s]) for row in rows]
         quantile_s = np.maximum.accumulate(np.stack(columns), axis=0)
-        return cls(tuple(row.batch_size for row in rows), mean_s + overhead_s, quantile_s + overhead_s)
+        return cls(tuple(row.batch_size for row in rows), mean_s + overhead_s, quantile_s + overhead_s, where)
 
     def mean_at(self, batch_size: int) -> float:
         """Return the mean latency of a batch of this size in seconds. Raises ProfileError outside what was measured."""
@@ -84,7 +84,8 @@ class ServiceTime:
     def _check(self, batch_size: int) -> None:
         if not 1 <= batch_size <= self.batch_sizes[-1]:
             raise ProfileError(
-                f"profile: batch size {batch_size} lies outside what was measured (1 to {self.batch_sizes[-1]}); "
+                f"profile: {self.where}{': ' if self.where else ''}batch size {batch_size} lies outside what was "
+                f"measured (1 to {self.batch_sizes[-1]}); "
                 "measure it, or choose a smaller one"
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -129,9 +130,27 @@ def _sentence(model: type[BaseModel], detail: ErrorDetails) -> str:
         return f"{shown(value)} is out of range; it must be {words} {detail['ctx'][key]:g}"
     if value is None:
         return f"is empty{suffix or '; give a value or remove it'}"
+    if kind in ("float_type", "float_parsing", "int_type", "int_parsing") and (number := _number_in(value)):
+        return f"{shown(value)} is read as text, not as a number; write it like {number}, without quotes"
     if kind in _KINDS:
         return f"{shown(value)} {_KINDS[kind]}{'' if kind == 'string_type' else suffix}"
     return detail["msg"].replace("Input should", "it must")
+
+
+def _number_in(value: Any) -> str | None:
+    """The number that a text stands for, as YAML takes it for one: with a point and a sign before an exponent."""
+    if not isinstance(value, str) or not re.fullmatch(r"\s*[+-]?[0-9.]+([eE][+-]?[0-9]{1,3})?\s*", value):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    if not math.isfinite(number):
+        return None
+    if number == int(number) and abs(number) < 1e15:
+        return str(int(number))
+    text = repr(number)
+    return text if "." in text else text.replace("e", ".0e")
 
 
 def unknown_field(model: type[BaseModel], name: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 from headway.domains.pipeline.declare import ReplicaConfig
 from headway.errors import PlanError, ProfileError
 from headway.plan import Infeasible, Plan, current_plan, diff
+from headway.plan.difference import predict
 from headway.plan.infeasible import SCHEMA
 from headway.plan.make import make
 from headway.plan.oracle import Oracle
@@ -212,7 +213,29 @@ def test_what_runs_today_stands_beside_the_plan(trace: Trace) -> None:
 def test_what_runs_today_need_not_be_profiled(trace: Trace) -> None:
     cpu_only = Profile.from_rows(row for row in ROWS if row.hardware == "cpu")
     plan = make(spec(current=NOW), cpu_only, trace, feasibility="trace", explained=False)
-    assert any("not profiled" in reason.text for reason in plan.reasons if reason.code == "current")
+    [reason] = [reason for reason in plan.reasons if reason.code == "current"]
+    assert "stage 'a' (variant 'default') was not profiled on 'gpu'" in reason.text
+
+
+def test_a_batch_size_of_today_that_was_not_profiled_is_named(trace: Trace) -> None:
+    today = {**NOW, "b": {"hardware": "cpu", "replicas": 6, "max_batch_size": 16}}
+    plan = make(spec(current=today), PROFILE, trace, feasibility="trace", explained=False)
+    [reason] = [reason for reason in plan.reasons if reason.code == "current"]
+    assert "stage 'b' on 'cpu': batch size 16" in reason.text
+    told = predict(current_plan(plan.spec, plan.profile), trace).provenance["not_predicted"]
+    assert "batch size 16" in told
+    assert "--profile" in told
+
+
+def test_a_plan_carries_the_rows_of_what_runs_today(trace: Trace) -> None:
+    plan = make(spec(current=NOW), PROFILE, trace, seed=1, explained=False)
+    assert {config.to_dict()["hardware"] for config in plan.stages.values()} == {"cpu"}, "the case must move off gpu"
+    today = predict(current_plan(plan.spec, plan.profile), trace)
+    assert today.predicted == predict(current_plan(plan.spec, PROFILE), trace).predicted
+    told = diff(today, plan)
+    assert told["predicted"]["from"]["p99_s"] < told["predicted"]["to"]["p99_s"]
+    assert any(text.startswith("P99 rises from") for text in told["risks"])
+    assert not any("rises" in text for text in diff(plan, today)["risks"])
 
 
 def test_a_difference_is_the_same_both_ways_round(trace: Trace) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from headway.errors import HeadwayError, PlanError
+from headway.errors import HeadwayError, PlanError, ProfileError
 from headway.plan.config import Config
 from headway.plan.plan import Plan, money
+from headway.plan.promise import duration_text
 from headway.profile import Profile
 from headway.spec.kinds import load_domain
 from headway.spec.model import Spec
@@ -39,7 +40,9 @@ def current_plan(spec: Spec, profile: Profile | None = None, assumed: Mapping[st
     return Plan(spec, profile or Profile(()), stages, provenance={"assumed": unnamed} if unnamed else {})
 
 
-FIGURES = ("p50_s", "p95_s", "p99_s", "miss_rate", "worst_5m_p99_s", "low_confidence")
+FIGURES = ("p50_s", "p95_s", "p99_s", "miss_rate", "windows_kept", "worst_5m_p99_s", "low_confidence")
+RISE = 0.01
+"""How much slower, relative to what runs today, a percentile may become without being told as a risk."""
 
 
 def predict(plan: Plan, trace: Trace | None, seed: int = 0) -> Plan:
@@ -57,6 +60,9 @@ def predict(plan: Plan, trace: Trace | None, seed: int = 0) -> Plan:
         return replace(plan, provenance={**plan.provenance, "not_predicted": "no trace was given"})
     try:
         outcome = simulate(plan, trace, seed=seed).to_dict()
+    except ProfileError as error:
+        text = f"{error}; --profile gives the rows of what runs today"
+        return replace(plan, provenance={**plan.provenance, "not_predicted": text})
     except HeadwayError as error:
         return replace(plan, provenance={**plan.provenance, "not_predicted": str(error)})
     figures = {name: outcome[name] for name in FIGURES}
@@ -105,11 +111,29 @@ def _risks(before: Plan, after: Plan) -> list[str]:
             risks.append(f"{name} gives up {old['replicas'] - new['replicas']} of {old['replicas']} replicas")
         if (new.get("max_batch_size") or 0) > (old.get("max_batch_size") or 0):
             risks.append(f"{name} batches up to {new['max_batch_size']} instead of {old['max_batch_size']} requests")
+    risks += _slower(before.predicted, after.predicted)
     if after.headroom_ratio is not None and after.headroom_ratio < 1.1:
         risks.append(f"the promise breaks at {after.headroom_ratio:.2f} times the planned traffic")
     if before.accuracy is not None and after.accuracy is not None and after.accuracy < before.accuracy - 1e-12:
         risks.append(f"accuracy falls from {before.accuracy:.4f} to {after.accuracy:.4f}")
     risks += [f"low confidence: {reason}" for reason in after.predicted.get("low_confidence", [])]
+    return risks
+
+
+def _slower(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What becomes worse for those who wait, where both plans are predicted; an infinite percentile stands as None."""
+    risks = []
+    for name in ("p50_s", "p95_s", "p99_s"):
+        if name not in before or name not in after or before[name] is None:
+            continue
+        old_s, percentile = before[name], name[:-2].upper()
+        if after[name] is None:
+            risks.append(f"{percentile} rises from {duration_text(old_s)} without limit: requests stay unanswered")
+        elif after[name] > old_s * (1 + RISE):
+            risks.append(f"{percentile} rises from {duration_text(old_s)} to {duration_text(after[name])}")
+    old, new = before.get("miss_rate"), after.get("miss_rate")
+    if old is not None and new is not None and 100 * new > 100 * old + RISE:
+        risks.append(f"{100 * new:.3g}% of requests miss instead of {100 * old:.3g}%")
     return risks
 
 

@@ -13,6 +13,7 @@ from headway.plan import explain, reasons
 from headway.plan.accuracy import plan_accuracy
 from headway.plan.config import Config
 from headway.plan.contract import HasPlanners
+from headway.plan.difference import current_plan
 from headway.plan.exact import BUDGET, TIES, Found, search, variant_choices
 from headway.plan.improve import BUDGET as IMPROVING
 from headway.plan.improve import improve
@@ -243,15 +244,10 @@ def _plan(oracle: Oracle, found: Found, planner: str, tell: Progress, explained:
             told.append(reasons.headroom(ratio, first))
         frontier = _frontier(oracle, planner, found, frontier_budget, tell)
     told.append(reasons.judged_on(oracle, predicted.verdict))
-    keep = [
-        (row.stage, row.variant, row.hardware)
-        for row in oracle.profile.rows
-        if row.stage in stages and _uses(stages[row.stage].to_dict(), row)
-    ]
     told += reasons.against_current(oracle, found)
     plan = Plan(
         spec=oracle.spec,
-        profile=oracle.profile.subset(keep),
+        profile=_in_use(oracle, stages),
         stages={name: stages[name] for name in oracle.spec.graph.order},
         predicted=predicted.to_dict(),
         lower_bound_usd_per_hour=lower,
@@ -269,6 +265,18 @@ def _plan(oracle: Oracle, found: Found, planner: str, tell: Progress, explained:
         feasible=not short,
     )  # fmt: skip
     return dataclasses.replace(plan, envelope=explain.planned_envelope(plan, oracle))
+
+
+def _in_use(oracle: Oracle, stages: Mapping[str, Config]) -> Profile:
+    """The profile rows that a plan needs, and those of what runs today: the two are to be compared."""
+    needing = [stages]
+    if oracle.spec.current is not None:
+        needing.append(current_plan(oracle.spec, oracle.profile, stages).stages)
+    return oracle.profile.subset(
+        (row.stage, row.variant, row.hardware)
+        for row in oracle.profile.rows
+        if any(row.stage in some and _uses(some[row.stage].to_dict(), row) for some in needing)
+    )
 
 
 def _uses(fields: Mapping[str, Any], row: Row) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 
 from headway.errors import ProfileError
 from headway.plan.accuracy import plan_accuracy
+from headway.plan.difference import current_plan
 from headway.plan.exact import Found
 from headway.plan.oracle import Oracle, Verdict
 from headway.plan.plan import Reason
@@ -98,16 +99,14 @@ def against_current(oracle: Oracle, found: Found) -> list[Reason]:
     """Return what the plan saves against `current:`, and which stages `current:` does not name."""
     if oracle.spec.current is None:
         return []
-    from headway.plan.difference import current_plan
-
     now = current_plan(oracle.spec, oracle.profile, found.stages)
     cost = now.cost_usd_per_hour
     saved = cost - found.cost_usd_per_hour
     rate = None
     try:
         verdict = oracle.judge(now.stages, all_traces=True)
-    except ProfileError:
-        misses = "was not profiled"
+    except ProfileError as error:
+        misses = f"cannot be predicted: {error}"
     else:
         rate = percentile(np.array(verdict.miss_rates), 97)
         misses = f"would {oracle.criterion.broken_text(percentile(np.array(verdict.broken), 97))}"

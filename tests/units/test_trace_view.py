@@ -56,16 +56,18 @@ def test_longest_gap_counts_both_ends() -> None:
         STEADY,
         Trace.from_arrivals([0.0]),
         Trace.from_arrivals([0.0, 0.0, 0.0], {"x": [1, 2, 3]}, duration_s=1e-9),
+        Trace.from_arrivals([1e-320, 1e-310]),
         Trace.from_counts([0, 0, 0]),
         Trace.from_arrivals([], {"x": []}, duration_s=5.0),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_every_trace_has_a_json_summary_and_a_picture(trace: Trace) -> None:
     json.dumps(trace_summary(trace), allow_nan=False)
     for encoding in ("utf-8", "ascii"):
         for width in (40, 80, 200):
             text = printed(trace, width, encoding)
-            assert f"{trace.requests:,} requests" in " ".join(text.split())
+            assert f"{trace.requests:,} request" in " ".join(text.split())
             assert max(len(line) for line in text.splitlines()) <= width
 
 

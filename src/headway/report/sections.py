@@ -176,7 +176,7 @@ def frontier(story: Story) -> Markup | None:
 def traffic(story: Story) -> Markup | None:
     """The trace's rate over time."""
     trace = story.trace
-    if trace is None or not trace.requests or trace.duration_s <= 0:
+    if trace is None or not trace.requests or not trace.has_length:
         return None
     bin_s, curve = curves.rate_over_time(trace)
     mean, peak = trace.rate_per_s, max(value for _, value in curve)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headway.report.format import plural
 from headway.trace import Trace, envelope, peak_rate_per_s, windows
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def trace_summary(trace: Trace) -> dict[str, Any]:
     """
     duration = trace.duration_s
     gap_s, gap_at_s = _longest_gap(trace)
-    bucket_s = _bucket(duration)
+    bucket_s = _bucket(duration) if trace.has_length else None
     lengths = [float(length) for length in windows(SMALLEST_WINDOW_S) if length <= duration]
     counts = envelope(trace.arrival_s, lengths).tolist()
     return {
@@ -45,7 +46,7 @@ def trace_summary(trace: Trace) -> dict[str, Any]:
         "requests": trace.requests,
         "skipped": trace.skipped,
         "duration_s": duration,
-        "rate_per_s": trace.rate_per_s if duration > 0.0 else None,
+        "rate_per_s": trace.rate_per_s if trace.has_length else None,
         "peak_rate_per_s": {
             f"{window}s": peak_rate_per_s(trace.arrival_s, window) if window <= duration else None
             for window in PEAK_WINDOWS_S
@@ -83,7 +84,7 @@ class TraceView:
 
         summary = trace_summary(self.trace)
         yield Text(_title(summary), style="bold")
-        if self.trace.duration_s > 0.0:
+        if self.trace.has_length:
             yield Text("")
             lines = rate_picture(self.trace, options.max_width, ascii_only=options.ascii_only)
             yield Text("\n".join(lines), style="cyan", no_wrap=True, overflow="crop")
@@ -119,7 +120,10 @@ def rate_picture(trace: Trace, width: int, *, ascii_only: bool = False) -> list[
 
 
 def _title(summary: dict[str, Any]) -> str:
-    parts = [summary["name"] or "trace", f"{summary['requests']:,} requests in {_short(summary['duration_s'])} s"]
+    parts = [
+        summary["name"] or "trace",
+        f"{plural(summary['requests'], 'request')} in {_short(summary['duration_s'])} s",
+    ]
     if summary["start"]:
         parts.append(f"from {summary['start']}")
     if summary["skipped"]:
@@ -186,9 +190,9 @@ def _longest_gap(trace: Trace) -> tuple[float, float]:
     return float(lengths[at]), float(marks[at])
 
 
-def _bucket(duration_s: float) -> float | None:
+def _bucket(duration_s: float) -> float:
     """Return the bucket for counting: 1 s, or less for a short trace so that there are at least 20."""
-    return min(1.0, duration_s / 20.0) or None
+    return min(1.0, duration_s / 20.0)
 
 
 def _per_bucket(trace: Trace, bucket_s: float) -> Floats:

@@ -22,6 +22,9 @@ Floats = NDArray[np.float64]
 Readable = str | os.PathLike[str] | io.BufferedReader
 """What a trace is read from: the path of a file, or a file that is open for reading bytes."""
 
+MIN_WINDOW_S = 1e-9
+"""Shortest window that has a rate: below it requests come at one instant."""
+
 MAX_TIME_S = 1e9
 """Latest arrival and longest window, about 30 years: beyond it a unit is wrong, or times count from 1970."""
 
@@ -68,10 +71,15 @@ class Trace:
         return len(self.arrival_s)
 
     @property
+    def has_length(self) -> bool:
+        """Whether the window is long enough to speak of a rate: at least `MIN_WINDOW_S`."""
+        return self.duration_s >= MIN_WINDOW_S
+
+    @property
     def rate_per_s(self) -> float:
         """Mean rate over the observed window. Raises TraceError when the window has no length."""
-        if self.duration_s <= 0.0:
-            raise TraceError(f"trace {self.name!r}: its window is 0 s long, so it has no rate; give duration_s")
+        if not self.has_length:
+            raise TraceError(f"trace {self.name!r}: {self.without_length('has no rate')}")
         return self.requests / self.duration_s
 
     @property
@@ -81,6 +89,14 @@ class Trace:
         head = json.dumps([self.requests, names, repr(self.duration_s), self.start]).encode()
         arrays = [self.arrival_s, *(self.columns[name] for name in names)]
         return content_hash(b"\n".join([head, *(array.astype("<f8").tobytes() for array in arrays)]))
+
+    def without_length(self, verdict: str) -> str:
+        """Return the sentence for a trace whose requests all come at one instant, which therefore `verdict`."""
+        count = "1 request" if self.requests == 1 else f"{self.requests} requests"
+        return (
+            f"its window of {self.duration_s:g} s with {count} {verdict}; say for how long requests were observed, "
+            "with duration_s or a line such as '# duration_s: 60' at the head of its file"
+        )
 
     # Reading and writing
 

@@ -104,8 +104,10 @@ def merge(traces: Sequence[Trace]) -> Trace:
 def resample(trace: Trace, block_s: float, seed: int) -> Trace:
     """Circular block bootstrap in time. Raises TraceError for an empty trace or a block without length."""
     duration = trace.duration_s
-    if not trace.requests or duration <= 0.0:
-        raise TraceError(f"resample: trace {trace.name!r} has no requests or no length; there is nothing to draw from")
+    if not trace.requests:
+        raise TraceError(f"resample: trace {trace.name!r} has no requests; there is nothing to draw from")
+    if not trace.has_length:
+        raise TraceError(f"resample: trace {trace.name!r}: {trace.without_length('cannot be resampled')}")
     if not (math.isfinite(block_s) and block_s > 0.0):
         raise TraceError(f"resample: block_s is {block_s!r}; it must be a positive number of seconds")
     block = min(block_s, duration)

@@ -9,9 +9,12 @@ import pytest
 
 from headway.domains.pipeline.declare import ReplicaConfig
 from headway.plan import Infeasible, Plan
+from headway.plan import reasons as reasons_of_a_plan
+from headway.plan.explain import headroom
 from headway.plan.make import baselines, make
 from headway.plan.oracle import Oracle
 from headway.plan.promise import Criterion, duration_text
+from headway.plan.smallest import promise_s
 from headway.profile import Profile, Row
 from headway.sim.outcome import promise_holds
 from headway.spec.model import Spec
@@ -200,12 +203,21 @@ def test_what_current_does_not_name_is_said(trace: Trace) -> None:
     assert reason.values["assumed"] == ["b"]
 
 
-def test_no_room_to_spare_is_said_in_words() -> None:
-    from headway.plan.reasons import headroom
+def test_what_is_feasible_has_no_headroom_below_one(trace: Trace) -> None:
+    """The promise is the very latency that an overloaded candidate reaches: the least more traffic breaks it."""
+    stages = {"a": ReplicaConfig("cpu", 1), "b": ReplicaConfig("cpu", 1)}
+    loose = Oracle(spec(cpu=4), PROFILE, trace, feasibility="trace")
+    tight = loose.with_slo(promise_s(loose, stages))
+    assert tight.feasible(stages)
+    assert headroom(tight, stages)[0] == 1.0
+    broken = loose.with_slo(0.99 * promise_s(loose, stages))
+    assert headroom(broken, stages)[0] < 1.0
 
-    assert "1.00" not in headroom(1.0049, "a").text
-    assert "no room to spare" in headroom(1.0, "a").text
-    assert "1.01" in headroom(1.006, "a").text
+
+def test_no_room_to_spare_is_said_in_words() -> None:
+    assert "1.00" not in reasons_of_a_plan.headroom(1.0049, "a").text
+    assert "no room to spare" in reasons_of_a_plan.headroom(1.0, "a").text
+    assert "1.01" in reasons_of_a_plan.headroom(1.006, "a").text
 
 
 @pytest.mark.parametrize(("value_s", "text"), [(19.34, "19.3 s"), (0.0241, "24.1 ms"), (1.0, "1 s"), (0.99999, "1 s")])

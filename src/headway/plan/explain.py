@@ -65,6 +65,7 @@ def predict(oracle: Oracle, stages: Mapping[str, Config]) -> Predicted:
 def headroom(oracle: Oracle, stages: Mapping[str, Config]) -> tuple[float, str | None]:
     """Return the traffic multiple up to which the promise holds (at most 8), and the stage that breaks first there.
 
+    It is at least 1 for what is feasible, and below 1 for what is not.
     The same traces are played faster; the feasibility rule is the planner's own.
     """
 
@@ -75,7 +76,7 @@ def headroom(oracle: Oracle, stages: Mapping[str, Config]) -> tuple[float, str |
         )  # fmt: skip
         return faster.feasible(stages)
 
-    low, high = (1.0, 2.0) if holds(1.0 + 1e-9) else (0.0, 1.0)
+    low, high = (1.0, 2.0) if oracle.feasible(stages) else (0.0, 1.0)
     while low > 0 and high < HEADROOM_LIMIT and holds(high):
         low, high = high, 2 * high
     if low >= HEADROOM_LIMIT / 2 and high >= HEADROOM_LIMIT and holds(HEADROOM_LIMIT):

@@ -19,6 +19,8 @@ from headway.spec.kinds import load_domain
 from headway.trace import Trace
 from headway.trace.envelope import envelope, windows
 
+SHORT_S = 2.0
+"""Windows up to so long show how requests bunch, hardly how their rate moves."""
 SCALE_REQUESTS = 20_000
 """Requests drawn to learn how many items one brings to each stage, where no planning trace is given."""
 
@@ -95,8 +97,11 @@ def measured_band(trace: Trace, windows_s: Floats, slo_s: float, seed: int) -> B
     planned = envelope(trace.arrival_s, windows_s).astype(np.float64)
     most = np.max([planned, *(envelope(each.arrival_s, windows_s) for each in resampled)], axis=0)
     mean = trace.rate_per_s * windows_s
-    # Fewer than Poisson's variance is the work of a clock, which the next day need not have.
-    variance = np.maximum(mean, [np.var(_counts(trace, w)) for w in windows_s])
+    # Fewer than Poisson's variance is the work of a clock, which the next day need not have. What long windows vary
+    # beyond short ones is a rate that moves: no chance, and `most` holds how far it went.
+    dispersion = np.array([_noise(_counts(trace, w)) for w in windows_s]) / mean
+    short = dispersion[(windows_s <= SHORT_S) | (windows_s == windows_s[0])].max()
+    variance = mean * np.clip(dispersion, 1.0, max(1.0, short))
     least = np.array([_fewest(trace, w) for w in windows_s])
     return Band(windows_s, planned, most, least, mean, variance)
 
@@ -121,6 +126,16 @@ def _counts(trace: Trace, window_s: float) -> Floats:
     starts = np.arange(0.0, max(trace.duration_s - window_s, 0.0) + 1e-12, window_s / 4)
     inside = np.searchsorted(trace.arrival_s, starts + window_s) - np.searchsorted(trace.arrival_s, starts)
     return np.asarray(inside, dtype=np.float64)
+
+
+def _noise(counts: Floats) -> float:
+    """The variance of counts about a rate that itself moves: half the mean square of steps from a window to the next.
+
+    The plain variance takes the slow rise and fall of a day for chance (Allan, "Statistics of atomic frequency
+    standards", 1966). `counts` has four windows to a length, so that neighbors without overlap are four apart.
+    """
+    steps = counts[4:] - counts[:-4]
+    return float(np.mean(steps**2)) / 2.0 if steps.size else 0.0
 
 
 def _fewest(trace: Trace, window_s: float) -> float:

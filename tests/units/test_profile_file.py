@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from headway.errors import ProfileError
-from headway.profile import Profile
+from headway.profile import Profile, Row
 from headway.testing.examples import tiny_profile
 
 
@@ -36,3 +38,27 @@ def test_a_profile_of_another_version_is_refused_in_one_sentence(tmp_path: Path)
     with pytest.raises(ProfileError) as caught:
         Profile.read(path)
     assert str(caught.value) == f"{beside}: its schema is 'headway.profile/2'; this version reads 'headway.profile/1'"
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("0.5,0.02,0.03,0.05", "one batch in a hundred would have to take"),
+        ("0.001,0.02,0.03,0.05", "it is at least 0.0107"),
+    ],
+)
+def test_a_mean_that_its_quantiles_rule_out_is_refused(tmp_path: Path, cell: str, said: str) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text(f"stage,hardware,batch_size,mean_s,p50_s,p95_s,p99_s\na,cpu,1,{cell}\n")
+    with pytest.raises(ProfileError, match=said) as refusal:
+        Profile.read(path)
+    assert f"{path}:2:" in str(refusal.value)
+
+
+def test_what_was_measured_may_have_wild_outliers() -> None:
+    """One of a hundred batches that were measured may have met a stall of the machine."""
+    values_s = np.array([0.00002] * 99 + [0.05])
+    row = Row("a", "cpu", 1, float(values_s.mean()), p50_s=0.00002, p99_s=0.00002, samples=100)
+    assert Profile.from_rows([dataclasses.replace(row, evidence="measured")]).rows
+    with pytest.raises(ProfileError, match="check the units"):
+        Profile.from_rows([row])

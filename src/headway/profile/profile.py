@@ -22,6 +22,9 @@ EVIDENCE = ("measured", "observed", "imported", "prior")
 MAX_BATCH_SIZE = 4096
 """Largest batch of a row: tables of service times have an entry per size, so a slip would fill the memory."""
 
+MOST_MEAN = 5.0
+"""How many times its 99th percentile the mean of an imported row may be."""
+
 SCHEMA = "headway.profile/1"
 _REQUIRED = ("stage", "hardware", "batch_size", "mean_s")
 
@@ -319,10 +322,30 @@ def _check_row(row: Row) -> None:
     known = [q for q in (row.p50_s, row.p95_s, row.p99_s) if q is not None]
     if any(not math.isfinite(q) or q <= 0 for q in known) or known != sorted(known):
         raise ProfileError(f"{where}: p50_s, p95_s, p99_s must be positive and in this order")
+    _check_mean(row, where)
     if row.accuracy is not None and not 0 < row.accuracy <= 1:
         raise ProfileError(f"{where}: accuracy is {row.accuracy}; it must lie in (0, 1]")
     if row.evidence not in EVIDENCE:
         raise ProfileError(f"{where}: evidence is {row.evidence!r}; valid: {', '.join(EVIDENCE)}")
+
+
+def _check_mean(row: Row, where: str) -> None:
+    """Refuse a mean that the quantiles rule out, or all but rule out: a slip in a unit, as a rule.
+
+    What was measured here agrees by itself, however wild its outliers are.
+    """
+    if row.evidence in ("measured", "observed"):
+        return
+    p50, p95, p99 = (q or 0.0 for q in (row.p50_s, row.p95_s, row.p99_s))
+    least_s = 0.45 * p50 + 0.04 * max(p50, p95) + 0.01 * max(p50, p95, p99)
+    if row.mean_s < least_s * (1 - 1e-9):
+        raise ProfileError(f"{where}: mean_s is {row.mean_s:g}; with these quantiles it is at least {least_s:.4g}")
+    if p99 and row.mean_s > MOST_MEAN * p99:
+        rest_s = (row.mean_s - 0.99 * p99) / 0.01
+        raise ProfileError(
+            f"{where}: mean_s is {row.mean_s:g} and p99_s {p99:g}; then one batch in a hundred would have to take "
+            f"{rest_s:.3g} s or more, so check the units"
+        )
 
 
 def _parse(path: Path, lines: Iterable[str]) -> Iterable[Row]:

@@ -28,6 +28,14 @@ from headway.spec.graph import Graph
 from headway.spec.units import Duration, Price, Share
 
 
+def _not_a_share(value: Any) -> Any:
+    if isinstance(value, float) and 0 < value < 1:
+        raise ValueError(
+            f"{value:g} is a share; write it in percent: {100 * value:g} for the {100 * value:g}th percentile"
+        )
+    return value
+
+
 class Slo(Strict):
     """The promise: a latency percentile of all requests, and optionally accuracy, budget and windows.
 
@@ -41,9 +49,9 @@ class Slo(Strict):
         examples=["300ms"],
         description="The time within which a request must be answered, counted from its scheduled arrival.",
     )
-    percentile: float = Field(
+    percentile: Annotated[float, BeforeValidator(_not_a_share)] = Field(
         default=99.0,
-        gt=0,
+        ge=1,
         lt=100,
         examples=[99],
         description="The percentage of all requests offered that must be answered within `latency`.",

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from headway.demo.tell import explanation
 from headway.domains.pipeline.declare import ReplicaConfig
 from headway.errors import HeadwayError
 from headway.plan.plan import Plan, Reason
 from headway.profile import Profile, Row
 from headway.report import curves
+from headway.report.charts import CostBar, cost_bars
 from headway.report.fragments import outcome_fragment, plan_fragment
 from headway.report.graph_view import CLOSE, NARROW, TALL, WIDE, Look, pipeline_drawing
 from headway.report.html import render, write
@@ -205,6 +208,67 @@ def test_all_unanswered_is_drawn_and_said() -> None:
     html = render(Story("Nothing", PLAN, measured=nothing))
     checked(html)
     assert "∞" in html
+
+
+def words_of(markup: str) -> list[tuple[float, str]]:
+    """The texts of a drawing, each with where it begins."""
+    found = re.findall(r'<text x="([-0-9.]+)"[^>]*>([^<]*)</text>', markup)
+    return [(float(at), word) for at, word in found]
+
+
+def test_a_plan_below_the_accuracy_floor_is_not_said_to_be_late(story: Story) -> None:
+    facts = {"cost_usd_per_hour": 2.0, "miss_rate": 0.0, "feasible": False}
+    spec = PLAN.spec.to_dict()
+    spec["slo"]["accuracy"] = 0.9
+    plan = replace(PLAN, spec=Spec.from_dict(spec))
+    told = replace(story, plan=plan, production_plan=plan)
+    less = render(replace(told, baselines=[("small", {**facts, "accuracy": 0.8})]))
+    assert "below the accuracy floor</text>" in less
+    assert "breaks the promise</text>" not in less.split("<h2>Cost</h2>")[1]
+    assert "breaks the promise</text>" in render(replace(told, baselines=[("small", facts)])).split("<h2>Cost</h2>")[1]
+
+
+def test_no_words_stand_across_the_line_of_the_bound() -> None:
+    bars = [CostBar("own", 1.12, own=True), CostBar("small", 0.76, False, broken="below the accuracy floor")]
+    drawn = str(cost_bars([*bars, CostBar("peak", 5.6)], 1.12, 760.0, "id"))
+    (bound,) = re.findall(r'<line x1="([0-9.]+)"[^>]*class="bound"', drawn)
+    words = {word: at for at, word in words_of(drawn)}
+    assert words["below the accuracy floor"] > float(bound)
+    assert words["$0.76/h"] > float(bound)
+
+
+def test_a_run_of_its_own_is_told_from_the_planners_prediction(story: Story) -> None:
+    told = story_from_files(GOLDENS / "plan.json", [GOLDENS / "predicted.json"])
+    html = render(told)
+    assert "Predicted when it was planned: P50" in html
+    assert "Predicted is a run of its own, of " in html
+    assert "a dotted line joins them" in html
+    assert "a run of its own" not in render(story)
+
+
+def test_evidence_is_a_column_only_where_it_differs(story: Story) -> None:
+    rows = [Row("a", "cpu", 1, 0.1, evidence="measured"), Row("a", "cpu", 2, 0.1, evidence="measured")]
+    same = render(replace(story, profile=Profile.from_rows(rows)))
+    assert "Every row is measured." in same
+    assert ">evidence</th>" not in same
+    both = render(replace(story, profile=Profile.from_rows([rows[0], replace(rows[1], evidence="prior")])))
+    assert ">evidence</th>" in both
+
+
+def test_what_was_never_answered_is_said_in_words() -> None:
+    answered, never = outcome(100)[1], outcome(100, unanswered=10)[1]
+    quick = replace(answered, latency_s=answered.latency_s / 20)
+    assert explanation(told_run(answered, never)).count("not answered in time") == 2
+    assert "answered in time, as predicted, at P95" in explanation(told_run(never, never))
+    assert "unlike predicted, answered in time at P99" in explanation(told_run(never, answered))
+    assert "20× at P50" in explanation(told_run(quick, answered))
+    for before, after in ((answered, never), (never, never), (never, answered)):
+        assert not re.search(r"\binf\b|∞|—", explanation(told_run(before, after)))
+
+
+def told_run(predicted: Outcome, measured: Outcome) -> Any:
+    """The part of a run of the demo that its explanation reads."""
+    return SimpleNamespace(slowdowns={"detect": 1.1}, explained=predicted, measured=measured)
 
 
 def test_hundred_thousand_requests_stay_small(story: Story) -> None:

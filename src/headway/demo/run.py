@@ -184,7 +184,7 @@ def predict(run: Run, steps: Steps) -> None:
     with steps.step("predict the replay") as step:
         run.predicted = typical(run.plan, run.trace, run.seed)
         run.interval = interval(run.plan, run.trace, seed=run.seed, runs=run.sizes.intervals)
-        step.result = f"P50 {run.predicted.p(50):.3g} s, P95 {run.predicted.p(95):.3g} s"
+        step.result = _percentiles(run.predicted)
 
 
 def measure(run: Run, steps: Steps, port: int) -> None:
@@ -211,7 +211,13 @@ def measure(run: Run, steps: Steps, port: int) -> None:
         _note_neighbors(run, "replay", neighbors)
         run.slowdowns = slowdowns(run.predicted, run.measured)
         run.explained = typical(with_slowdowns(run.plan, run.slowdowns), run.trace, run.seed)
-        step.result = f"P50 {run.measured.p(50):.3g} s, P95 {run.measured.p(95):.3g} s"
+        step.result = _percentiles(run.measured)
+
+
+def _percentiles(outcome: Outcome) -> str:
+    from headway.report.words import answered
+
+    return ", ".join(f"P{percent} {answered(outcome.p(percent))}" for percent in (50, 95))
 
 
 def _note_neighbors(run: Run, what: str, neighbors: Neighbors) -> None:
@@ -254,6 +260,7 @@ def _alternative(run: Run, spec: Spec, trace: Trace, variant: str) -> Mapping[st
         return {"feasible": False, "note": f"{note}; too slow for the promise"}
     return {
         "cost_usd_per_hour": plan.cost_usd_per_hour, **plan.predicted, "feasible": accuracy >= floor, "note": note,
+        "accuracy": accuracy,
         "stages": {name: config.to_dict() for name, config in plan.stages.items()},
     }  # fmt: skip
 

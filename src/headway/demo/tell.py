@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "headway.demo/1"
 TITLE = "Reading document pages"
+PERCENTS = (50, 95, 99)
 WITHIN = 0.15
 """How far a percentile may be measured from its predicted interval, relative to it, to count as predicted well."""
 
@@ -117,7 +119,7 @@ def told(run: Run, report: Path) -> dict[str, Any]:
 def fidelity(run: Run) -> dict[str, Any]:
     """Return by percentile how far the measured value is from the predicted one, and whether it was predicted well."""
     found: dict[str, Any] = {}
-    for percent in (50, 95, 99):
+    for percent in PERCENTS:
         before, after = run.predicted.p(percent), run.measured.p(percent)
         low, high = run.interval[f"p{percent}_s"]
         off = after / before - 1
@@ -130,7 +132,7 @@ def paragraph(run: Run, report: Path) -> str:
     """Return what would be deployed, what it costs, whether the promise was kept and how far prediction was off."""
     plan, measured = run.production, run.measured
     kept = "kept" if measured.holds else "broken"
-    off = [f"{_off(measured, run.predicted, p)} at P{p}" for p in (50, 95, 99)]
+    off = _differences(measured, run.predicted)
     hits = fidelity(run)
     well = hits["p50"]["within"] and hits["p95"]["within"]
     busy = max(run.neighbors.values(), default=0.0)
@@ -143,23 +145,30 @@ def paragraph(run: Run, report: Path) -> str:
         f"{fmt.usd_per_hour(plan.cost_usd_per_hour)}; {words.optimality(plan)}. On this machine "
         f"{fmt.count(measured.requests)} pages were read over HTTP; the promise of {words.promise(run.plan.spec.slo)} "
         f"was {kept} ({fmt.percent(measured.miss_rate)} missed) for {fmt.usd(measured.cost_usd)}. Against the "
-        f"prediction, measured latency was {off[0]}, {off[1]} and {off[2]}.{verdict} The whole story: {report}"
+        f"prediction, measured latency was {off}.{verdict} The whole story: {report}"
     )
 
 
 def explanation(run: Run) -> str:
     """Return how much of the error is due to the service times, which the profile measured at another moment."""
     seen = fmt.listing([f"{name} {fmt.change(ratio - 1)}" for name, ratio in run.slowdowns.items()])
-    given = [f"P{p} {fmt.duration(run.explained.p(p))}" for p in (50, 95, 99)]
-    off = [_off(run.measured, run.explained, p) for p in (50, 95, 99)]
+    given = [f"P{p} {words.answered(run.explained.p(p))}" for p in PERCENTS]
     return (
         f"In the replay a batch did not take as long as in the profile: {seen}. With the service times of the replay "
-        f"the simulator gives {fmt.listing(given)}; what was measured is {fmt.listing(off)} from these."
+        f"the simulator gives {fmt.listing(given)}; against these, measured latency was "
+        f"{_differences(run.measured, run.explained)}."
     )
 
 
-def _off(measured: Outcome, predicted: Outcome, percent: float) -> str:
-    return fmt.change(measured.p(percent) / predicted.p(percent) - 1)
+def _differences(measured: Outcome, predicted: Outcome) -> str:
+    """How measured percentiles differ from predicted ones, one after the other."""
+    return fmt.listing([f"{_off(measured.p(p), predicted.p(p))} at P{p}" for p in PERCENTS])
+
+
+def _off(measured_s: float, predicted_s: float) -> str:
+    if math.isinf(measured_s):
+        return words.answered(measured_s) + (", as predicted," if math.isinf(predicted_s) else "")
+    return "unlike predicted, answered in time" if math.isinf(predicted_s) else fmt.change(measured_s / predicted_s - 1)
 
 
 def _side_by_side(run: Run) -> dict[str, Mapping[str, Any]]:

@@ -115,13 +115,14 @@ def _series_marks(one: Series, x: Scale, y: Scale, floor: float) -> list[Markup]
 
 @dataclass(frozen=True, slots=True)
 class CostBar:
-    """One bar of the cost chart; `feasible` None means that it is not known."""
+    """One bar of the cost chart; `feasible` None means that it is not known, `broken` says how it is not."""
 
     name: str
     cost_usd_per_hour: float
     feasible: bool | None = True
     miss_rate: float | None = None
     own: bool = False
+    broken: str = "breaks the promise"
 
 
 def cost_bars(bars: Sequence[CostBar], bound_usd_per_hour: float | None, width: float, identifier: str) -> Markup:
@@ -136,17 +137,18 @@ def cost_bars(bars: Sequence[CostBar], bound_usd_per_hour: float | None, width: 
     own = next((bar.cost_usd_per_hour for bar in bars if bar.own), None)
     parts: list[Markup] = [hatch(identifier)]
     said: list[Markup] = []
+    bound = None if bound_usd_per_hour is None else x(bound_usd_per_hour)
     for index, bar in enumerate(bars):
         top = index * row + (8 if wide else 24)
         name = shorten(bar.name, left - 12 if wide else width, LETTER)
         said.append(text(0, top + 16 if wide else top - 6, name, "label strong" if bar.own else "label"))
         parts += _bar(bar, x, top, identifier)
-        said += _bar_words(bar, x(bar.cost_usd_per_hour) + 8, top, own)
-    if bound_usd_per_hour is not None:
-        at = x(bound_usd_per_hour)
-        label, fits = f"lower bound {fmt.usd_per_hour(bound_usd_per_hour)}", at + 150 < width
-        parts.append(line(at, 2 if wide else 16, at, height - 18, "bound"))
-        parts.append(text(at, height - 4, label, "tick", "middle" if fits and at > 80 else "start" if fits else "end"))
+        said += _bar_words(bar, x(bar.cost_usd_per_hour) + 8, top, own, bound if wide else None)
+    if bound is not None:
+        label, fits = f"lower bound {fmt.usd_per_hour(bound_usd_per_hour)}", bound + 150 < width
+        parts.append(line(bound, 2 if wide else 16, bound, height - 18, "bound"))
+        anchor = "middle" if fits and bound > 80 else "start" if fits else "end"
+        parts.append(text(bound, height - 4, label, "tick", anchor))
     return drawing(width, height, "Cost per hour of the plan and of the alternatives", [*parts, *said])
 
 
@@ -160,11 +162,15 @@ def _bar(bar: CostBar, x: Scale, top: float, identifier: str) -> list[Markup]:
     return marks
 
 
-def _bar_words(bar: CostBar, at: float, top: float, own: float | None) -> list[Markup]:
+def _bar_words(bar: CostBar, at: float, top: float, own: float | None, bound: float | None) -> list[Markup]:
+    """What stands behind a bar; behind the line of the bound too where it would cross that."""
     cost = fmt.usd_per_hour(bar.cost_usd_per_hour)
+    broken = bar.broken if bar.miss_rate is None else f"misses {fmt.percent(bar.miss_rate)}"
+    length = LETTER * (max(len(cost), len(broken)) if bar.feasible is False else len(cost) + 8)
+    if bound is not None and at - 4 < bound < at + length:
+        at = bound + 8
     if bar.feasible is False:
-        misses = "breaks the promise" if bar.miss_rate is None else f"misses {fmt.percent(bar.miss_rate)}"
-        return [text(at, top + 11, cost, "figure"), text(at, top + 25, misses, "bad-text small")]
+        return [text(at, top + 11, cost, "figure"), text(at, top + 25, broken, "bad-text small")]
     said = [text(at, top + 16, cost, "figure")]
     if not bar.own and own:
         change = fmt.change(bar.cost_usd_per_hour / own - 1)

@@ -66,15 +66,17 @@ def whole_percent(value: float | None) -> str:
 
 
 def change(ratio: float | None) -> str:
-    """Return a relative change with its sign.
+    """Return a relative change with its sign; a rise to ten times and more is a multiple.
 
-    >>> change(0.384), change(-0.051), change(0.0)
-    ('+38.4%', '−5.1%', '±0%')
+    >>> change(0.384), change(-0.051), change(0.0), change(27.886)
+    ('+38.4%', '−5.1%', '±0%', '28.9×')
     """
     if ratio is None or not math.isfinite(ratio):
         return DASH
     if abs(ratio) < 5e-4:
         return "±0%"
+    if ratio >= 9:
+        return times(1 + ratio)
     return f"{'+' if ratio > 0 else '−'}{abs(ratio) * 100:.1f}%"
 
 

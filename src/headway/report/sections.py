@@ -39,8 +39,14 @@ def pipeline(story: Story) -> Markup:
         "What runs where. A bar shows how busy a stage's replicas are on average; a label on an edge is the share of "
         "items that take it, and how many items each becomes."
     )
-    said = [about, f"Predicted: {'; '.join(words.prediction(plan))}."] if plan.predicted else about
+    when = " when it was planned" if _another_run(story) else ""
+    said = [about, f"Predicted{when}: {'; '.join(words.prediction(plan))}."] if plan.predicted else about
     return section("The deployment", said, _graph(plan), _stage_table(plan))
+
+
+def _another_run(story: Story) -> bool:
+    """Whether the predicted outcome and the plan's own prediction are two predictions of one plan."""
+    return story.production_plan is None and story.predicted is not None and bool(story.plan.predicted)
 
 
 def _graph(plan: Plan, measured: Mapping[str, Any] | None = None) -> Markup:
@@ -81,6 +87,11 @@ def latency(story: Story) -> Markup | None:
         f"The promise: {words.promise(slo)}. A line that enters the tinted corner breaks it.",
         "Unanswered requests count as infinitely late, and nothing is left out as warm-up.",
     ]
+    if _another_run(story):
+        run = f"Predicted is a run of its own, of {words.request_counts(before)}: not that of the planner, above."
+        about.append(run)
+    if any(one.sparse for one in series):
+        about.append("Where only percentiles are known, a dotted line joins them.")
     if after:
         about.append(f"Measured: {words.request_counts(after)}.")
     if story.production_plan:
@@ -148,17 +159,26 @@ def costs(story: Story) -> Markup | None:
         if cost is not None:
             # One that breaks the promise though few are late, by its accuracy say, shall not be marked with its misses.
             few = misses is not None and misses <= allowed
-            bars.append(charts.CostBar(name, cost, facts.get("feasible"), None if few else misses))
+            broken = "below the accuracy floor" if few and _below_floor(plan, facts) else "breaks the promise"
+            bars.append(charts.CostBar(name, cost, facts.get("feasible"), None if few else misses, broken=broken))
     rows = words.comparison_rows([("this plan", words.plan_facts(plan)), *story.baselines])
     rows = [[*row[:6], row[7]] for row in rows]
     bound = plan.lower_bound_usd_per_hour
     chart = figure(lambda width: charts.cost_bars(bars, bound, width, f"hatch-{width:.0f}"))
     about = [
-        "What the same promise costs when planned in other ways. Hatched plans break it.",
+        "What the same promise costs when planned in other ways. Hatched plans break it, or are below the accuracy "
+        "floor."
+        if any(_below_floor(plan, facts) for _, facts in story.baselines)
+        else "What the same promise costs when planned in other ways. Hatched plans break it.",
         f"This plan: {words.optimality(plan)}.",
     ]
     head = ["plan", "$/h", "against this", "misses", "P99", "keeps it", "note"]
     return section("Cost", about, chart, table(head, rows, last_is_text=True))
+
+
+def _below_floor(plan: Plan, facts: Mapping[str, Any]) -> bool:
+    accuracy, floor = facts.get("accuracy"), plan.spec.slo.accuracy
+    return accuracy is not None and floor is not None and accuracy < floor
 
 
 def frontier(story: Story) -> Markup | None:
@@ -216,10 +236,15 @@ def profile(story: Story) -> Markup | None:
     ]
     head = ["stage", "variant", "hardware", "batch", "mean", "P50", "P95", "P99", "samples", "accuracy", "evidence"]
     shown = [i for i in range(len(head)) if any(row[i] not in (fmt.DASH, "default") for row in figures)]
+    about = "How long a batch takes: what every prediction above rests on."
+    kinds = {row.evidence for row in source.rows}
+    if len(kinds) == 1:
+        shown.remove(head.index("evidence"))
+        about += f" Every row is {'a prior' if kinds == {'prior'} else kinds.pop()}."
     body = table([head[i] for i in shown], [[row[i] for i in shown] for row in figures], numeric=2 + (1 in shown))
     if len(figures) > 16:
         body = tag("details", tag("summary", f"All {len(figures)} rows"), body)
-    return section("Profile", "How long a batch takes: what every prediction above rests on.", body)
+    return section("Profile", about, body)
 
 
 def provenance(story: Story) -> Markup:

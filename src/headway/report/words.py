@@ -54,6 +54,15 @@ def percentile_key(percent: float) -> str | None:
     return {50.0: "p50_s", 95.0: "p95_s", 99.0: "p99_s"}.get(percent)
 
 
+def answered(latency_s: float) -> str:
+    """Return a latency in a sentence; an infinite one is that of a request that was not answered.
+
+    >>> answered(0.3), answered(math.inf)
+    ('300 ms', 'not answered in time')
+    """
+    return "not answered in time" if math.isinf(latency_s) else fmt.duration(latency_s)
+
+
 def latency_text(figures: Mapping[str, Any], key: str) -> str:
     """Return a latency of a summary; one that is present but null is that of unanswered requests, so infinite."""
     if key in figures and figures[key] is None:

@@ -138,7 +138,8 @@ def test_a_traceback_that_comes_again_is_shown_once_and_counted() -> None:
     said = Said("a", shown.append)
     first = raised("a on cpu", "ValueError: 1 is odd", "and more")
     other = raised("a on cpu", "ValueError: 1 is odd", place="setup")
-    feed = [*first, *raised("a on cpu, batch size 2", "ValueError: 3 is odd", "and more"), *other, *first, *first]
+    join = "[a on cpu] During handling of the above exception, another exception occurred:"
+    feed = [*first, *raised("a on cpu, batch size 2", "ValueError: 3 is odd", "and more"), *other, *first, join, *first]
     for line in ["[a on cpu] hello", *feed, "[a on cpu] hello"]:
         said(line)
     said.finish()

@@ -7,6 +7,10 @@ from collections.abc import Callable
 from typing import Final
 
 _START: Final = "Traceback (most recent call last):"
+_JOINS: Final = (
+    "During handling of the above exception, another exception occurred:",
+    "The above exception was the direct cause of the following exception:",
+)
 _MAX_FOLLOWING: Final = 20
 
 
@@ -42,7 +46,7 @@ class Said:
                 self._close()
             return
         # The further lines of an exception's text, and what joins it to its cause, stand behind the traceback.
-        self._repeating = self._repeating and text in self._following
+        self._repeating = self._repeating and (text in self._following or text in _JOINS)
         if self._repeating:
             return
         if self._shown and len(self._following) < _MAX_FOLLOWING:

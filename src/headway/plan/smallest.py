@@ -25,7 +25,8 @@ MOST_MIXTURES = 16
 MOST_LISTED = 4096
 MOST_TRIED = 400
 MOST_WORK = 50_000_000
-"""Neighbors that are tried, and for long traces the requests times stages that may be simulated for them."""
+"""Neighbors that are tried; on long traces fewer, so that requests times stages simulated stay below this, as well as
+in exact search."""
 STEP = 0.005
 """Improvements smaller than this share are not looked for."""
 CLOSER = 0.02
@@ -111,8 +112,7 @@ class _Best:
 
 def _descend(oracle: Oracle, best: _Best, choices: Sequence[Mapping[str, str]]) -> None:
     """Take better neighbors until there is none, or enough were tried."""
-    each = len(oracle.spec.stages) * max(1, oracle.trace.requests) * (oracle.may_fail + 1)
-    left = min(MOST_TRIED, max(1, MOST_WORK // each))
+    left = min(MOST_TRIED, _affordable(oracle, oracle.may_fail + 1))
     better = True
     while better:
         assert best.stages is not None
@@ -124,6 +124,11 @@ def _descend(oracle: Oracle, best: _Best, choices: Sequence[Mapping[str, str]]) 
             if best.take(changed):
                 better = True
                 break
+
+
+def _affordable(oracle: Oracle, traces: int) -> int:
+    """How many candidates may be simulated on so many traces each."""
+    return max(1, MOST_WORK // (len(oracle.spec.stages) * oracle.trace.requests * traces))
 
 
 def _neighbors(oracle: Oracle, stages: Stages, choices: Sequence[Mapping[str, str]]) -> Iterator[Stages]:
@@ -148,9 +153,10 @@ def _neighbors(oracle: Oracle, stages: Stages, choices: Sequence[Mapping[str, st
 
 def _prove(oracle: Oracle, best: _Best, cap_usd_per_hour: float) -> bool:
     """Let exact search look for smaller promises; return whether it ends by proving that there is none."""
+    budget = min(PROOF_BUDGET, _affordable(oracle, len(oracle.traces)))
     for _ in range(PROOFS):
         other = oracle.with_slo(best.slo_s * (1 - CLOSER))
-        found = search(other, None, cap_usd_per_hour, budget=PROOF_BUDGET, ties=0)
+        found = search(other, None, cap_usd_per_hour, budget=budget, ties=0)
         if found.stages is None:
             return found.stop == "exhausted"
         best.take(found.stages)

@@ -1,125 +1,24 @@
-"""Measuring real models in real processes: what is recorded, what a failing cell costs the others, what is resumed."""
+"""Measuring real models in real processes: what is recorded, and what a failing cell costs the others."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
-import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.e2e.profiling.measuring import MODELS, QUICK, SPLIT, TEXTS, cells, problems, run, spec_of
 
 from headway.errors import ProfileError
 from headway.profile import Profile, Row
 from headway.profile.cell import Effort
-from headway.profile.measure import Progress, measure
+from headway.profile.measure import Progress
 from headway.profile.record import Recorder
 from headway.profile.target import models
 from headway.serve.model_ref import HardwareView
 from headway.serve.wire import Payload
 from headway.spec.model import Spec
-
-MODELS = '''
-import os, time
-
-class Split:
-    """Words of a text go to `word`; "empty" chooses nothing, a number goes to `number` as well."""
-    def __init__(self, times=1):
-        self.times = times
-    def predict(self, batch):
-        return [{"word": [w for w in text.split() if w.isalpha()] * self.times,
-                 "number": [w for w in text.split() if w.isdigit()]} for text in batch]
-
-class Upper:
-    def predict(self, batch):
-        return [text.upper() for text in batch]
-
-class Count:
-    """Takes what the parents made, by stage; the text must be in capitals if it went through Upper."""
-    def predict(self, batch):
-        return [{name: sorted(parts) for name, parts in item.items()} for item in batch]
-
-class OnlyCapitals:
-    def predict(self, batch):
-        return [text if text.isupper() else ValueError("not in capitals") for text in batch]
-
-class Pairs:
-    """Cannot do more than two at once: exits."""
-    def predict(self, batch):
-        if len(batch) > 2:
-            os._exit(3)
-        return batch
-
-class Slow:
-    """Hangs on more than one."""
-    def predict(self, batch):
-        if len(batch) > 1:
-            time.sleep(600)
-        return batch
-
-class Picky:
-    def predict(self, batch):
-        return [ValueError("odd") if "odd" in text else text for text in batch]
-
-class Never:
-    def predict(self, batch):
-        raise RuntimeError("never works")
-
-class Counts:
-    """Writes the size of every batch to a file."""
-    def __init__(self, path):
-        self.path = path
-    def predict(self, batch):
-        with open(self.path, "a") as out:
-            print(len(batch), file=out)
-        return batch
-
-class Lazy:
-    def predict(self, batch):
-        time.sleep(0.02 * len(batch))
-        return batch
-'''
-QUICK = Effort(min_repeats=2, good_repeats=3, max_repeats=4, warmup=1, timeout_s=30.0)
-TEXTS = [Payload("text", text) for text in (b"a b 1", b"c", b"", b"d e f")]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "m.py").write_text(MODELS)
-    return tmp_path
-
-
-def spec_of(stages: Mapping[str, Any], **supply: Any) -> Spec:
-    supply = supply or {"cpu": {"price": "$1/h"}}
-    return Spec.from_dict({"slo": {"latency": "9s"}, "supply": supply, "stages": dict(stages)})
-
-
-def run(spec: Spec, folder: Path, samples: list[Payload] = TEXTS, **kw: Any) -> Profile:
-    given = {"effort": QUICK, "batch_sizes": [1, 2], "log": lambda line: None, **kw}
-    return measure(spec, samples, folder=folder, **given)
-
-
-def cells(profile: Profile) -> list[tuple[str, str, str, int]]:
-    return [(row.stage, row.variant, row.hardware, row.batch_size) for row in profile.rows]
-
-
-def problems(profile: Profile) -> list[tuple[Any, ...]]:
-    names = ("status", "stage", "hardware", "batch_size")
-    return [tuple(problem.get(name) for name in names) for problem in profile.stamp.get("problems", [])]
-
-
-SPLIT = {
-    "split": {"model": "m.py:Split", "variants": {"once": {}, "twice": {"options": {"times": 2}}}},
-    "word": {"model": "m.py:Upper", "after": "split"},
-    "check": {"model": "m.py:OnlyCapitals", "after": "word"},
-    "number": {"model": "m.py:Upper", "after": "split"},
-    "count": {"model": "m.py:Count", "after": ["word", "number"]},
-    "all": {"model": "m.py:Count", "after": "word", "gather": True},
-}
 
 
 def test_every_cell_is_measured_with_what_its_parents_made(folder: Path, tmp_path: Path) -> None:
@@ -304,21 +203,6 @@ def test_without_budget_left_batch_size_one_is_measured_and_the_rest_is_told(fol
     assert profile.stamp["samples"]["recorded"] == 1
 
 
-def test_a_recording_that_the_budget_cut_is_told_and_done_again(folder: Path, tmp_path: Path) -> None:
-    path = tmp_path / "cells.json"
-    stages = {**SPLIT, "split": {"model": "m.py:Split"}}
-    cut = run(spec_of(stages), folder, batch_sizes=[1], budget_s=1e-9, resume=path)
-    assert {record.left_out for record in cut.visits} == {len(TEXTS) - 1}
-    assert ("warning", None, None, None) in problems(cut)
-    assert any(p["text"].startswith("visits rest on 1 of 4 samples") for p in cut.stamp["problems"])
-    whole = run(spec_of(stages), folder, batch_sizes=[1], resume=path)
-    assert {(record.samples, record.left_out) for record in whole.visits} == {(len(TEXTS), 0)}
-    assert problems(whole) == []
-    # What is taken from the file has been recorded no less.
-    known = run(spec_of(stages), folder, batch_sizes=[1], resume=path)
-    assert known.stamp["samples"]["recorded"] == len(TEXTS)
-
-
 def test_a_stage_that_no_sample_reaches_is_told(folder: Path) -> None:
     stages = {"split": {"model": "m.py:Split"}, "word": {"model": "m.py:Upper", "after": "split"}}
     stages["number"] = {"model": "m.py:Upper", "after": "split"}
@@ -336,44 +220,6 @@ def test_the_time_that_models_take_to_start_is_not_taken_from_the_samples(folder
     assert recorder.starting_s >= 0.3
 
 
-def test_a_measurement_goes_on_where_it_stopped(folder: Path, tmp_path: Path) -> None:
-    path = tmp_path / "cells.json"
-    spec = spec_of(
-        {"a": {"model": "m.py:Split"}, "word": {"model": "m.py:Upper", "after": "a"}, "number": {"after": "a"}}
-    )
-    first = run(spec, folder, batch_sizes=[1], resume=path)
-    both = run(spec, folder, batch_sizes=[1, 2], resume=path)
-    assert len(both.rows) == 4
-    assert [row for row in both.rows if row.batch_size == 1] == list(first.rows)
-    assert both.visits == first.visits != ()
-    again = run(spec, folder, batch_sizes=[1, 2], resume=path)
-    assert (again.rows, again.visits) == (both.rows, both.visits)
-
-
-def test_what_was_finished_before_an_interruption_is_kept(folder: Path, tmp_path: Path) -> None:
-    path = tmp_path / "cells.json"
-    script = tmp_path / "interrupted.py"
-    script.write_text(
-        "import os, signal\n"
-        "from headway.profile.measure import measure\n"
-        "from headway.serve.wire import Payload\n"
-        "from headway.spec.model import Spec\n"
-        "spec = Spec.from_dict({'slo': {'latency': '9s'}, 'supply': {'cpu': {'price': '$1/h'}},\n"
-        "                       'stages': {'a': {'model': 'm.py:Upper'}}})\n"
-        "def stop(state):\n"
-        "    if 'batch 1' in str(state):\n"
-        "        os.kill(os.getpid(), signal.SIGINT)\n"
-        f"measure(spec, [Payload('text', b'a')], folder={str(folder)!r}, resume={str(path)!r}, progress=stop)\n"
-    )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
-    assert "KeyboardInterrupt" in done.stderr
-    kept = json.loads(path.read_text())["cells"]
-    assert list(kept) == ["a/default/cpu/1"]
-    profile = run(spec_of({"a": {"model": "m.py:Upper"}}), folder, [Payload("text", b"a")], resume=path)
-    assert profile.rows[0].to_dict() == kept["a/default/cpu/1"]["row"]
-    assert len(profile.rows) == 2
-
-
 def test_more_items_than_a_request_may_have_are_told(folder: Path) -> None:
     spec = spec_of(
         {
@@ -386,40 +232,6 @@ def test_more_items_than_a_request_may_have_are_told(folder: Path) -> None:
     profile = run(spec, folder, [Payload("text", b"a")], batch_sizes=[1])
     assert any("the request grew beyond 10000 items" in problem["text"] for problem in profile.stamp["problems"])
     assert {"a", "other"} <= {row.stage for row in profile.rows}
-
-
-def test_a_resumed_measurement_starts_no_process_for_what_is_known(folder: Path, tmp_path: Path) -> None:
-    path = tmp_path / "cells.json"
-    spec = spec_of({"a": {"model": "m.py:Upper"}})
-    run(spec, folder, batch_sizes=[1], resume=path)
-    states: list[str] = []
-    run(spec, folder, batch_sizes=[1], resume=path, progress=lambda state: states.append(str(state)))
-    assert states == []
-
-
-@pytest.mark.parametrize("change", ["model", "options", "samples", "device"])
-def test_what_has_changed_is_measured_again(folder: Path, tmp_path: Path, change: str) -> None:
-    path = tmp_path / "cells.json"
-    stage: dict[str, Any] = {"model": "m.py:Split"}
-    run(spec_of({"a": stage}), folder, batch_sizes=[1], resume=path)
-    # A mark that only a kept row can carry.
-    value = json.loads(path.read_text())
-    for cell in value["cells"].values():
-        cell["row"]["samples"] = 12345
-    path.write_text(json.dumps(value))
-    kept = run(spec_of({"a": stage}), folder, batch_sizes=[1], resume=path)
-    assert kept.rows[0].samples == 12345
-    samples, supply = TEXTS, {"cpu": {"price": "$1/h"}}
-    if change == "model":
-        (folder / "m.py").write_text(MODELS + "\n# changed\n")
-    elif change == "options":
-        stage = {**stage, "options": {"times": 3}}
-    elif change == "samples":
-        samples = TEXTS[:2]
-    else:
-        supply = {"cpu": {"price": "$1/h", "device": "cpu"}}
-    renewed = run(spec_of({"a": stage}, **supply), folder, samples, batch_sizes=[1], resume=path)
-    assert renewed.rows[0].samples != 12345
 
 
 def test_it_can_be_called_where_an_event_loop_runs(folder: Path) -> None:

@@ -150,8 +150,10 @@ def _key_figures(story: Story) -> list[Markup]:
     ]
     if measured:
         offered = measured.get("requests", {}).get("offered")
-        where = "on this machine" if story.production_plan else f"{fmt.count(offered)} requests"
-        sub = f"{where}, {fmt.percent(measured.get('miss_rate'))} miss"
+        sub = f"{fmt.count(offered)} requests, {fmt.percent(measured.get('miss_rate'))} miss"
+        if story.production_plan is not None:
+            # Another plan than the leading one, so that its own prediction has to stand beside it.
+            sub = f"on this machine; {words.latency_text(words.summary(story.predicted), key)} predicted there"
         tiles.append(
             _tile(f"{name} measured", words.latency_text(measured, key), sub, words.kept(slo, measured) is False)
         )

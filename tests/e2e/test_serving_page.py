@@ -71,11 +71,11 @@ def test_every_option_of_serve_is_named_with_its_default() -> None:
     options = {
         option: parameter.default
         for parameter in group.commands["serve"].params  # type: ignore[attr-defined]
-        for option in parameter.opts
+        for option in (*parameter.opts, *parameter.secondary_opts)
         if option.startswith("--")
     }
     rows = table("\n## Start\n", "\n## Ask\n")
-    written = {next(iter(names(row[0]))): row[1].strip("`") for row in rows}
+    written = {name: row[1].strip("`") for row in rows for name in names(row[0])}
     assert set(written) == set(options) - NOT_SPECIAL_TO_SERVING
     for option, default in written.items():
         if default[0].isdigit():
@@ -84,7 +84,9 @@ def test_every_option_of_serve_is_named_with_its_default() -> None:
 
 def test_the_page_names_every_status_that_the_server_can_answer_with() -> None:
     sources = Path(__file__).parent.parent.parent / "src" / "headway" / "serve"
-    text = "".join((sources / f"{name}.py").read_text(encoding="utf-8") for name in ("app", "engine", "front", "infer"))
+    text = "".join(
+        (sources / f"{name}.py").read_text(encoding="utf-8") for name in ("app", "connection", "engine", "infer")
+    )
     used = set(re.findall(r"\b([45]\d\d)\b", text))
     part = PAGE.split("### Status codes")[1].split("\n## ")[0]
     written = set(re.findall(r"^\| (\d{3})(?:, (\d{3}))? \|", part, re.M))

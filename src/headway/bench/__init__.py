@@ -117,7 +117,7 @@ BENCHES: dict[str, Callable[[BenchOptions], list[Row]]] = {
     }.items()
 }
 
-BY_NAME_ONLY = frozenset({"inferline", "soak"})
+BY_NAME_ONLY = frozenset({"calibration", "inferline", "soak"})
 """Benchmarks that take so long that they run only when they are named."""
 
 

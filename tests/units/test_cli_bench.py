@@ -10,6 +10,7 @@ import pytest
 from headway import bench
 from headway.bench import BENCHES, Bench, BenchOptions, Row
 from headway.cli.app import main
+from headway.cli.frame import emit
 from headway.errors import HeadwayError
 
 
@@ -86,3 +87,11 @@ def test_a_benchmark_that_fails_does_not_lose_the_others(capsys: pytest.CaptureF
     assert code == 1
     assert "good/speed" in out
     assert "bench broken: no trace" in err
+
+
+def test_no_figure_of_a_wide_table_is_cut_short_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [Row("n" * 90, 1234.5, "requests per second and stage", baseline=0.0009633, ratio=0.12345, bar=">= 0.1")]
+    emit([], False, lambda: bench.table(rows))
+    said = capsys.readouterr().out
+    assert "…" not in said
+    assert all(figure in said for figure in ("0.0009633", "0.1235", ">= 0.1", "yes"))

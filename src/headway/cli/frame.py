@@ -95,7 +95,8 @@ def emit(value: Any, as_json: bool, render: Callable[[], Any]) -> None:
         console = stdout_console()
         if isinstance(shown, Table) and not console.is_terminal:
             # A file has no edge, and a figure cut short is lost.
-            console.width = max(console.width, console.measure(shown).maximum)
+            unbounded = console.options.update_width(1 << 16)
+            console.width = max(console.width, console.measure(shown, options=unbounded).maximum)
         console.print(shown)
 
 

@@ -253,6 +253,12 @@ def check_asks_for_a_token(port: int) -> None:
 def test_a_server_starts_a_ray_of_its_own_on_loopback_and_leaves_nothing_of_it(
     models: Callable[[str], str], capfd: pytest.CaptureFixture[str]
 ) -> None:
+    said: list[str] = []
+
+    def passed_on() -> list[str]:
+        said.extend(capfd.readouterr().err.splitlines())
+        return said
+
     plan = make_plan({"hang": {"model": models("Hang")}})
     with running(plan, engine="ray") as server, httpx.Client(base_url=server.url, timeout=60.0) as client:
         assert outputs(client.post(INFER, json=body("x")))["hang"] == ["x"]
@@ -266,13 +272,12 @@ def test_a_server_starts_a_ray_of_its_own_on_loopback_and_leaves_nothing_of_it(
         assert len(open_ports) <= 1
         for port in open_ports:
             check_asks_for_a_token(port)
+        # Ray passes on what was printed when it next looks at its files.
+        assert wait_until(lambda: "[hang] printed by the stage" in passed_on())
         server.process.terminate()
         assert server.process.wait(60.0) == 0
         assert server.process.stdout is not None
         assert server.process.stdout.read() == ""
     assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
     assert not list(Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}{server.process.pid}-*"))
-    said = capfd.readouterr().err
-    lines = said.splitlines()
-    assert "[hang] printed by the stage" in lines
-    assert all(line.startswith("[hang] ") for line in lines)
+    assert all(line.startswith("[hang] ") for line in passed_on())

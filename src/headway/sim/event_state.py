@@ -18,13 +18,12 @@ PENDING = -1.0
 """`State.done_s` of an item that has not left its stage."""
 
 
-class Net(NamedTuple):
-    """What does not change: items of all stages numbered in one row (`base[s]` first of stage s), edges, tables.
+class Wiring(NamedTuple):
+    """A workload, whatever is configured: items of all stages numbered in one row (`base[s]` first of stage s), edges.
 
-    Requests that `terms` say would not be answered within `promise_s` are refused; 0: none is.
+    `edge_*` and `join_*` are offsets by stage; `key` is the stream of a stage's draws.
     """
 
-    arrival_s: Floats
     deadline_s: Floats
     request: Ints
     base: Longs
@@ -37,9 +36,19 @@ class Net(NamedTuple):
     join_stage: Longs
     join_off: Longs
     join_target: Ints
+    key: Longs
+
+
+class Net(NamedTuple):
+    """What does not change: requests, the items' ways, and what each stage is configured to.
+
+    Requests that `terms` say would not be answered within `promise_s` are refused; 0: none is.
+    """
+
+    arrival_s: Floats
+    wiring: Wiring
     service_s: Floats
     bits: Longs
-    key: Longs
     max_batch: Longs
     max_wait_s: Floats
     queue_limit: Longs

@@ -36,8 +36,8 @@ def advance(net: Net, state: State, until_s: float) -> float:
 
     The functions inside share the arrays as names of this one: as arguments, each call would count references to all.
     """
+    arrival_s, wiring, service_s, bits, max_batch, max_wait_s, queue_limit, promise_s, terms = net
     (
-        arrival_s,
         deadline_s,
         request_of,
         first_item,
@@ -50,15 +50,8 @@ def advance(net: Net, state: State, until_s: float) -> float:
         join_stage,
         join_off,
         join_target,
-        service_s,
-        bits,
         draw_key,
-        max_batch,
-        max_wait_s,
-        queue_limit,
-        promise_s,
-        terms,
-    ) = net
+    ) = wiring
     (
         clock_s,
         counters,

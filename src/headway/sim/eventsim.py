@@ -132,7 +132,7 @@ class EventSimulation:
         """
         out = {}
         for at, stage in enumerate(self.stages):
-            low, high = int(self._net.base[at]), int(self._net.base[at + 1])
+            low, high = int(self._net.wiring.base[at]), int(self._net.wiring.base[at + 1])
             done_s = self._state.done_s[low:high]
             served = self._state.queue[low : low + int(self._state.queue_tail[at])] - np.int32(low)
             position = np.empty(high - low, np.int64)
@@ -158,7 +158,7 @@ class EventSimulation:
     def arrived_s(self, stage: str) -> Floats:
         """Return when each item reached a stage's queue, in the order in which they did."""
         at = self.stages.index(stage)
-        low = int(self._net.base[at])
+        low = int(self._net.wiring.base[at])
         return np.asarray(self._state.arrived_s[self._state.queue[low : low + int(self._state.queue_tail[at])]])
 
     @property
@@ -177,7 +177,6 @@ class EventSimulation:
         return held
 
     def _build_net(self, setups: Mapping[str, StageSetup], admission: Admission) -> event_state.Net:
-        flat = self._flat
         tables, offset, columns = [], 0, {}
         for name in self.stages:
             if not setups[name].groups:
@@ -193,21 +192,9 @@ class EventSimulation:
         longs = np.int64
         return event_state.Net(
             arrival_s=self.work.entry_s,
-            deadline_s=flat.deadline_s,
-            request=flat.request,
-            base=flat.base,
-            is_source=flat.is_source,
-            edge_ptr=flat.edge_ptr,
-            edge_child=flat.edge_child,
-            edge_off=flat.edge_off,
-            child_first=flat.child_first,
-            join_ptr=flat.join_ptr,
-            join_stage=flat.join_stage,
-            join_off=flat.join_off,
-            join_target=flat.join_target,
+            wiring=self._flat.wiring,
             service_s=np.concatenate(tables),
             bits=np.array([bits_for(columns[name][1]) for name in self.stages], longs),
-            key=flat.key,
             max_batch=np.array([columns[name][0] - 1 for name in self.stages], longs),
             max_wait_s=np.array([setups[name].max_wait_s for name in self.stages]),
             queue_limit=np.array([setups[name].queue_limit for name in self.stages], longs),
@@ -216,7 +203,7 @@ class EventSimulation:
         )
 
     def _build_state(self, setups: Mapping[str, StageSetup], pools: Mapping[str, int], spare: int) -> event_state.State:
-        total = int(self._net.base[-1])
+        total = int(self._net.wiring.base[-1])
         stages = len(self.stages)
         most = sum(group.replicas for setup in setups.values() for group in setup.groups) + spare
         self._replica_from_s = np.full(most, np.inf)

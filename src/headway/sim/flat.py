@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headway.sim.draws import batch_key
-from headway.sim.station import Floats, Ints
+from headway.sim.event_state import Wiring
+from headway.sim.station import Ints
 from headway.sim.workload import Workload
 
 Longs = NDArray[np.int64]
@@ -16,25 +17,13 @@ Longs = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Flat:
-    """What the event kernel needs of a workload, whatever is configured; fields as in `headway.sim.event_state.Net`.
+    """What the event kernel needs of a workload, whatever is configured.
 
     `pending` counts for each joining item the items it waits for, `ends` is the request of each item that nothing
     follows (else -1), `waiting_joins` how many joining items there are.
     """
 
-    request: Ints
-    base: Longs
-    is_source: NDArray[np.bool_]
-    edge_ptr: Longs
-    edge_child: Longs
-    edge_off: Longs
-    child_first: Ints
-    join_ptr: Longs
-    join_stage: Longs
-    join_off: Longs
-    join_target: Ints
-    key: Longs
-    deadline_s: Floats
+    wiring: Wiring
     pending: Ints
     ends: Ints
     waiting_joins: int
@@ -76,7 +65,8 @@ def _flatten(work: Workload) -> Flat:
     if work.drop_after_s is not None:
         deadline_s = work.trace.arrival_s + work.drop_after_s
     longs = np.int64
-    return Flat(
+    wiring = Wiring(
+        deadline_s=deadline_s,
         request=np.concatenate([stage.request for stage in items]),
         base=base,
         is_source=np.array([not graph.parents[name] for name in stages]),
@@ -89,7 +79,9 @@ def _flatten(work: Workload) -> Flat:
         join_off=np.array(join_off, longs),
         join_target=np.concatenate(join_target),
         key=np.array([batch_key(work.seed, name) for name in stages], longs),
-        deadline_s=deadline_s,
+    )
+    return Flat(
+        wiring=wiring,
         pending=pending,
         ends=np.concatenate([stage.ends for stage in items]),
         waiting_joins=sum(work.items[name].count for name in stages if name in graph.joins),

@@ -43,7 +43,7 @@ def progress(simulation: EventSimulation, stage: str, now_s: float) -> StageProg
     """
     net, state = simulation._net, simulation._state
     at = simulation.stages.index(stage)
-    base, head, tail = int(net.base[at]), int(state.queue_head[at]), int(state.queue_tail[at])
+    base, head, tail = int(net.wiring.base[at]), int(state.queue_head[at]), int(state.queue_tail[at])
     used = simulation._used
     running = np.flatnonzero((state.replica_stage[:used] == at) & (state.replica_busy_until_s[:used] > now_s))
     began_s = state.start_s[state.queue[base + state.replica_lo[running]]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -138,17 +138,25 @@ def calibrate(
     fit is put into, when it holds more than the rows that the plan carries. Raises ServeError when the server runs
     another plan, serves others at the same time, or leaves too many requests unanswered to fit from.
     """
-    from headway.serve.run import running
-
-    given = contextlib.nullcontext(url) if url is not None else None
-    with given or running(plan, seed=seed) as server:
-        at = url if url is not None else getattr(server, "url", "")
+    with _served(plan, url, seed) as at:
         seen = observe(at, plan, trace, payloads=payloads, token=token, seed=seed, progress=progress)
         found = fit(plan, seen, profile=profile, seed=seed)
         if test is None:
             return found
         again = observe(at, plan, test, payloads=payloads, token=token, seed=seed, progress=progress)
     return replace(found, test=compared(replace(plan, profile=found.profile), again, seed=seed))
+
+
+@contextlib.contextmanager
+def _served(plan: Plan, url: str | None, seed: int) -> Iterator[str]:
+    """Where the plan is served: at the given address, else by a server of our own that ends with the block."""
+    if url is not None:
+        yield url
+        return
+    from headway.serve.run import running
+
+    with running(plan, seed=seed) as server:
+        yield server.url
 
 
 def observe(

@@ -54,7 +54,7 @@ clean: ## remove the environment and everything built
 	@touch $@
 
 .venv/.test: .venv/.pip pyproject.toml
-	$(PIP) install --editable '.[demo,ray]' --group test
+	$(PIP) install --editable '.[demo,ray,learn]' --group test
 	@touch $@
 
 .venv/.check: .venv/.pip pyproject.toml

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,10 +51,15 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(options: BenchOptions) -> list[Row]:
         raise HeadwayError("bench broken: no trace")
 
+    def stopped(options: BenchOptions) -> Iterator[Row]:
+        yield Row("stopped/first", 1.0, "s")
+        raise HeadwayError("bench stopped: the server is gone")
+
     made = {
         "good": lambda options: [Row("good/speed", 2.0, "s", 8.0, 4.0, ">= 3")],
         "bad": lambda options: [Row("bad", float(options.seed), "s", bar="<= 0.5")],
         "broken": broken,
+        "stopped": stopped,
     }
     monkeypatch.setattr(bench, "BENCHES", made)
 
@@ -83,10 +89,12 @@ def test_a_missed_bar_is_exit_1_unless_it_was_only_a_rehearsal(capsys: pytest.Ca
 
 @pytest.mark.usefixtures("fakes")
 def test_a_benchmark_that_fails_does_not_lose_the_others(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run(capsys, "broken", "good")
+    code, out, err = run(capsys, "broken", "stopped", "good")
     assert code == 1
     assert "good/speed" in out
+    assert "stopped/first" in out
     assert "bench broken: no trace" in err
+    assert "bench stopped: the server is gone" in err
 
 
 def test_no_figure_of_a_wide_table_is_cut_short_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:

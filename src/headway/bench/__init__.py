@@ -1,6 +1,7 @@
 """Benchmarks: every figure in the documentation is a row of `headway bench NAME --json`.
 
-A benchmark is a function `(BenchOptions) -> list[Row]` in a module of this folder, named in `BENCHES`.
+A benchmark is a function `(BenchOptions) -> Iterable[Row]` in a module of this folder, named in `BENCHES`. One that
+takes long yields its rows as it measures them, so that those are not lost when it cannot go on.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import importlib
 import os
 import platform
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -82,7 +83,7 @@ class Bench:
     name: str
     target: str
 
-    def __call__(self, options: BenchOptions) -> list[Row]:
+    def __call__(self, options: BenchOptions) -> Iterable[Row]:
         module, _, function = self.target.partition(":")
         try:
             measure = getattr(importlib.import_module(module), function)
@@ -90,10 +91,10 @@ class Bench:
             raise HeadwayError(
                 f"bench {self.name}: {error.name} is not installed; pip install 'headway[bench,demo]'"
             ) from None
-        return cast("list[Row]", measure(options))
+        return cast("Iterable[Row]", measure(options))
 
 
-BENCHES: dict[str, Callable[[BenchOptions], list[Row]]] = {
+BENCHES: dict[str, Callable[[BenchOptions], Iterable[Row]]] = {
     name: Bench(name, target)
     for name, target in {
         "startup": "headway.bench.startup:startup",
@@ -136,16 +137,14 @@ def choose(names: Iterable[str]) -> list[str]:
     return chosen
 
 
-def run(name: str, options: BenchOptions, date: str) -> list[Row]:
-    """Run a benchmark and return its rows, stamped with seed, machine and `date` (of the run, ISO-8601).
+def run(name: str, options: BenchOptions, date: str) -> Iterator[Row]:
+    """Run a benchmark and yield its rows, stamped with seed, machine and `date` (of the run, ISO-8601).
 
-    Raises HeadwayError when it cannot be run here.
+    Raises HeadwayError when it cannot be run here, or not further.
     """
     where = machine()
-    return [
-        replace(row, seed=options.seed if row.seed is None else row.seed, machine=where, date=date)
-        for row in BENCHES[name](options)
-    ]
+    for row in BENCHES[name](options):
+        yield replace(row, seed=options.seed if row.seed is None else row.seed, machine=where, date=date)
 
 
 def machine() -> str:

@@ -7,7 +7,7 @@ seconds, so each of its tests follows at once upon the calibration that it rests
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median_low
 
@@ -15,7 +15,7 @@ from headway.bench import BenchOptions, Row
 from headway.bench.fidelity import CV, REQUESTS, sleeping_plan
 from headway.plan.plan import Plan
 from headway.profile.refit import MIN_SAMPLES
-from headway.serve.calibrate import Compared, compared, fit, observe
+from headway.serve.calibrate import LETS_ALL_IN, Compared, compared, fit, observe
 from headway.serve.replay import replay
 from headway.serve.run import running
 from headway.sim.outcome import Outcome
@@ -37,17 +37,17 @@ SLEEPING_BARS = {"p50_s": "<= 3%", "p99_s": "<= 8%"}
 DEMO_BARS = {"p50_s": "<= 10%", "p95_s": "<= 10%"}
 
 
-def calibration(options: BenchOptions) -> list[Row]:
+def calibration(options: BenchOptions) -> Iterator[Row]:
     """Predicted against measured latency after calibration, at three utilizations."""
-    return [*sleeping(options), *demo(options)]
+    yield from sleeping(options)
+    yield from demo(options)
 
 
-def sleeping(options: BenchOptions) -> list[Row]:
+def sleeping(options: BenchOptions) -> Iterator[Row]:
     """Models that sleep, 20,000 requests per utilization: P50 within 3 %, P99 within 8 %."""
     plan, requests = sleeping_plan(), QUICK_REQUESTS if options.quick else REQUESTS
     fitted = max(QUICK_REQUESTS, round(FITTED_SHARE * requests))
-    rows: list[Row] = []
-    with running(plan, seed=options.seed) as server:
+    with running(plan, seed=options.seed, limits=LETS_ALL_IN) as server:
         for utilization in UTILIZATIONS:
             rate = rate_for(plan, utilization, options.seed)
             traces = [
@@ -57,14 +57,11 @@ def sleeping(options: BenchOptions) -> list[Row]:
             tried = _Tried.of(server.url, plan, ["page"], traces, options.seed)
             used = max(stage.utilization for stage in tried.outcome.stages.values())
             name = f"calibration/sleeping/{utilization:g}"
-            rows += [
-                Row(f"{name}/utilization", used, "of the busiest stage"),
-                *_rows(name, [tried], SLEEPING_BARS, _off),
-            ]
-    return rows
+            yield Row(f"{name}/utilization", used, "of the busiest stage")
+            yield from _rows(name, [tried], SLEEPING_BARS, _off)
 
 
-def demo(options: BenchOptions) -> list[Row]:
+def demo(options: BenchOptions) -> Iterator[Row]:
     """The document pipeline on this machine's cores: P50 and P95 within 10 % plus the simulator's own interval."""
     from headway.demo.scenario import host_cores, host_trace, used
 
@@ -72,8 +69,7 @@ def demo(options: BenchOptions) -> list[Row]:
     quick = ((MIN_SAMPLES, MIN_SAMPLES), 1, 12.0)
     counts, rounds, profile_s = quick if options.quick else (DEMO_REQUESTS, DEMO_ROUNDS, DEMO_PROFILE_S)
     plan, pages, page_s = _demo_plan(profile_s, options.seed)
-    rows: list[Row] = []
-    with running(plan, seed=options.seed) as server:
+    with running(plan, seed=options.seed, limits=LETS_ALL_IN) as server:
         # The first pages find cold workers.
         replay(server.url, host_trace(1.0, float(len(pages)), len(pages), options.seed), payloads=pages)
         for utilization in UTILIZATIONS:
@@ -86,8 +82,8 @@ def demo(options: BenchOptions) -> list[Row]:
                 page_s *= used(plan, tried[-1].outcome, cores) / utilization
             share = median_low([used(plan, each.outcome, cores) for each in tried])
             name = f"calibration/demo/{utilization:g}"
-            rows += [Row(f"{name}/utilization", share, "of the cores"), *_rows(name, tried, DEMO_BARS, _outside)]
-    return rows
+            yield Row(f"{name}/utilization", share, "of the cores")
+            yield from _rows(name, tried, DEMO_BARS, _outside)
 
 
 def rate_for(plan: Plan, utilization: float, seed: int) -> float:

@@ -56,13 +56,14 @@ def sleeping_plan() -> Plan:
 
 def sleeping(options: BenchOptions) -> list[Row]:
     """20,000 requests against models that sleep as long as their profile says: what HTTP, queues and hops add."""
+    from headway.serve.calibrate import LETS_ALL_IN
     from headway.serve.replay import replay
     from headway.serve.run import running
 
     plan = sleeping_plan()
     trace = Trace.gamma(RATE_PER_S, CV, requests=QUICK_REQUESTS if options.quick else REQUESTS, seed=options.seed)
     predicted = simulate(plan, trace, seed=options.seed)
-    with running(plan) as server:
+    with running(plan, limits=LETS_ALL_IN) as server:
         measured = replay(server.url, trace, payloads=["page"], seed=options.seed)
     busiest = max(stage.utilization for stage in predicted.stages.values())
     rows = [

@@ -71,7 +71,8 @@ def bench(
         for name in choose(names or []):
             progress.report(name)
             try:
-                rows += run(name, options, today)
+                # Extends row by row: what was measured before an error counts.
+                rows.extend(run(name, options, today))
             except HeadwayError as error:
                 failed.append(name)
                 progress.note(str(error))

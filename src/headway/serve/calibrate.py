@@ -20,6 +20,7 @@ from headway.plan.plan import Plan
 from headway.profile import Profile
 from headway.profile import refit as fitting
 from headway.profile.refit import Estimate, StageFit
+from headway.serve.engine import Limits
 from headway.serve.observed import Floats, Ints, StageItems
 from headway.serve.replay import replay
 from headway.sim.outcome import ANSWERED, Outcome, number, percentile
@@ -33,6 +34,9 @@ RUNS = 21
 PERCENTS = (50, 95, 99)
 FEWEST_ANSWERED = 0.95
 """With fewer answers of the requests offered, what was measured is mostly how the server refuses."""
+
+LETS_ALL_IN = Limits(queue_limit=0, keep_promise=False)
+"""Predictions are of all that is offered, so a server to compare them with refuses nothing."""
 
 Figures = dict[str, float]
 
@@ -155,7 +159,7 @@ def _served(plan: Plan, url: str | None, seed: int) -> Iterator[str]:
         return
     from headway.serve.run import running
 
-    with running(plan, seed=seed) as server:
+    with running(plan, seed=seed, limits=LETS_ALL_IN) as server:
         yield server.url
 
 
@@ -189,6 +193,7 @@ def observe(
         raise ServeError(
             f"calibrate: {counts['answered']} of {trace.requests} requests were answered"
             f"{', ' * bool(lost)}{', '.join(lost)}; use a load that the plan carries"
+            f"{', and a server that was started with --answer-late' if counts['rejected'] else ''}"
         )
     items = {name: StageItems.of(name, stats) for name, stats in after["stages"].items()}
     # A request that is not let in is counted, but gets no number.

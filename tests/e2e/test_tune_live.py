@@ -6,7 +6,8 @@ import itertools
 import json
 import threading
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,41 +19,53 @@ from headway.cli.app import main
 from headway.domains.pipeline.declare import ReplicaConfig
 from headway.errors import PlanError, ServeError
 from headway.plan.plan import Plan
+from headway.policy.scaling import Decision, Observation, StageTerms, Terms, Tuner
+from headway.policy.scaling_headway import Headway
+from headway.policy.tuners import TUNERS
 from headway.profile import Profile, Row
 from headway.serve.replay import replay
 from headway.serve.run import running, running_in_thread
 from headway.spec.model import Spec
 from headway.trace import Trace
+from headway.tune.gears import prepared
 from headway.tune.journal import Journal, read
 from headway.tune.live import tune_live
 
 SERVICE_S = 0.02
 
 
-def make_plan(**config: object) -> Plan:
-    """Two stages that sleep, each with a capacity of 100 requests/s."""
+def make_plan(supply: Mapping[str, object] | None = None, **config: object) -> Plan:
+    """Two stages that sleep, each with a capacity of 100 requests/s, or of 200 in batches of four."""
     spec = Spec.from_dict(
         {
             "name": "sleepers",
             "slo": {"latency": "400ms"},
-            "supply": {"cpu": {"price": "$1/h", "startup": "500ms"}},
+            "supply": {"cpu": {"price": "$1/h", "startup": "500ms", **(supply or {})}},
             "stages": {"first": {}, "second": {"after": "first"}},
         }
     )
-    rows = [Row(stage, "cpu", 1, SERVICE_S) for stage in spec.stages]
+    rows = [Row(stage, "cpu", size, s) for stage in spec.stages for size, s in ((1, SERVICE_S), (4, 2 * SERVICE_S))]
     chosen = ReplicaConfig("cpu", replicas=2)
     return Plan(spec, Profile.from_rows(rows), dict.fromkeys(spec.stages, replace(chosen, **config)))  # type: ignore[arg-type]
 
 
-def doubling(first_s: float, then_s: float) -> Trace:
-    """Requests at 60 % of the capacity, then at 120 % of it."""
+def doubling(first_s: float, then_s: float, then: float = 120.0) -> Trace:
+    """Requests at 60 % of the capacity, then at `then` per second: by default at 120 % of it."""
     calm = Trace.poisson(rate=60.0, seconds=first_s, seed=1).arrival_s
-    busy = Trace.poisson(rate=120.0, seconds=then_s, seed=2).arrival_s
+    busy = Trace.poisson(rate=then, seconds=then_s, seed=2).arrival_s
     return Trace.from_arrivals(np.concatenate([calm, first_s + busy]), duration_s=first_s + then_s)
 
 
 def planned_on() -> Trace:
     return Trace.poisson(rate=60.0, seconds=60.0, seed=3)
+
+
+def gears_file(path: Path, plan: Plan) -> Path:
+    """A gear for two and a half times the traffic: the same replicas, in batches of four."""
+    wide = {stage: {"max_batch_size": 4} for stage in plan.stages}
+    gear = {"name": "2.5x", "rate_ratio": 2.5, "stages": wide}
+    path.write_text(json.dumps({"schema": "headway.gears/1", "plan_hash": plan.hash, "gears": [gear]}))
+    return path
 
 
 def settled(url: str) -> dict[str, Any]:
@@ -99,6 +112,92 @@ def test_the_rate_doubles_and_the_tuner_adds_replicas(tmp_path: Path) -> None:
     assert all(line["requests"] >= 0 and "misses" in line for line in lines if line["kind"] == "happened")
 
 
+SPEED = 10.0
+
+
+@dataclass(frozen=True)
+class Hurried:
+    """A tuner for which ten seconds pass in one: what it waits for before it scales down is too long for a test."""
+
+    tuner: Tuner
+
+    @property
+    def name(self) -> str:
+        return self.tuner.name
+
+    def decide(self, observation: Observation, memory: Any) -> tuple[Decision, Any]:
+        slowly = replace(
+            observation,
+            now_s=SPEED * observation.now_s,
+            since_s=SPEED * observation.since_s,
+            arrival_s=SPEED * observation.arrival_s,
+            stages={name: replace(seen, busy_s=SPEED * seen.busy_s) for name, seen in observation.stages.items()},
+        )
+        return self.tuner.decide(slowly, memory)
+
+    @classmethod
+    def headway(cls, about: Terms) -> Hurried:
+        def slow(stages: Mapping[str, StageTerms]) -> dict[str, StageTerms]:
+            return {
+                name: replace(
+                    stage, service_s=tuple(SPEED * s for s in stage.service_s), startup_s=SPEED * stage.startup_s
+                )
+                for name, stage in stages.items()
+            }
+
+        slowly = replace(
+            about,
+            rate_per_s=about.rate_per_s / SPEED,
+            slo_s=SPEED * about.slo_s,
+            band=replace(about.band, windows_s=SPEED * about.band.windows_s),
+            stages=slow(about.stages),
+            gears=tuple(replace(gear, stages=slow(gear.stages)) for gear in about.gears),
+        )
+        return cls(Headway(slowly))
+
+
+def test_when_replicas_end_a_gear_is_changed_to_over_http_and_left_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(supply={"max": 4})
+    gears = prepared(gears_file(tmp_path / "gears.json", plan), plan)
+    monkeypatch.setitem(TUNERS, "headway", Hurried.headway)
+    stop, offered, last_s = threading.Event(), list[int](), time.monotonic() + 60.0
+    with running(plan) as server, Journal(tmp_path / "decisions.jsonl") as journal:
+
+        def sizes() -> set[int]:
+            live = Plan.from_dict(httpx.get(f"{server.url}/plan").json())
+            return {config.to_dict()["max_batch_size"] for config in live.stages.values()}
+
+        def send(trace: Trace) -> None:
+            offered.append(replay(server.url, trace).requests)
+
+        def load() -> None:
+            try:
+                send(doubling(1.5, 2.5, then=150.0))
+                while sizes() == {1} and time.monotonic() < last_s:
+                    send(Trace.poisson(rate=150.0, seconds=2.0, seed=4))
+                while sizes() == {4} and time.monotonic() < last_s:
+                    send(Trace.poisson(rate=40.0, seconds=1.5, seed=5))
+            finally:
+                stop.set()
+
+        loading = threading.Thread(target=load)
+        loading.start()
+        tune_live(plan, server.url, planned_on=planned_on(), gears=gears, act=True, stop=stop, journal=journal)
+        loading.join()
+        stats = settled(server.url)
+    assert stats["plan_hash"] == plan.hash
+    counts = stats["requests"]
+    assert counts["offered"] == sum(offered) == counts["answered"] + counts["rejected"]
+    up, *_, down = [line for line in read(tmp_path / "decisions.jsonl") if "gear" in line]
+    assert (up["gear"], down["gear"]) == ("2.5x", "plan")
+    assert "times as often as planned" in up["why"]
+    for line, before, after in ((up, 1, 4), (down, 4, 1)):
+        changes = [(change["field"], change["from"], change["to"]) for change in line["applied"]["changes"]]
+        assert changes == [("max_batch_size", before, after)] * len(plan.stages)
+
+
 def test_a_tuner_that_only_advises_changes_nothing_and_says_it_once() -> None:
     plan = make_plan()
     with running_in_thread(plan) as server:
@@ -128,6 +227,7 @@ def test_a_server_of_another_plan_or_none_is_named() -> None:
 
 def test_the_verb_watches_a_server_and_journals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan, planning, journal = (str(tmp_path / name) for name in ("plan.json", "planned.csv", "decisions.jsonl"))
+    gears = str(gears_file(tmp_path / "gears.json", make_plan()))
     make_plan().write(plan)
     planned_on().write(planning)
 
@@ -137,7 +237,18 @@ def test_the_verb_watches_a_server_and_journals(tmp_path: Path, capsys: pytest.C
         return caught.value.code
 
     with running_in_thread(make_plan()) as server:
-        watch = ("--url", server.url, "--planned-on", planning, "--seconds", "0.6", "--journal", journal)
+        watch = (
+            "--url",
+            server.url,
+            "--planned-on",
+            planning,
+            "--seconds",
+            "0.6",
+            "--journal",
+            journal,
+            "--gears",
+            gears,
+        )
         assert tune(*watch, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["acts"], found["decisions"], found["happened"]["requests"]) == (False, [], 0)
@@ -146,6 +257,7 @@ def test_the_verb_watches_a_server_and_journals(tmp_path: Path, capsys: pytest.C
         ((), "give --trace to simulate, or --url to watch a server"),
         (("--trace", planning, "--apply"), "--apply and --seconds are for a server"),
         (("--url", server.url, "--planned-on", planning), "cannot be reached"),
+        (("--url", server.url, "--gears", planning), "not a file of gears"),
     ):
         assert tune(*arguments) == 1
         assert says in capsys.readouterr().err

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,21 +22,10 @@ from headway.cli.frame import (
 )
 from headway.cli.live import Token
 from headway.cli.progress import Progress
+from headway.cli.tuner import GearsFile, JournalFile, PlannedOn, TunerName, WhichTuner
 
 if TYPE_CHECKING:
     from headway.plan.plan import Plan
-    from headway.trace import Trace
-
-
-class TunerName(StrEnum):
-    """Who decides."""
-
-    HEADWAY = "headway"
-    INFERLINE = "inferline"
-    AUTOSCALE = "autoscale"
-    DS2 = "ds2"
-    THRESHOLD = "threshold"
-    NONE = "none"
 
 
 def tune(
@@ -45,19 +33,10 @@ def tune(
     trace: Annotated[
         Path | None, typer.Option("--trace", envvar="HEADWAY_TRACE", help="The traffic to tune for; - is stdin.")
     ] = None,
-    planned_on: Annotated[
-        Path | None,
-        typer.Option("--planned-on", help="The trace that the plan was made from: then noise is told by it."),
-    ] = None,
-    tuner: Annotated[
-        TunerName, typer.Option("--tuner", envvar="HEADWAY_TUNER", help="headway, or a published one to compare with.")
-    ] = TunerName.HEADWAY,
-    gears: Annotated[
-        bool, typer.Option("--gears", help="Prepare plans for more traffic to change to; needs --planned-on.")
-    ] = False,
-    journal: Annotated[
-        Path | None, typer.Option("--journal", help="Append every decision to this file: what, why, what came of it.")
-    ] = None,
+    planned_on: PlannedOn = None,
+    tuner: WhichTuner = TunerName.HEADWAY,
+    gears: GearsFile = None,
+    journal: JournalFile = None,
     url: Annotated[
         str | None,
         typer.Option("--url", help="A server that runs the plan: watch it instead of simulating; interrupt to end."),
@@ -81,44 +60,36 @@ def tune(
     watches a server instead; it only advises unless told to --apply.
     """
     from headway.errors import HeadwayError
+    from headway.report.tuning import tuning_view
+    from headway.tune.advise import advise
+    from headway.tune.gears import prepared
+    from headway.tune.journal import Journal
 
     read = read_plan(plan)
     if trace is None and url is None:
         raise HeadwayError("tune: no traffic to tune for; give --trace to simulate, or --url to watch a server")
     if url is None and (apply or seconds is not None):
         raise HeadwayError("tune: --apply and --seconds are for a server; give its --url")
-    if gears and planned_on is None:
-        raise HeadwayError("tune: gears are planned on the plan's own trace; give --planned-on as well")
-    planning = None if planned_on is None else read_trace(planned_on, seed, format, skip_bad)
+    known: dict[str, Any] = {"name": tuner.value, "planned_on": None}
+    if planned_on is not None:
+        known["planned_on"] = read_trace(planned_on, seed, format, skip_bad)
+    with Progress("tune") as progress:
+        if gears is not None:
+            known["gears"] = prepared(gears, read, known["planned_on"], progress=progress.report)
     if url is not None:
-        _watch(read, url, planning, tuner.value, gears, token, apply, seconds, journal, json)
+        _watch(read, url, known, token, apply, seconds, journal, json)
         return
     assert trace is not None
     requests = read_trace(trace, seed, format, skip_bad)
-    from headway.report.tuning import tuning_view
-    from headway.tune.advise import advise
-    from headway.tune.journal import Journal
-
     with Progress("tune") as progress, nullcontext() if journal is None else Journal(journal) as written:
-        advice = advise(
-            read,
-            requests,
-            planned_on=planning,
-            name=tuner.value,
-            gears=gears,
-            seed=seed,
-            journal=written,
-            progress=progress.report,
-        )
+        advice = advise(read, requests, **known, seed=seed, journal=written, progress=progress.report)
     emit(advice, json, lambda: tuning_view(advice))
 
 
 def _watch(
     plan: Plan,
     url: str,
-    planned_on: Trace | None,
-    tuner: str,
-    gears: bool,
+    known: dict[str, Any],
     token: str | None,
     act: bool,
     seconds: float | None,
@@ -145,9 +116,8 @@ def _watch(
     try:
         with nullcontext() if journal is None else Journal(journal) as written:
             found = tune_live(
-                plan, url, planned_on=planned_on, name=tuner, gears=gears, token=token, act=act, seconds=seconds,
-                stop=stop, journal=written, tell=tell,
-            )  # fmt: skip
+                plan, url, **known, token=token, act=act, seconds=seconds, stop=stop, journal=written, tell=tell
+            )
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
@@ -161,6 +131,7 @@ VERBS = (
             "headway tune plan.json --trace today.csv",
             "headway tune plan.json --trace today.csv --tuner inferline --journal decisions.jsonl --json",
             "headway tune plan.json --url http://127.0.0.1:8000 --apply --journal decisions.jsonl",
+            "headway tune plan.json --url http://127.0.0.1:8000 --apply --planned-on requests.csv --gears gears.json",
         ),
     ),
 )

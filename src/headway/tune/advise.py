@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from headway.errors import HeadwayError, nearest
 from headway.plan.make import Progress
 from headway.plan.plan import Plan
-from headway.policy.scaling import Terms, Tuner
+from headway.policy.scaling import Gear, Terms, Tuner
 from headway.policy.tuners import TUNERS
 from headway.trace import Trace
-from headway.tune.gears import make_gears
+from headway.tune.gears import to_dicts
 from headway.tune.journal import Journal
 from headway.tune.simulated import simulate_tuner
 from headway.tune.terms import terms
@@ -37,19 +38,17 @@ def advise(
     *,
     planned_on: Trace | None = None,
     name: str = "headway",
-    gears: bool = False,
+    gears: Sequence[Gear] = (),
     seed: int = 0,
     journal: Journal | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Return the decisions that a tuner would take, and the outcomes with and without it. Raises HeadwayError.
 
-    `planned_on` is the trace that the plan was made from; `gears` prepares plans for multiples of it.
+    `planned_on` is the trace that the plan was made from; `gears` are plans for multiples of it to change to.
     """
     tell = progress or (lambda _: None)
-    about = terms(plan, planned_on)
-    if gears and planned_on is not None:
-        about = replace(about, gears=make_gears(plan, planned_on, progress=progress))
+    about = replace(terms(plan, planned_on), gears=tuple(gears))
     chosen = named(name, about)
     head = {"tuner": name, "plan_hash": plan.hash, "trace_hash": trace.hash, "seed": seed}
     if journal is not None:
@@ -61,10 +60,7 @@ def advise(
     return {
         "schema": SCHEMA,
         **head,
-        "gears": [
-            {"name": g.name, "rate_ratio": g.rate_ratio, "cost_usd_per_hour": g.cost_usd_per_hour, "stages": g.config}
-            for g in about.gears
-        ],
+        "gears": to_dicts(gears),
         "decisions": [entry.to_dict() for entry in tuned.entries],
         "with": tuned.outcome.to_dict(),
         "without": alone.outcome.to_dict(),

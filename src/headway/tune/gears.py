@@ -2,15 +2,21 @@
 
 A gear keeps every stage's model and hardware and changes what a stage of its kind may change while it runs (replicas,
 batch sizes). Where proportion would only multiply replicas, the planner finds the batch sizes that the higher rate
-pays for.
+pays for. They are kept in a file, since making them takes the planner a while, and a person can read what is in store.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from headway.errors import PlanError
+from headway.errors import HeadwayError, PlanError, nearest
+from headway.files import canonical_json, write_atomic
 from headway.plan.infeasible import Infeasible
 from headway.plan.make import Progress, make
 from headway.plan.plan import Plan
@@ -24,6 +30,7 @@ RATIOS = (1.25, 1.5, 2.0, 3.0)
 """Traffic multiples that gears are made for: close where headroom ends, wide where a new plan is due anyway."""
 BUDGET = 200
 """Simulations per gear; a gear need not be proven cheapest."""
+SCHEMA = "headway.gears/1"
 
 
 def make_gears(
@@ -91,3 +98,86 @@ def pinned(plan: Plan) -> Spec:
             update["variants"] = {fields["variant"]: variants[fields["variant"]]}
         stages[name] = stage.model_copy(update=update)
     return plan.spec.model_copy(update={"stages": stages})
+
+
+def prepared(
+    path: str | os.PathLike[str],
+    plan: Plan,
+    planned_on: Trace | None = None,
+    *,
+    progress: Progress | None = None,
+) -> tuple[Gear, ...]:
+    """Return the gears in a plan's file of gears; where there is none yet they are made from `planned_on` and kept.
+
+    Raises PlanError when there is neither the file nor the trace, or when the file is of another plan.
+    """
+    if Path(path).exists():
+        return read(path, plan, planned_on)
+    if planned_on is None:
+        raise PlanError(
+            f"{path}: there is no such file of gears; give the trace that the plan was made from to make it"
+        )
+    gears = make_gears(plan, planned_on, progress=progress)
+    value = {"schema": SCHEMA, "plan_hash": plan.hash, "trace_hash": planned_on.hash, "gears": to_dicts(gears)}
+    write_atomic(path, canonical_json(value))
+    return gears
+
+
+def to_dicts(gears: Sequence[Gear]) -> list[dict[str, Any]]:
+    """Return gears as JSON values."""
+    return [
+        {
+            "name": each.name,
+            "rate_ratio": each.rate_ratio,
+            "cost_usd_per_hour": each.cost_usd_per_hour,
+            "stages": {stage: dict(fields) for stage, fields in each.config.items()},
+        }
+        for each in gears
+    ]
+
+
+def read(path: str | os.PathLike[str], plan: Plan, planned_on: Trace | None = None) -> tuple[Gear, ...]:
+    """Return a plan's gears from their file, in rising order. Raises PlanError naming the file and what is wrong."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlanError(f"{path}: cannot read the gears: {error.strerror}") from None
+    except ValueError:
+        raise PlanError(f"{path}: not a file of gears: it is not JSON") from None
+    try:
+        return _from_dict(value, plan, planned_on)
+    except HeadwayError as error:
+        raise PlanError(f"{path}: {error}") from None
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise PlanError(f"{path}: a gear needs a name, a rate_ratio and stages, as in a file that was made") from None
+
+
+def _from_dict(value: Any, plan: Plan, planned_on: Trace | None) -> tuple[Gear, ...]:
+    found = value.get("schema") if isinstance(value, dict) else type(value).__name__
+    if found != SCHEMA:
+        raise PlanError(f"schema is {found!r}; this version reads {SCHEMA!r}")
+    if value["plan_hash"] != plan.hash:
+        raise PlanError(
+            f"these gears are of plan {value['plan_hash']}, not of {plan.hash}; name another file, and they are made"
+        )
+    gears = []
+    for each in value["gears"]:
+        name, ratio = str(each["name"]), float(each["rate_ratio"])
+        if not 1.0 < ratio < math.inf:
+            raise PlanError(f"gear {name!r}: rate_ratio is {ratio:g}; it must be above 1, the plan's own traffic")
+        gears.append(gear(name, ratio, plan, _in_gear(plan, name, each["stages"]), planned_on))
+    return tuple(sorted(gears, key=lambda each: each.rate_ratio))
+
+
+def _in_gear(plan: Plan, name: str, changes: Mapping[str, Mapping[str, Any]]) -> Plan:
+    """The plan as a gear would have it run."""
+    for stage in changes:
+        if stage not in plan.stages:
+            raise PlanError(f"gear {name!r}: {stage!r} is not a stage of the plan{nearest(stage, plan.stages)}")
+    stages = {
+        stage: load_domain(plan.spec.stages[stage].kind).parse_config(
+            {**config.to_dict(), **changes.get(stage, {})}, f"gear {name!r}: {stage}"
+        )
+        for stage, config in plan.stages.items()
+    }
+    return replace(plan, stages=stages)

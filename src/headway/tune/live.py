@@ -6,22 +6,30 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from headway.errors import HeadwayError, PlanError
-from headway.plan.make import Progress
 from headway.plan.plan import Plan
-from headway.policy.scaling import LOOK_BACK_S, UTILIZATION_S, Decision, Observation, StageSeen, Terms, Tuner, hold
+from headway.policy.scaling import (
+    LOOK_BACK_S,
+    UTILIZATION_S,
+    Decision,
+    Gear,
+    Observation,
+    StageSeen,
+    Terms,
+    Tuner,
+    hold,
+)
 from headway.policy.scaling_headway import PLAN
 from headway.serve.becoming import check
 from headway.spec.kinds import load_domain
 from headway.trace import Trace
 from headway.tune.advise import named
-from headway.tune.gears import make_gears
 from headway.tune.journal import Journal
 from headway.tune.loop import Entry, run
 from headway.tune.server import Server, arrival_times_s
@@ -113,10 +121,11 @@ class Live:
         if wanted.hash == (self._wanted[0].hash if self._wanted else self._live_hash):
             return {"plan_hash": wanted.hash}
         change = self._server.change(wanted)
+        shown = ("state", "error") if gear == self.gear else ("state", "error", "changes")
         if "error" not in change:
             self._wanted = (wanted, self.gear)
             self.gear = gear
-        return {"plan_hash": wanted.hash, **{key: change[key] for key in ("state", "error") if key in change}}
+        return {"plan_hash": wanted.hash, **{key: change[key] for key in shown if key in change}}
 
     @property
     def now_s(self) -> float:
@@ -154,8 +163,8 @@ class Live:
             self._take(self._server.plan())
 
     def _take(self, live: Plan) -> None:
-        """Go on from the plan that the server runs."""
-        _same_but_replicas(self.plan, live, self._terms)
+        """Go on from the plan that the server runs, in whichever gear it is."""
+        self.gear = running_gear(self.plan, live, self._terms, self.gear)
         self.live, self._live_hash = live, live.hash
 
     def _plan_for(self, decision: Decision, gear: str | None) -> Plan:
@@ -254,23 +263,20 @@ def tune_live(
     *,
     planned_on: Trace | None = None,
     name: str = "headway",
-    gears: bool = False,
+    gears: Sequence[Gear] = (),
     token: str | None = None,
     act: bool = False,
     seconds: float | None = None,
     stop: threading.Event | None = None,
     journal: Journal | None = None,
     tell: Callable[[Entry], None] = lambda entry: None,
-    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Watch the server at `url` and return the decisions taken, as JSON values; with `act` they are carried out.
 
-    Ends after `seconds`, or when `stop` is set. `planned_on` is the trace that the plan was made from; `gears` prepares
-    plans for multiples of it; `tell` hears every decision as it is made. Raises HeadwayError.
+    Ends after `seconds`, or when `stop` is set. `planned_on` is the trace that the plan was made from; `gears` are
+    plans for multiples of it to change to; `tell` hears every decision as it is made. Raises HeadwayError.
     """
-    about = terms(plan, planned_on)
-    if gears and planned_on is not None:
-        about = replace(about, gears=make_gears(plan, planned_on, progress=progress))
+    about = replace(terms(plan, planned_on), gears=tuple(gears))
     chosen = Sparing(named(name, about), RETRY_S if act else math.inf)
     head = {"tuner": name, "plan_hash": plan.hash, "url": url, "acts": act}
     with Server(url, token) as server:
@@ -303,17 +309,33 @@ class _Told:
             self.journal.reviewed(number, at_s, happened)
 
 
-def _same_but_replicas(plan: Plan, live: Plan, terms: Terms) -> None:
-    """Raise PlanError unless the server runs the plan, or that plan with other numbers of replicas."""
+def running_gear(plan: Plan, live: Plan, terms: Terms, likely: str | None = None) -> str | None:
+    """Return the gear that a server runs, whatever its numbers of replicas: a name, or None for the plan itself.
+
+    Of several that differ in replicas only, it is the `likely` one. Raises PlanError when something else is run.
+    """
     try:
         check(live, plan)
     except HeadwayError as error:
         raise PlanError(f"the server runs another plan: {error}") from None
+    configs: dict[str | None, Mapping[str, Any]] = {None: {}, **{gear.name: gear.config for gear in terms.gears}}
+    differs = {name: _otherwise(plan, live, terms, config) for name, config in configs.items()}
+    fitting = [name for name, stages in differs.items() if not stages]
+    if not fitting:
+        stage, fields = next(iter(differs[None].items()))
+        raise PlanError(
+            f"the server runs another plan: stage {stage!r} has another {' and '.join(fields)} there; "
+            "give the plan that is served, or make this one the live one first (PUT /plan)"
+        )
+    return likely if likely in fitting else fitting[0]
+
+
+def _otherwise(plan: Plan, live: Plan, terms: Terms, config: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """By stage, the fields that run otherwise than in a gear of the plan, numbers of replicas left out."""
+    out = {}
     for name in terms.stages:
-        ours, theirs = plan.stages[name].to_dict(), live.stages[name].to_dict()
-        other = [field for field in ours if field not in SCALED and ours[field] != theirs.get(field)]
-        if other:
-            raise PlanError(
-                f"the server runs another plan: stage {name!r} has another {' and '.join(other)} there; "
-                "give the plan that is served, or make this one the live one first (PUT /plan)"
-            )
+        ours, theirs = {**plan.stages[name].to_dict(), **config.get(name, {})}, live.stages[name].to_dict()
+        fields = [field for field in ours if field not in SCALED and ours[field] != theirs.get(field)]
+        if fields:
+            out[name] = fields
+    return out

@@ -13,6 +13,7 @@ from headway.policy.admission import Terms
 from headway.sim import event_state, events
 from headway.sim.draws import bits_for
 from headway.sim.flat import flatten
+from headway.sim.progress import StageProgress
 from headway.sim.setup import ReplicaGroup, StageSetup
 from headway.sim.station import Departures, Floats
 from headway.sim.workload import Workload
@@ -104,6 +105,36 @@ class EventSimulation:
         """
         self._check_future(self.stages[int(self._state.replica_stage[replica])], until_s)
         self._state.replica_until_s[replica] = until_s
+
+    def progress(self, stage: str) -> StageProgress:
+        """Return a stage's totals at the time advanced to.
+
+        >>> from headway.spec.graph import Graph
+        >>> from headway.trace import Trace
+        >>> work = Workload.of(Graph.build({"only": {}}), Trace.from_arrivals(np.array([0.0, 0.1])), seed=1)
+        >>> sim = EventSimulation(work, {"only": StageSetup([ReplicaGroup(np.array([[0.0], [1.0]]), 1)])}, {})
+        >>> _ = sim.advance(1.5)
+        >>> sim.progress("only")
+        StageProgress(arrived=2, queued=0, in_service=1, batches=1, items=1, finished_s=1.0, busy_s=1.5)
+        """
+        at = self.stages.index(stage)
+        return StageProgress.of(self._state, at, int(self._net.wiring.base[at]), self._used, self._now_s)
+
+    def busy_until_s(self, replica: int) -> float:
+        """Return when a replica's last batch ends; minus infinity before its first."""
+        return float(self._state.replica_busy_until_s[replica])
+
+    def limit_batches(self, stage: str, max_batch_size: int, max_wait_s: float) -> None:
+        """Let a stage's batches from now on hold at most so many items, no more than its service times are known for.
+
+        Raises PlanError for a size beyond those.
+        """
+        at = self.stages.index(stage)
+        known = self._setups[stage].groups[0].service_s.shape[0] - 1
+        if not 1 <= max_batch_size <= known:
+            raise PlanError(f"stage {stage!r}: batches of {max_batch_size} cannot be simulated; 1 to {known} are known")
+        self._net.max_batch[at] = max_batch_size
+        self._net.max_wait_s[at] = max_wait_s
 
     def queued(self, stage: str) -> int:
         """Items that wait at a stage now."""

@@ -14,7 +14,7 @@ from headway.plan.plan import Plan
 from headway.policy.scaling import LOOK_BACK_S, UTILIZATION_S, Decision, Observation, StageSeen, Terms, Tuner
 from headway.policy.scaling_headway import PLAN
 from headway.sim.outcome import TOLERANCE_S, Outcome
-from headway.sim.progress import StageProgress, busy_until_s, limit_batches, progress
+from headway.sim.progress import StageProgress
 from headway.sim.simulation import StageRun, build_outcome, event_simulation, workload
 from headway.trace import Trace
 from headway.tune.loop import INTERVAL_S, Entry, Listener, run
@@ -68,7 +68,7 @@ class Simulated:
     def observe(self) -> Observation:
         """Return what a live system could see now."""
         now_s = self.now_s
-        totals = {name: progress(self._sim, name, now_s) for name in self._replicas}
+        totals = {name: self._sim.progress(name) for name in self._replicas}
         self._past.append((now_s, totals, dict(self._ready_s)))
         while len(self._past) > 1 and self._past[1][0] <= now_s - LOOK_BACK_S:
             self._past.popleft()
@@ -163,13 +163,13 @@ class Simulated:
             for replica in stopped:
                 self._sim.retire_replica(replica.number, self.now_s)
                 delay_s = max(pause_s, replica.from_s - self.now_s)
-                self._start(name, delay_s, busy_until_s(self._sim, replica.number))
+                self._start(name, delay_s, self._sim.busy_until_s(replica.number))
 
     def _limit(self, gear: str | None) -> None:
         configs = next((g.config for g in self.terms.gears if g.name == gear), {})
         for name in self._replicas:
             fields = {**self.plan.stages[name].to_dict(), **configs.get(name, {})}
-            limit_batches(self._sim, name, int(fields["max_batch_size"]), float(fields["max_wait_s"]))
+            self._sim.limit_batches(name, int(fields["max_batch_size"]), float(fields["max_wait_s"]))
 
 
 @dataclass(frozen=True)

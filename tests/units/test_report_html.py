@@ -237,6 +237,18 @@ def test_no_words_stand_across_the_line_of_the_bound() -> None:
     assert words["$0.76/h"] > float(bound)
 
 
+def test_what_was_not_measured_is_told_in_sentences(story: Story) -> None:
+    cells = [{"status": "failed", "stage": EVIL, "batch_size": size, "text": "out of memory"} for size in (4, 8)]
+    absent = {"status": "skipped", "stage": "read", "hardware": "gpu", "text": "no device 'cuda:0'"}
+    profile = replace(PLAN.profile, stamp={**PLAN.profile.stamp, "problems": [*cells, absent]})
+    plan = replace(PLAN, profile=profile)
+    said = " ".join(checked(render(replace(story, profile=profile, plan=plan, production_plan=plan))).words)
+    assert f"failed: {EVIL}, 4; {EVIL}, 8: out of memory" in said
+    assert "skipped: read, gpu: no device 'cuda:0'" in said
+    assert "{'status'" not in said
+    assert "What was not measured" not in render(story)
+
+
 def test_a_run_of_its_own_is_told_from_the_planners_prediction(story: Story) -> None:
     told = story_from_files(GOLDENS / "plan.json", [GOLDENS / "predicted.json"])
     html = render(told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from headway.plan.make import make
 from headway.plan.plan import Plan
 from headway.profile import Profile, Row
 from headway.report import terminal, words
+from headway.report.html import render
+from headway.report.story import Story
 from headway.sim.outcome import Outcome, promise_holds
 from headway.sim.simulation import compare, simulate
 from headway.spec.model import Spec
@@ -85,3 +88,14 @@ def test_outcomes_are_compared_by_windows(plan: Plan, bursts: Trace) -> None:
     after = {**before, "windows_kept": 1.0}
     assert compare(before, after)["figures"]["windows_kept"]["difference"] == pytest.approx(2 / 6)
     assert "windows kept" in printed(terminal.predicted_measured_view(before, after))
+
+
+def test_the_report_says_it_in_tiles_and_beside_costs(plan: Plan, bursts: Trace) -> None:
+    other = {"cost_usd_per_hour": 0.1, "miss_rate": 0.55, "windows_kept": 0.25, "feasible": False}
+    measured = replace(simulate(plan, bursts, mode="mean"), kind="measured")
+    html = render(Story("Bursts", plan, baselines=(("other", other),), measured=measured))
+    assert "SLO 100\xa0ms, kept in 66.7% of windows" in html
+    assert f"{measured.requests:,} requests, kept in 66.7% of windows" in html
+    assert ">kept in 25% of windows</text>" in html
+    assert "misses 55%" not in html
+    assert "55% miss" not in html

@@ -134,6 +134,7 @@ def profile(
     from datetime import UTC, datetime
 
     from headway.profile.measure import measure
+    from headway.report.words import profile_problems
 
     declared = read_spec(spec)
     cells = None if output is None else output.with_suffix(".cells.json")
@@ -150,8 +151,8 @@ def profile(
             seed=seed,
         )
         problems = measured.stamp.get("problems", [])
-        for (status, text), places in _by_reason(problems).items():
-            progress.note(": ".join(part for part in (status, "; ".join(places), text) if part))
+        for sentence in profile_problems(measured.stamp):
+            progress.note(sentence)
     if output is not None:
         measured.write(output)
         if cells is not None and not any("batch_size" in problem for problem in problems):
@@ -170,15 +171,6 @@ def _not_measured(spec: Spec, profile: Profile) -> list[str]:
 
     measured = {row.stage for row in profile.rows}
     return [name for name, stage in spec.stages.items() if models_named(stage) and name not in measured]
-
-
-def _by_reason(problems: list[dict[str, Any]]) -> dict[tuple[str, str], list[str]]:
-    """Gather what has no rows by why, so that a budget that was used up is one line."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for problem in problems:
-        where = [str(problem[key]) for key in ("stage", "variant", "hardware", "batch_size") if key in problem]
-        found.setdefault((problem["status"], problem["text"]), []).append(", ".join(where))
-    return found
 
 
 def _samples(spec: Path, given: Path | None, progress: Progress) -> list[Payload]:

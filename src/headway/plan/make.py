@@ -86,11 +86,12 @@ def baselines(
 ) -> dict[str, dict[str, Any]]:
     """Return what the published planners would deploy, and how it does, judged as a plan of the same mode is.
 
-    Keys are planner names; a value has `cost_usd_per_hour, miss_rate, miss_rate_p97, p99_s, feasible, stages`, or a
-    `note` when that planner finds nothing or its plan is not feasible.
+    Keys are planner names; a value has `cost_usd_per_hour, miss_rate, miss_rate_p97, windows_kept, p99_s, feasible,
+    stages`, or a `note` when that planner finds nothing or its plan is not feasible.
     """
     oracle = Oracle(spec, profile, trace, feasibility=feasibility, seed=seed)
     choices = variant_choices(oracle)
+    told = ("p50_s", "p95_s", "p99_s", "miss_rate", "miss_rate_p97", "windows_kept")
     out: dict[str, dict[str, Any]] = {}
     for planner in ("greedy", "cg-mean", "cg-peak"):
         try:
@@ -105,7 +106,7 @@ def baselines(
         short = reasons.shortcomings(oracle, predicted.verdict, oracle.lacking(stages))
         out[planner] = {
             "cost_usd_per_hour": oracle.total_cost(stages),
-            **{k: predicted.to_dict()[k] for k in ("p50_s", "p95_s", "p99_s", "miss_rate", "miss_rate_p97")},
+            **{k: predicted.to_dict()[k] for k in told},
             "feasible": not short,
             "stages": {name: stages[name].to_dict() for name in spec.stages},
             **({"note": "; ".join(reason.text for reason in short)} if short else {}),

@@ -115,14 +115,17 @@ def _series_marks(one: Series, x: Scale, y: Scale, floor: float) -> list[Markup]
 
 @dataclass(frozen=True, slots=True)
 class CostBar:
-    """One bar of the cost chart; `feasible` None means that it is not known, `broken` says how it is not."""
+    """One bar of the cost chart; `feasible` None means that it is not known.
+
+    `share` says how far it is from the promise, `broken` how a plan breaks it that does not do so by that.
+    """
 
     name: str
     cost_usd_per_hour: float
     feasible: bool | None = True
-    miss_rate: float | None = None
+    share: str = ""
     own: bool = False
-    broken: str = "breaks the promise"
+    broken: str = ""
 
 
 def cost_bars(bars: Sequence[CostBar], bound_usd_per_hour: float | None, width: float, identifier: str) -> Markup:
@@ -155,7 +158,7 @@ def cost_bars(bars: Sequence[CostBar], bound_usd_per_hour: float | None, width: 
 def _bar(bar: CostBar, x: Scale, top: float, identifier: str) -> list[Markup]:
     end, broken = x(bar.cost_usd_per_hour), bar.feasible is False
     tone = "fill-own" if bar.own else "fill-other"
-    tip = f"{bar.name}: {fmt.usd_per_hour(bar.cost_usd_per_hour)}, misses {fmt.percent(bar.miss_rate)}"
+    tip = ", ".join(part for part in (f"{bar.name}: {fmt.usd_per_hour(bar.cost_usd_per_hour)}", bar.share) if part)
     marks = [rect(x.start, top, end - x.start, 24, "fill-broken" if broken else tone, tag("title", tip), rx=2)]
     if broken:
         marks.append(rect(x.start, top, end - x.start, 24, "", fill=f"url(#{identifier})", pointer_events="none", rx=2))
@@ -165,7 +168,7 @@ def _bar(bar: CostBar, x: Scale, top: float, identifier: str) -> list[Markup]:
 def _bar_words(bar: CostBar, at: float, top: float, own: float | None, bound: float | None) -> list[Markup]:
     """What stands behind a bar; behind the line of the bound too where it would cross that."""
     cost = fmt.usd_per_hour(bar.cost_usd_per_hour)
-    broken = bar.broken if bar.miss_rate is None else f"misses {fmt.percent(bar.miss_rate)}"
+    broken = bar.broken or bar.share or "breaks the promise"
     length = LETTER * (max(len(cost), len(broken)) if bar.feasible is False else len(cost) + 8)
     if bound is not None and at - 4 < bound < at + length:
         at = bound + 8

@@ -144,13 +144,13 @@ def _key_figures(story: Story) -> list[Markup]:
         _tile(
             f"{name} predicted",
             words.latency_text(predicted, key),
-            f"SLO {fmt.duration(slo.latency_s)}, {fmt.percent(predicted.get('miss_rate'))} miss",
+            ", ".join(part for part in (f"SLO {fmt.duration(slo.latency_s)}", words.missed(slo, predicted)) if part),
             _predicted_to_keep(story) is False,
         ),
     ]
     if measured:
         offered = measured.get("requests", {}).get("offered")
-        sub = f"{fmt.count(offered)} requests, {fmt.percent(measured.get('miss_rate'))} miss"
+        sub = ", ".join(part for part in (f"{fmt.count(offered)} requests", words.missed(slo, measured)) if part)
         if story.production_plan is not None:
             # Another plan than the leading one, so that its own prediction has to stand beside it.
             sub = f"on this machine; {words.latency_text(words.summary(story.predicted), key)} predicted there"

@@ -151,16 +151,18 @@ def costs(story: Story) -> Markup | None:
     plan = story.leading
     if not story.baselines:
         return None
-    own = charts.CostBar("this plan", plan.cost_usd_per_hour, plan.feasible, plan.predicted.get("miss_rate"), own=True)
+    slo = plan.spec.slo
+    own = charts.CostBar(
+        "this plan", plan.cost_usd_per_hour, plan.feasible, words.missed(slo, plan.predicted), own=True
+    )
     bars = [own]
-    allowed = 1 - plan.spec.slo.percentile / 100
     for name, facts in story.baselines:
-        cost, misses = facts.get("cost_usd_per_hour"), facts.get("miss_rate")
+        cost, share = facts.get("cost_usd_per_hour"), words.missed(slo, facts)
         if cost is not None:
             # One that breaks the promise though few are late, by its accuracy say, shall not be marked with its misses.
-            few = misses is not None and misses <= allowed
+            few = words.kept(slo, facts)
             broken = "below the accuracy floor" if few and _below_floor(plan, facts) else "breaks the promise"
-            bars.append(charts.CostBar(name, cost, facts.get("feasible"), None if few else misses, broken=broken))
+            bars.append(charts.CostBar(name, cost, facts.get("feasible"), share, broken=broken if few else ""))
     rows = words.comparison_rows([("this plan", words.plan_facts(plan)), *story.baselines])
     rows = [[*row[:6], row[7]] for row in rows]
     bound = plan.lower_bound_usd_per_hour
@@ -244,6 +246,9 @@ def profile(story: Story) -> Markup | None:
     body = table([head[i] for i in shown], [[row[i] for i in shown] for row in figures], numeric=2 + (1 in shown))
     if len(figures) > 16:
         body = tag("details", tag("summary", f"All {len(figures)} rows"), body)
+    problems = [tag("li", sentence) for sentence in words.profile_problems(source.stamp)]
+    if problems:
+        body = join([body, tag("h3", "What was not measured"), tag("ul", *problems, class_="warnings")])
     return section("Profile", about, body)
 
 
@@ -255,7 +260,8 @@ def provenance(story: Story) -> Markup:
         facts["plan for this machine"] = story.plan.hash
     if story.trace is not None:
         facts["trace"] = story.trace.hash
-    sources = [plan.provenance, {"profile": dict(plan.profile.stamp)}]
+    stamp = {name: value for name, value in plan.profile.stamp.items() if name != "problems"}
+    sources = [plan.provenance, {"profile": stamp}]
     told = (("predicted", story.predicted), ("measured", story.measured))
     sources += [{name: words.summary(outcome).get("provenance", {})} for name, outcome in told]
     for source in (*sources, story.provenance):

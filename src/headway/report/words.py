@@ -74,8 +74,26 @@ def kept(slo: Slo, figures: Mapping[str, Any]) -> bool | None:
     """Return whether a summary's figures keep the promise, None when they do not say."""
     if "slo_holds" in figures:
         return bool(figures["slo_holds"])
-    miss_rate = figures.get("miss_rate")
-    return None if miss_rate is None or slo.window_s is not None else miss_rate <= 1 - slo.percentile / 100 + 1e-12
+    miss_rate, windows = figures.get("miss_rate"), figures.get("windows_kept")
+    if slo.window_s is not None:
+        return None if windows is None or slo.objective is None else windows >= slo.objective - 1e-12
+    return None if miss_rate is None else miss_rate <= 1 - slo.percentile / 100 + 1e-12
+
+
+def missed(slo: Slo, figures: Mapping[str, Any]) -> str:
+    """Return how far a summary is from a promise, as a phrase: the misses, or the windows in which it was kept.
+
+    Empty where the figures do not say.
+
+    >>> missed(Slo(latency="300ms", percentile=99), {"miss_rate": 0.02})
+    '2% miss'
+    >>> missed(Slo(latency="300ms", percentile=99, window="10s", objective="90%"), {"windows_kept": 0.75})
+    'kept in 75% of windows'
+    """
+    windows, misses = figures.get("windows_kept"), figures.get("miss_rate")
+    if slo.window_s is not None and windows is not None:
+        return f"kept in {fmt.percent(windows)} of windows"
+    return "" if misses is None else f"{fmt.percent(misses)} miss"
 
 
 def percentiles(figures: Mapping[str, Any]) -> str:
@@ -252,6 +270,24 @@ def interval_text(interval: Mapping[str, Any] | None, label: str) -> str:
     """Return the simulator's own interval of `P50`, `P95` or `P99`."""
     bounds = (interval or {}).get(f"{label.lower()}_s")
     return f"{fmt.duration(bounds[0])} to {fmt.duration(bounds[1])}" if bounds else fmt.DASH
+
+
+def profile_problems(stamp: Mapping[str, Any]) -> list[str]:
+    """Return what a profile's stamp says was not measured, as sentences: one for each reason, with all its places.
+
+    >>> where = {"stage": "ocr", "hardware": "cpu"}
+    >>> failed = [{"status": "failed", **where, "batch_size": size, "text": "no memory"} for size in (4, 8)]
+    >>> profile_problems({"problems": failed})
+    ['failed: ocr, cpu, 4; ocr, cpu, 8: no memory']
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for problem in stamp.get("problems", ()):
+        where = [str(problem[key]) for key in ("stage", "variant", "hardware", "batch_size") if key in problem]
+        found.setdefault((str(problem.get("status", "")), str(problem.get("text", ""))), []).append(", ".join(where))
+    return [
+        ": ".join(part for part in (status, "; ".join(places), text) if part)
+        for (status, text), places in found.items()
+    ]
 
 
 def request_counts(figures: Mapping[str, Any]) -> str:

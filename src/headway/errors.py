@@ -26,6 +26,10 @@ class PlanError(HeadwayError):
     """A plan cannot be read, or does not fit the spec and profile it is used with."""
 
 
+class CascadeError(HeadwayError):
+    """A cascade cannot be declared, judged, certified or run as asked."""
+
+
 class ServeError(HeadwayError):
     """A plan cannot be served, or a server cannot be reached."""
 

@@ -1,0 +1,42 @@
+"""Cascades: cheap steps answer what they are certain of, dear ones the rest, and the loss in accuracy is bounded.
+
+Importing this imports nothing but itself; each name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headway.cascade.guarantee import Certificate as Certificate
+    from headway.cascade.guarantee import certify as certify
+    from headway.cascade.guarantee import samples_needed as samples_needed
+    from headway.cascade.model import Cascade as Cascade
+    from headway.cascade.model import Step as Step
+    from headway.cascade.paired import loss_bound as loss_bound
+    from headway.cascade.search import Judged as Judged
+    from headway.cascade.search import judge as judge
+    from headway.cascade.table import ValidationTable as ValidationTable
+
+_HOME = {
+    "Cascade": "model",
+    "Certificate": "guarantee",
+    "Judged": "search",
+    "Step": "model",
+    "ValidationTable": "table",
+    "certify": "guarantee",
+    "judge": "search",
+    "loss_bound": "paired",
+    "samples_needed": "guarantee",
+}
+__all__ = ["Cascade", "Certificate", "Judged", "Step", "ValidationTable", "certify", "judge", "loss_bound"]
+__all__ += ["samples_needed"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,378 @@
+"""What every model said of the same labeled samples: all that judging and certifying cascades needs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from headway.errors import CascadeError, nearest
+from headway.files import write_atomic
+
+Floats = NDArray[np.float64]
+
+_COLUMNS = ("sample", "model", "label", "predicted", "certainty", "score")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ValidationTable:
+    """Labels, and per model what it predicted for each sample and how certain it was; read-only columns.
+
+    `labels`: shape (n,), numbers or text, of at least two classes. `predicted` and `certainty`: per model, shape (n,).
+    `score`: where an answer is not simply right or wrong (ranking, regression), its credit per model and sample, from 0
+    to 1; labels and predictions may then be None. `credit` is that, or 1 where the prediction is the label, else 0.
+    Models stand in the order of `certainty`. Raises CascadeError naming the model and what is missing.
+
+    >>> table = ValidationTable([0, 1], {"small": [0, 0]}, {"small": [0.9, 0.6]})
+    >>> table.accuracy("small"), table.correct["small"]
+    (0.5, array([ True, False]))
+    """
+
+    labels: NDArray[Any] | None
+    predicted: Mapping[str, NDArray[Any]] | None
+    certainty: Mapping[str, Floats]
+    score: Mapping[str, Floats] | None = None
+    credit: Mapping[str, Floats] = field(init=False)
+
+    def __init__(
+        self,
+        labels: ArrayLike | None,
+        predicted: Mapping[str, ArrayLike] | None,
+        certainty: Mapping[str, ArrayLike],
+        score: Mapping[str, ArrayLike] | None = None,
+    ) -> None:
+        sure = {name: _numbers(f"certainty of model {name!r}", column) for name, column in certainty.items()}
+        _check_shape("certainty", sure, sure)
+        samples = len(next(iter(sure.values())))
+        known = None if labels is None else _labels(labels, samples)
+        said = None if predicted is None else _predictions(predicted, sure, known)
+        given = None if score is None else _scores(score, sure)
+        if given is None and (known is None or said is None):
+            raise CascadeError(
+                "validation table: without labels and predictions nothing says which answers are right; give both, or "
+                "a score per model and sample"
+            )
+        self._put(known, said, sure, given)
+
+    def _put(
+        self,
+        labels: NDArray[Any] | None,
+        predicted: Mapping[str, NDArray[Any]] | None,
+        certainty: Mapping[str, Floats],
+        score: Mapping[str, Floats] | None,
+    ) -> None:
+        """Set columns that are known to belong together."""
+        credit = score
+        if credit is None:
+            assert labels is not None
+            assert predicted is not None
+            credit = {name: (predicted[name] == labels).astype(np.float64) for name in certainty}
+        put = object.__setattr__
+        put(self, "labels", None if labels is None else _frozen(labels))
+        groups = {"predicted": predicted, "certainty": certainty, "score": score, "credit": credit}
+        for name, columns in groups.items():
+            ordered = None if columns is None else {model: _frozen(columns[model]) for model in certainty}
+            put(self, name, None if ordered is None else MappingProxyType(ordered))
+
+    def __repr__(self) -> str:
+        return f"ValidationTable({self.samples} samples, models {', '.join(self.models)})"
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        columns = (self.predicted, self.certainty, self.score)
+        return ValidationTable, (self.labels, *(None if column is None else dict(column) for column in columns))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of the models."""
+        return tuple(self.certainty)
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return len(next(iter(self.certainty.values())))
+
+    @property
+    def graded(self) -> bool:
+        """Whether some answer is neither right nor wrong: its credit lies between."""
+        return any(bool(np.any((credit != 0.0) & (credit != 1.0))) for credit in self.credit.values())
+
+    @property
+    def correct(self) -> dict[str, NDArray[np.bool_]]:
+        """Per model, which samples it answers rightly. Raises CascadeError when the table is graded."""
+        if self.graded:
+            raise CascadeError("validation table: its scores are graded, so no answer is simply right; use `credit`")
+        return {name: credit == 1.0 for name, credit in self.credit.items()}
+
+    def accuracy(self, model: str) -> float:
+        """Return a model's mean credit: the share of right answers. Raises CascadeError for an unknown model."""
+        return float(self.credit[self.known(model)].mean())
+
+    def known(self, model: str) -> str:
+        """Return the name, or raise CascadeError when the table has no such model."""
+        if model not in self.certainty:
+            raise CascadeError(
+                f"validation table: no model {model!r}{nearest(model, self.models)}; it has {', '.join(self.models)}"
+            )
+        return model
+
+    def take(self, rows: ArrayLike) -> ValidationTable:
+        """Return the table of these rows (positions or a mask), in their order. Raises CascadeError for none.
+
+        >>> len(ValidationTable([0, 1], {"a": [0, 0]}, {"a": [0.9, 0.6]}).take([0, 0, 1]))
+        3
+        """
+        chosen = np.asarray(rows)
+        chosen = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen.astype(np.int64)
+        if chosen.size == 0:
+            raise CascadeError("validation table: no rows are taken; at least one sample is needed")
+        part = object.__new__(ValidationTable)
+        columns = (self.predicted, self.certainty, self.score)
+        taken = (
+            None if group is None else {name: column[chosen] for name, column in group.items()} for group in columns
+        )
+        part._put(None if self.labels is None else self.labels[chosen], *taken)  # type: ignore[arg-type]
+        return part
+
+    def split(self, shares: Sequence[float], seed: int) -> tuple[ValidationTable, ...]:
+        """Return disjoint parts of about these shares, each class in each part by its share (stratified).
+
+        What the shares leave of 1 is left out. Within a class rows fall to the parts at random. Raises CascadeError for
+        shares that are not positive or exceed 1 together, and for a part that no sample falls to.
+        """
+        bounds = np.cumsum(np.asarray(shares, np.float64))
+        if bounds.size == 0 or min(shares) <= 0.0 or bounds[-1] > 1.0 + 1e-9:
+            raise CascadeError(
+                f"validation table: cannot split by {tuple(shares)}; shares must be above 0 and 1 together at most"
+            )
+        bounds[bounds > 1.0 - 1e-9] = 1.0
+        rng = np.random.default_rng(seed)
+        part = np.full(self.samples, bounds.size)
+        groups = [np.arange(self.samples)]
+        if self.labels is not None:
+            classes, member = np.unique(self.labels, return_inverse=True)
+            groups = [np.flatnonzero(member == at) for at in range(len(classes))]
+        for rows in groups:
+            # Where a part begins is drawn, so that a class of a single sample does not always fall to the largest part.
+            place = (np.arange(len(rows)) + rng.random()) / len(rows)
+            part[rng.permutation(rows)] = np.searchsorted(bounds, place, side="right")
+        empty = [share for at, share in enumerate(shares) if not np.any(part == at)]
+        if empty:
+            raise CascadeError(
+                f"validation table: no sample of {self.samples} falls to the part of share {empty[0]:g}; more samples "
+                "or fewer parts are needed"
+            )
+        return tuple(self.take(part == at) for at in range(bounds.size))
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> ValidationTable:
+        """Read a table in CSV: a row per sample and model, as `write` writes it.
+
+        Columns: `sample`, `model`, `certainty`, and `label` and `predicted`, or `score`, or all. Labels that all are
+        whole numbers become numbers, others stay text. Raises CascadeError naming file and line.
+        """
+        target = Path(path)
+        try:
+            with target.open(newline="", encoding="utf-8-sig") as handle:
+                return _parse(csv.reader(handle, strict=True))
+        except OSError as error:
+            raise CascadeError(f"{target}: cannot read the table: {error.strerror or error}") from None
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise CascadeError(f"{target}: cannot read the table: {error}; a CSV file in UTF-8 is needed") from None
+        except CascadeError as error:
+            raise CascadeError(f"{target}: {error}") from None
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the table as CSV, a row per sample and model. Raises HeadwayError when that is not possible."""
+        names = ["sample", "model"]
+        names += [] if self.labels is None or self.predicted is None else ["label", "predicted"]
+        names += ["certainty"] if self.score is None else ["certainty", "score"]
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(names)
+        for model in self.models:
+            columns: list[Sequence[Any]] = [range(self.samples), [model] * self.samples]
+            if self.labels is not None and self.predicted is not None:
+                columns += [self.labels.tolist(), self.predicted[model].tolist()]
+            columns += [group[model].tolist() for group in (self.certainty, self.score) if group is not None]
+            writer.writerows(zip(*columns, strict=True))
+        write_atomic(path, buffer.getvalue())
+
+
+def _frozen(column: NDArray[Any]) -> NDArray[Any]:
+    view = column.view()
+    view.flags.writeable = False
+    return view
+
+
+def _vector(what: str, column: ArrayLike) -> NDArray[Any]:
+    out = np.asarray(column)
+    if out.ndim != 1:
+        raise CascadeError(f"validation table: {what} has the shape {out.shape}; one value per sample is needed")
+    if out.dtype.kind == "O":
+        out = np.array(["" if value is None else value for value in out.tolist()])
+    return out
+
+
+def _numbers(what: str, column: ArrayLike) -> Floats:
+    try:
+        out = _vector(what, column).astype(np.float64)
+    except (TypeError, ValueError):
+        raise CascadeError(f"validation table: {what} is not made of numbers") from None
+    _complete(what, np.isnan(out))
+    return out
+
+
+def _complete(what: str, missing: NDArray[np.bool_]) -> None:
+    if np.any(missing):
+        raise CascadeError(
+            f"validation table: {what} is missing for {int(missing.sum())} of {missing.size} samples, first for sample "
+            f"{int(np.argmax(missing))}; leave these samples out, or complete them"
+        )
+
+
+def _missing(column: NDArray[Any]) -> NDArray[np.bool_]:
+    if column.dtype.kind == "f":
+        unknown: NDArray[np.bool_] = np.isnan(column)
+        return unknown
+    if column.dtype.kind not in "US":
+        return np.zeros(column.shape, np.bool_)
+    unknown = np.array(column == "", np.bool_)
+    return unknown
+
+
+def _check_shape(what: str, columns: Mapping[str, NDArray[Any]], certainty: Mapping[str, NDArray[Any]]) -> None:
+    if not certainty:
+        raise CascadeError("validation table: it has no model; at least one is needed")
+    samples = len(next(iter(certainty.values())))
+    if samples == 0:
+        raise CascadeError("validation table: it has no samples; at least one is needed")
+    for name in (*certainty, *columns):
+        if name not in columns or name not in certainty:
+            lacking = what if name not in columns else "certainty"
+            raise CascadeError(f"validation table: model {name!r} has no {lacking}; every model needs its own")
+        if len(columns[name]) != samples:
+            raise CascadeError(
+                f"validation table: {what} of model {name!r} has {len(columns[name])} samples where others have "
+                f"{samples}; all need the same samples in the same order"
+            )
+
+
+def _labels(labels: ArrayLike, samples: int) -> NDArray[Any]:
+    out = _vector("the labels", labels)
+    if len(out) != samples:
+        raise CascadeError(f"validation table: {len(out)} labels for {samples} samples; every sample needs its own")
+    _complete("the label", _missing(out))
+    if np.all(out == out[0]):
+        raise CascadeError(
+            f"validation table: all {samples} samples have the label {out[0].item()!r}; accuracy on one class says "
+            "nothing of the others: add samples of another class"
+        )
+    return out
+
+
+def _predictions(
+    predicted: Mapping[str, ArrayLike], certainty: Mapping[str, Floats], labels: NDArray[Any] | None
+) -> dict[str, NDArray[Any]]:
+    out = {name: _vector(f"predictions of model {name!r}", column) for name, column in predicted.items()}
+    _check_shape("predictions", out, certainty)
+    for name, column in out.items():
+        _complete(f"the prediction of model {name!r}", _missing(column))
+        if labels is not None and (column.dtype.kind in "US") != (labels.dtype.kind in "US"):
+            raise CascadeError(
+                f"validation table: model {name!r} predicts {column[0].item()!r} where labels are like "
+                f"{labels[0].item()!r}; both must be text, or both numbers"
+            )
+    return out
+
+
+def _scores(score: Mapping[str, ArrayLike], certainty: Mapping[str, Floats]) -> dict[str, Floats]:
+    out = {name: _numbers(f"score of model {name!r}", column) for name, column in score.items()}
+    _check_shape("score", out, certainty)
+    for name, column in out.items():
+        if column.min() < 0.0 or column.max() > 1.0:
+            raise CascadeError(
+                f"validation table: scores of model {name!r} go from {column.min():g} to {column.max():g}; a score is "
+                "a credit from 0 to 1"
+            )
+    return out
+
+
+def _parse(rows: Any) -> ValidationTable:
+    """The table in CSV rows, header first; CascadeError names the line."""
+    header: list[str] = next(rows, [])
+    for name in header:
+        if name not in _COLUMNS:
+            raise CascadeError(
+                f"line 1: unknown column {name!r}{nearest(name, _COLUMNS)}; known: {', '.join(_COLUMNS)}"
+            )
+    for name in ("sample", "model", "certainty"):
+        if name not in header:
+            raise CascadeError(f"line 1: no column {name!r}; every table needs it")
+    cells: dict[str, dict[str, dict[str, str]]] = {}
+    for row in rows:
+        if len(row) != len(header):
+            raise CascadeError(f"line {rows.line_num}: {len(row)} values where the header names {len(header)} columns")
+        values = dict(zip(header, row, strict=True))
+        samples = cells.setdefault(values["model"], {})
+        if values["sample"] in samples:
+            raise CascadeError(
+                f"line {rows.line_num}: sample {values['sample']!r} of model {values['model']!r} stands there twice; "
+                "keep one row"
+            )
+        samples[values["sample"]] = values
+    order = list(next(iter(cells.values()), {}))
+    for model, samples in cells.items():
+        for sample in (*order, *samples):
+            if sample not in samples or sample not in cells[next(iter(cells))]:
+                lacking = model if sample not in samples else next(iter(cells))
+                raise CascadeError(f"model {lacking!r} has no row for sample {sample!r}; every model needs all samples")
+
+    def column(model: str, name: str) -> list[str]:
+        return [cells[model][sample][name] for sample in order]
+
+    def group(name: str, made: Callable[[list[str]], Any]) -> dict[str, Any] | None:
+        return {model: made(column(model, name)) for model in cells} if name in header else None
+
+    labels = _agreed(cells, order) if "label" in header else None
+    said = group("predicted", list) or {}
+    texts = [*(labels or []), *(text for texts in said.values() for text in texts)]
+    typed: Callable[[list[str]], Any] = _whole if all(map(_is_whole, texts)) else list
+    return ValidationTable(
+        None if labels is None else typed(labels),
+        group("predicted", typed),
+        group("certainty", list) or {},
+        group("score", list),
+    )
+
+
+def _agreed(cells: Mapping[str, Mapping[str, Mapping[str, str]]], order: Sequence[str]) -> list[str]:
+    """The label of each sample; all models must state the same."""
+    first, *others = cells
+    labels = [cells[first][sample]["label"] for sample in order]
+    for model in others:
+        for sample, label in zip(order, labels, strict=True):
+            if cells[model][sample]["label"] != label:
+                raise CascadeError(
+                    f"sample {sample!r} has the label {label!r} in the rows of {first!r} and "
+                    f"{cells[model][sample]['label']!r} in those of {model!r}; a sample has one label"
+                )
+    return labels
+
+
+def _is_whole(text: str) -> bool:
+    return text.removeprefix("-").isdecimal() and len(text) <= 18
+
+
+def _whole(texts: list[str]) -> NDArray[np.int64]:
+    return np.array(texts, np.int64)

@@ -136,7 +136,7 @@ def use(
             await worker.stop(5.0)
             assert gone(worker.pid)
 
-    return asyncio.run(main())
+    return asyncio.run(asyncio.wait_for(main(), 120.0))
 
 
 def gone(pid: int) -> bool:
@@ -340,7 +340,7 @@ def test_an_oversized_answer_ends_the_worker(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(wire, "MAX_BODY_BYTES", 1000)
 
     async def body(worker: Worker) -> None:
-        with pytest.raises(WorkerDied):
+        with pytest.raises(WorkerDied, match=r"given up, as its connection failed: a frame of \d+ bytes is larger"):
             await worker.predict(text("x" * 1000))
 
     use(folder, "Shout", body)
@@ -361,7 +361,7 @@ def test_a_model_that_cannot_be_set_up_is_told_and_leaves_no_process(
         with pytest.raises(ServeError, match=message):
             await Worker.start(resolve(f"models.py:{class_name}", folder), HardwareView("cpu"), log=lambda line: None)
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), 120.0))
 
 
 def test_what_a_worker_prints_reaches_the_log_with_its_name(folder: Path) -> None:

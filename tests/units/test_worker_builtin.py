@@ -31,7 +31,7 @@ def predict(ref: Any, inputs: list[Any], *, render: bool = True) -> tuple[list[R
         finally:
             await worker.stop()
 
-    return asyncio.run(main())
+    return asyncio.run(asyncio.wait_for(main(), 120.0))
 
 
 def test_a_sleeping_stage_takes_at_least_the_profiled_time_and_passes_items_on() -> None:

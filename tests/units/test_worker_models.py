@@ -56,7 +56,7 @@ def test_a_model_in_a_package_is_found_beside_the_spec(folder: Path) -> None:
         finally:
             await worker.stop()
 
-    assert asyncio.run(main()) == [Result(value=Payload("text", b"A"))]
+    assert asyncio.run(asyncio.wait_for(main(), 120.0)) == [Result(value=Payload("text", b"A"))]
 
 
 def test_a_fingerprint_changes_with_the_model_and_only_with_it(folder: Path) -> None:

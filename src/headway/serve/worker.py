@@ -96,7 +96,8 @@ class Worker:
         self.service_s = 0.0
         self._process = process
         self._loop = asyncio.get_running_loop()
-        self._output = Printed(f"[{name}] ", log)
+        assert process.stdout is not None
+        self._output = Printed(process.stdout, f"[{name}] ", log)
         self._shared = memory
         self._link: _Link = _Link(self)
         self._number = 0
@@ -147,7 +148,6 @@ class Worker:
         try:
             ours.setblocking(False)
             await loop.create_unix_connection(lambda: worker._link, sock=ours)
-            await loop.connect_read_pipe(lambda: worker._output, process.stdout)
             message = Start(ref, hardware, dict(options or {}), list(children), None if cores is None else list(cores))
             await worker._ask(message, (), timeout_s, "to set up its model")
         except BaseException:
@@ -272,8 +272,13 @@ class Worker:
             if not answer.done():
                 answer.set_exception(error)
 
+    def _give_up(self, error: Exception) -> None:
+        """Take note that the connection failed on this side: the process then exits, and nothing is wrong with that."""
+        self._problem = self._problem or f"was given up, as its connection failed: {error}"
+
     def _disconnected(self) -> None:
-        self._reaper = self._loop.create_task(self._reap())
+        if self._reaper is None:
+            self._reaper = self._loop.create_task(self._reap())
 
     async def _reap(self) -> None:
         """After the socket closed: wait for the process, learn why it ended, tell whoever waits for an answer."""
@@ -297,9 +302,10 @@ class Worker:
             if await self._exited(wait_s):
                 break
         self._fail(WorkerDied(f"worker of {self.name} (pid {self.pid}) was stopped"), "was stopped")
-        if self._link.connected:
-            self._link.close()  # losing the connection starts the clean-up
-            await self._ended.wait()
+        self._link.close()
+        # A loop that was interrupted while it connected may never say that the connection is lost.
+        self._disconnected()
+        await self._ended.wait()
 
     def _kill(self) -> None:
         """Kill the process and whatever it started; as long as it is not reaped, its group's number is its own."""
@@ -336,22 +342,23 @@ class _Link(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         try:
             self._reader.filled(nbytes)
-        except ServeError:
-            self._transport.abort()  # the stream cannot be read on; what follows is the same as a death
+        except ServeError as error:
+            self._worker._give_up(error)
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # A process that dies may break the connection in its own way, and is to say itself how it died.
+        if exc is not None and not isinstance(exc, ConnectionError):
+            self._worker._give_up(exc)
         self._worker._disconnected()
 
-    @property
-    def connected(self) -> bool:
-        """Whether there ever was a connection, so that `connection_lost` has been called or will be."""
-        return self._transport is not None
-
     def send(self, frame: bytes) -> None:
-        self._transport.write(frame)
+        if not self._transport.is_closing():  # else the worker is about to be told that it is lost
+            self._transport.write(frame)
 
     def close(self) -> None:
-        self._transport.close()
+        if self._transport is not None:
+            self._transport.close()
 
 
 def _spawn(descriptors: Sequence[int], threads: int) -> subprocess.Popen[bytes]:

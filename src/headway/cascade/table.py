@@ -247,8 +247,7 @@ def _missing(column: NDArray[Any]) -> NDArray[np.bool_]:
         return unknown
     if column.dtype.kind not in "US":
         return np.zeros(column.shape, np.bool_)
-    unknown = np.array(column == "", np.bool_)
-    return unknown
+    return np.array(column == "", np.bool_)
 
 
 def _check_shape(what: str, columns: Mapping[str, NDArray[Any]], certainty: Mapping[str, NDArray[Any]]) -> None:

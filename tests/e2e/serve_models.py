@@ -1,6 +1,7 @@
 """The models behind the served test pipelines, as the file that a spec names."""
 
 MODELS = '''
+import os
 import time
 
 
@@ -64,12 +65,24 @@ class Echo(Slow):
         super().__init__(0.0)
 
 
-class Late(Slow):
-    def __init__(self):
-        super().__init__(0.0)
+class Gated:
+    """Works on a batch for as long as there is no file `gate`."""
+
+    def __init__(self, gate):
+        self.gate = gate
 
     def setup(self, hardware):
-        time.sleep(0.5)
+        pass
+
+    def predict(self, batch):
+        while not os.path.exists(self.gate):
+            time.sleep(0.005)
+        return list(batch)
+
+
+class Late(Gated):
+    def setup(self, hardware):
+        self.predict([])
 
 
 class Broken:

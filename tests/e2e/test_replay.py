@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,7 +46,8 @@ def sleeping_plan(startup: str = "0s", **config: Any) -> Plan:
 
 @pytest.fixture(scope="module")
 def nap() -> Iterator[LiveServer]:
-    with running_in_thread(sleeping_plan()) as server:
+    # On a busy machine a sleep takes longer than planned; here nobody is turned away for it.
+    with running_in_thread(sleeping_plan(), ServeOptions(limits=Limits(keep_promise=False))) as server:
         yield server
 
 
@@ -147,7 +149,7 @@ def test_requests_beyond_what_the_server_can_queue_are_offered_and_refused(tmp_p
 
     trace = Trace.from_arrivals(np.zeros(1500), duration_s=1.0)
     with running(gated_plan(tmp_path, max_batch_size=1024)) as server:
-        outcome = replay(server.url, trace, timeout_s=20.0, on_reply=open_the_gate)
+        outcome = replay(server.url, trace, timeout_s=60.0, on_reply=open_the_gate)
     counts = outcome.counts()
     # One batch is being worked on and 1,024 requests wait: with the gate shut the others have nowhere to go.
     assert counts["rejected"] >= 400
@@ -158,7 +160,7 @@ def test_requests_beyond_what_the_server_can_queue_are_offered_and_refused(tmp_p
 
 def test_what_the_client_could_not_send_is_not_held_against_the_server(tmp_path: Path) -> None:
     with running_in_thread(gated_plan(tmp_path)) as server:
-        outcome = replay(server.url, Trace.from_arrivals(np.zeros(5), duration_s=1.0), timeout_s=0.5, max_connections=2)
+        outcome = replay(server.url, Trace.from_arrivals(np.zeros(5), duration_s=1.0), timeout_s=1.5, max_connections=2)
         (tmp_path / "gate").touch()
     counts = outcome.counts()
     # The two that went out time out on the server; those that waited for their connections are the client's own.
@@ -187,17 +189,19 @@ def test_open_files_are_raised_as_far_as_needed_and_given_back() -> None:
 def test_a_loop_of_many_connections_still_wakes_to_the_microsecond() -> None:
     async def main() -> float:
         loop = asyncio.get_running_loop()
-        late_s = []
-        for _ in range(50):
+        late_s = math.inf
+        for _ in range(500):
             due_s = loop.time() + 0.0003
             woken = asyncio.Event()
             loop.call_at(due_s, woken.set)
             await woken.wait()
-            late_s.append(loop.time() - due_s)
-        return min(late_s)
+            late_s = min(late_s, loop.time() - due_s)
+            if late_s < 0.0005:
+                break
+        return late_s
 
     with asyncio.Runner(loop_factory=precise_loop) as runner:
-        # Waits rounded up to milliseconds would end 0.7 ms late even on an idle machine.
+        # Waits rounded up to milliseconds would all end 0.7 ms late, even on an idle machine.
         assert runner.run(main()) < 0.0005
 
 
@@ -256,7 +260,7 @@ def stub(handler: Handler) -> Iterator[str]:
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    begun.wait()
+    assert begun.wait(60.0), "the stub server did not start"
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
@@ -276,7 +280,7 @@ def ask(url: str, count: int = 1, **options: Any) -> list[Reply]:
     async def main() -> list[Reply]:
         client = Client(url, **{"max_connections": 1, **options})
         try:
-            return list(await asyncio.gather(*(client.request("GET", f"/{i}", timeout_s=5.0) for i in range(count))))
+            return list(await asyncio.gather(*(client.request("GET", f"/{i}", timeout_s=30.0) for i in range(count))))
         finally:
             await client.close()
 
@@ -348,18 +352,17 @@ def test_a_chunked_answer_in_small_pieces_is_put_together() -> None:
 
 
 def test_silence_times_out_and_the_next_request_gets_a_fresh_connection() -> None:
-    first = iter([True])
-
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        if next(first, False):
-            await asyncio.sleep(5.0)
+        if await read_request(reader) == b"/silent":
+            await reader.read()
+            return
         writer.write(OK)
 
     async def main(url: str) -> list[Reply]:
         client = Client(url, max_connections=1)
         try:
-            return [await client.request("GET", "/", timeout_s=wait_s) for wait_s in (0.1, 5.0)]
+            asked = (("/silent", 0.1), ("/", 30.0))
+            return [await client.request("GET", path, timeout_s=wait_s) for path, wait_s in asked]
         finally:
             await client.close()
 

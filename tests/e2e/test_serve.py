@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -60,14 +61,14 @@ def pages(models: Callable[[str], str]) -> Iterator[LiveServer]:
             "collect": {"after": ["word", "number"], "model": models("Collect")},
         }
     )
-    http = HttpLimits(max_body_bytes=100_000, body_timeout_s=0.5)
+    http = HttpLimits(max_body_bytes=100_000)
     with running_in_thread(plan, ServeOptions(http=http)) as server:
         yield server
 
 
 @pytest.fixture
 def client(pages: LiveServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=pages.url, timeout=20.0) as client:
+    with httpx.Client(base_url=pages.url, timeout=60.0) as client:
         yield client
 
 
@@ -187,11 +188,13 @@ def test_no_body_breaks_the_server(client: httpx.Client, content: bytes) -> None
 
 def raw_connection(server: LiveServer) -> socket.socket:
     host, port = server.url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=10.0)
+    return socket.create_connection((host, int(port)), timeout=30.0)
 
 
-def test_a_body_that_trickles_in_times_out(pages: LiveServer) -> None:
-    with raw_connection(pages) as connection:
+def test_a_body_that_trickles_in_times_out(models: Callable[[str], str]) -> None:
+    plan = make_plan({"echo": {"model": models("Echo")}})
+    options = ServeOptions(http=HttpLimits(body_timeout_s=0.3))
+    with running_in_thread(plan, options) as server, raw_connection(server) as connection:
         connection.sendall(b"POST " + INFER.encode() + b" HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{")
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
 
@@ -210,8 +213,9 @@ def test_a_header_that_is_too_large_is_refused_and_the_server_goes_on(client: ht
 def test_a_header_that_never_ends_is_cut_off(pages: LiveServer) -> None:
     with raw_connection(pages) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nx-long: ")
-        for _ in range(20):
-            connection.sendall(b"x" * 10_000)
+        with contextlib.suppress(ConnectionError):  # the server listens no longer than it must
+            for _ in range(20):
+                connection.sendall(b"x" * 10_000)
         assert connection.recv(100).startswith(b"HTTP/1.1 431")
 
 
@@ -227,7 +231,7 @@ def test_clients_that_vanish_do_no_harm(pages: LiveServer, client: httpx.Client)
     assert settled
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> bool:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
     end_s = time.monotonic() + timeout_s
     while time.monotonic() < end_s:
         if condition():
@@ -238,7 +242,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> bool:
 
 def test_a_killed_worker_loses_nothing_and_answers_nothing_twice(models: Callable[[str], str]) -> None:
     plan = make_plan({"slow": {"model": models("Slow")}}, replicas=2)
-    with running_in_thread(plan) as server, httpx.Client(base_url=server.url, timeout=30.0) as client:
+    with running_in_thread(plan) as server, httpx.Client(base_url=server.url, timeout=60.0) as client:
         stop = threading.Event()
 
         def kill() -> None:
@@ -249,51 +253,78 @@ def test_a_killed_worker_loses_nothing_and_answers_nothing_twice(models: Callabl
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pids[0], signal.SIGKILL)
 
+        def retries() -> int:
+            return int(client.get("/stats").json()["stages"]["slow"]["retries"])
+
         killer = threading.Thread(target=kill)
         killer.start()
+        found: list[httpx.Response] = []
         try:
             with ThreadPoolExecutor(16) as threads:
-                found = list(threads.map(lambda i: client.post(INFER, json=body(str(i))), range(300)))
+                # A worker that was idle when it was killed had nothing to lose.
+                while len(found) < 300 or (retries() == 0 and len(found) < 6000):
+                    numbers = range(len(found), len(found) + 100)
+                    found += threads.map(lambda i: client.post(INFER, json=body(str(i))), numbers)
         finally:
             stop.set()
             killer.join()
         stats = client.get("/stats").json()
-    assert [outputs(response)["slow"] for response in found] == [[str(i)] for i in range(300)]
+    count = len(found)
+    assert [outputs(response)["slow"] for response in found] == [[str(i)] for i in range(count)]
     assert stats["requests"] | {"late": 0} == {
-        "offered": 300, "answered": 300, "rejected": 0, "dropped": 0, "failed": 0, "late": 0, "in_flight": 0,
+        "offered": count, "answered": count, "rejected": 0, "dropped": 0, "failed": 0, "late": 0, "in_flight": 0,
     }  # fmt: skip
     assert stats["stages"]["slow"]["restarts"] > 0
     assert stats["stages"]["slow"]["retries"] > 0
 
 
-def test_overload_is_refused_late_requests_are_dropped_and_the_server_recovers(models: Callable[[str], str]) -> None:
-    plan = make_plan({"slow": {"model": models("Slow")}}, max_batch_size=1)
+def gated(models: Callable[[str], str], folder: Path) -> tuple[Plan, Path]:
+    """A stage of one replica that takes one item at a time, and works on it for as long as a file is not there."""
+    gate = folder / "gate"
+    return make_plan({"gated": {"model": models("Gated"), "options": {"gate": str(gate)}}}, max_batch_size=1), gate
+
+
+def test_overload_is_refused_late_requests_are_dropped_and_the_server_recovers(
+    models: Callable[[str], str], tmp_path: Path
+) -> None:
+    plan, gate = gated(models, tmp_path)
     options = ServeOptions(limits=Limits(queue_limit=4))
-    with running_in_thread(plan, options) as server, httpx.Client(base_url=server.url, timeout=30.0) as client:
-        with ThreadPoolExecutor(12) as threads:
-            found = list(threads.map(lambda i: client.post(INFER, json=body("x")), range(12)))
-        codes = [response.status_code for response in found]
-        assert set(codes) == {200, 429}
+    with running_in_thread(plan, options) as server, httpx.Client(base_url=server.url, timeout=60.0) as client:
+
+        def ask_until(count: int, condition: Callable[[dict[str, Any]], bool], **headers: str) -> list[httpx.Response]:
+            """Ask so many times at once while the gate is shut, and open it when the condition holds."""
+            gate.unlink(missing_ok=True)
+            with ThreadPoolExecutor(count) as threads:
+                asked = [threads.submit(client.post, INFER, json=body("x"), headers=headers) for _ in range(count)]
+                reached = wait_until(lambda: condition(client.get("/stats").json()))
+                gate.touch()
+                assert reached
+                return [task.result() for task in asked]
+
+        # One request is worked on and four wait.
+        found = ask_until(12, lambda stats: stats["requests"]["rejected"] == 7)
+        assert sorted(response.status_code for response in found) == [200] * 5 + [429] * 7
         assert all(response.headers["retry-after"] == "1" for response in found if response.status_code == 429)
         assert client.post(INFER, json=body("x")).status_code == 200
-        with ThreadPoolExecutor(4) as threads:
-            found = list(
-                threads.map(
-                    lambda i: client.post(INFER, json=body("x"), headers={"x-request-timeout": "60ms"}), range(4)
-                )
-            )
-        late = [response.status_code for response in found]
-        assert 504 in late
+
+        def too_late(stats: dict[str, Any]) -> bool:
+            if stats["stages"]["gated"]["queued"] + stats["requests"]["dropped"] < 2:
+                return False
+            time.sleep(0.15)
+            return True
+
+        found = ask_until(3, too_late, **{"x-request-timeout": "150ms"})
+        assert [response.status_code for response in found].count(504) >= 2
+        assert client.post(INFER, json=body("x")).status_code == 200
         counts = client.get("/stats").json()["requests"]
-    assert counts["rejected"] == codes.count(429) + late.count(429)
-    assert counts["offered"] == 17
+    assert (counts["offered"], counts["rejected"]) == (17, 7)
 
 
 def test_a_token_guards_all_but_the_probes(models: Callable[[str], str]) -> None:
     plan = make_plan({"echo": {"model": models("Echo")}})
     with (
         running_in_thread(plan, ServeOptions(token="s3cret")) as server,
-        httpx.Client(base_url=server.url) as client,
+        httpx.Client(base_url=server.url, timeout=60.0) as client,
     ):
         for path in ("/healthz", "/v2/health/live", "/v2/health/ready"):
             assert client.get(path).status_code == 200
@@ -305,22 +336,27 @@ def test_a_token_guards_all_but_the_probes(models: Callable[[str], str]) -> None
         assert client.post(INFER, json=body("x"), headers=shown).status_code == 200
 
 
-def test_a_terminated_server_answers_what_it_has_taken_and_exits_cleanly(models: Callable[[str], str]) -> None:
-    plan = make_plan({"slow": {"model": models("Slow"), "options": {"seconds": 0.5}}}, max_batch_size=1)
-    with running(plan) as server, httpx.Client(base_url=server.url, timeout=30.0) as client:
+def test_a_terminated_server_answers_what_it_has_taken_and_exits_cleanly(
+    models: Callable[[str], str], tmp_path: Path
+) -> None:
+    plan, gate = gated(models, tmp_path)
+    with running(plan) as server, httpx.Client(base_url=server.url, timeout=60.0) as client:
         with ThreadPoolExecutor(2) as threads:
             asked = [threads.submit(client.post, INFER, json=body(str(i))) for i in range(2)]
-            assert wait_until(lambda: client.get("/stats").json()["requests"]["in_flight"] == 2)
-            server.process.terminate()
-            assert wait_until(lambda: client.get("/stats").json()["state"] == "draining")
-            refused = client.post(INFER, json=body("late"))
+            try:
+                assert wait_until(lambda: client.get("/stats").json()["requests"]["in_flight"] == 2)
+                server.process.terminate()
+                assert wait_until(lambda: client.get("/stats").json()["state"] == "draining")
+                refused = client.post(INFER, json=body("late"))
+            finally:
+                gate.touch()
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-            assert [outputs(task.result())["slow"] for task in asked] == [["0"], ["1"]]
-        assert server.process.wait(20.0) == 0
+            assert [outputs(task.result())["gated"] for task in asked] == [["0"], ["1"]]
+        assert server.process.wait(60.0) == 0
 
 
 def test_a_stage_without_a_model_sleeps_its_profiled_time() -> None:
-    with running_in_thread(make_plan({"a": {}, "b": {"after": "a"}})) as server, httpx.Client() as client:
+    with running_in_thread(make_plan({"a": {}, "b": {"after": "a"}})) as server, httpx.Client(timeout=60.0) as client:
         begin_s = time.monotonic()
         assert outputs(client.post(server.url + INFER, json=body("x"))) == {"b": ["x"]}
         assert time.monotonic() - begin_s >= 0.02
@@ -354,24 +390,29 @@ def test_a_server_process_that_cannot_start_says_so(models: Callable[[str], str]
     assert "no such weights" in capfd.readouterr().err
 
 
-def test_a_server_that_is_still_starting_says_so(models: Callable[[str], str]) -> None:
-    plan = make_plan({"late": {"model": models("Late")}})
+def test_a_server_that_is_still_starting_says_so(models: Callable[[str], str], tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    plan = make_plan({"late": {"model": models("Late"), "options": {"gate": str(gate)}}})
     sent = json.dumps(body("x")).encode()
 
     async def main() -> tuple[list[int], int]:
         server = LiveServer(plan)
         serving = asyncio.create_task(server.run())
-        while not server.url:
-            await asyncio.sleep(0.01)
-        client = Client(server.url)
-        paths = (("GET", "/v2/health/live", b""), ("GET", "/v2/health/ready", b""), ("POST", INFER, sent))
-        early = [(await client.request(*asked)).status for asked in paths]
-        while (await client.request("GET", "/v2/health/ready")).status != 200:
-            await asyncio.sleep(0.02)
-        served = (await client.request("POST", INFER, sent)).status
-        await client.close()
-        server.stop()
-        await serving
+        try:
+            while not server.url:
+                await asyncio.sleep(0.01)
+            client = Client(server.url)
+            paths = (("GET", "/v2/health/live", b""), ("GET", "/v2/health/ready", b""), ("POST", INFER, sent))
+            early = [(await client.request(*asked)).status for asked in paths]
+            gate.touch()
+            while (await client.request("GET", "/v2/health/ready")).status != 200:
+                await asyncio.sleep(0.02)
+            served = (await client.request("POST", INFER, sent)).status
+            await client.close()
+        finally:
+            gate.touch()
+            server.stop()
+            await serving
         return early, served
 
-    assert asyncio.run(main()) == ([200, 503, 503], 200)
+    assert asyncio.run(asyncio.wait_for(main(), 60.0)) == ([200, 503, 503], 200)

@@ -35,6 +35,9 @@ class Obedient:
             time.sleep(1e6)
         elif word == "raise":
             raise ValueError(about)
+        elif word == "wait":
+            while not os.path.exists(os.path.join(self.folder, about)):
+                time.sleep(0.01)
         elif word == "sleep":
             time.sleep(float(about))
         elif word == "note":

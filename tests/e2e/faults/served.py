@@ -23,8 +23,8 @@ from headway.serve.run import LiveServer, ServeOptions, running_in_thread
 from headway.spec.model import Spec
 
 INFER = "/v2/models/orders/infer"
-HANG_S = 1.0
-CLIENT_S = 0.4
+HANG_S = 3.0
+CLIENT_S = 1.0
 REPLICAS = 2
 
 
@@ -44,12 +44,13 @@ def make_plan(folder: Path, *, mean_s: float = 0.001, slo: str = "10s", **option
 
 
 @contextlib.contextmanager
-def serving(plan: Plan, **options: Any) -> Iterator[LiveServer]:
+def serving(plan: Plan, hang_s: float = HANG_S, client_s: float = 30.0, **options: Any) -> Iterator[LiveServer]:
+    """Serve in a thread; a batch may take `hang_s`, and a client `client_s` for the body that it sends."""
     config = plan.stages["do"]
     assert isinstance(config, ReplicaConfig)
     station = live_station(StageContext("do", plan.spec.stages["do"], plan.spec, plan.profile), config)
-    station.batch_timeout_s = station.first_batch_timeout_s = HANG_S
-    http = HttpLimits(max_body_bytes=4 * 2**20, body_timeout_s=CLIENT_S, keep_alive_s=20.0)
+    station.batch_timeout_s = station.first_batch_timeout_s = hang_s
+    http = HttpLimits(max_body_bytes=4 * 2**20, body_timeout_s=client_s, keep_alive_s=20.0)
     with running_in_thread(plan, ServeOptions(http=http, **options), stations={"do": station}) as server:
         yield server
 
@@ -68,7 +69,7 @@ def assert_sound(server: LiveServer) -> None:
     ]
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> bool:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
     end_s = time.monotonic() + timeout_s
     while time.monotonic() < end_s:
         if condition():

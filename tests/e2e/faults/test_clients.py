@@ -17,12 +17,21 @@ from tests.e2e.faults.served import (
     REPLICAS,
     ask,
     body,
+    make_plan,
     order,
     outcome,
+    serving,
     wait_until,
 )
 
 from headway.serve.run import LiveServer
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server that waits for its workers, but not for its clients."""
+    with serving(make_plan(tmp_path_factory.mktemp("orders")), hang_s=60.0, client_s=CLIENT_S) as server:
+        yield server
 
 
 @contextlib.contextmanager
@@ -88,20 +97,24 @@ def test_a_client_that_does_not_read_its_answers_is_cut_off_and_delays_nobody(se
     assert cut_off
 
 
-def test_work_of_clients_that_vanish_is_not_done_unless_it_has_begun(server: LiveServer, tmp_path: Path) -> None:
+def test_work_of_clients_that_vanish_is_not_done_unless_it_has_begun(server: LiveServer) -> None:
     options = server.engine.plan.spec.stages["do"].variant("default").options  # type: ignore[attr-defined]
+    folder = Path(options["folder"])
     before = ask(server, "GET", "/stats")["requests"]
     with contextlib.ExitStack() as busy, contextlib.ExitStack() as gone:
         for _ in range(REPLICAS):
-            busy.enter_context(connection(server, frame("sleep 0.5")))
-        assert wait_until(lambda: ask(server, "GET", "/stats")["stages"]["do"]["running"] == REPLICAS)
-        for number in range(6):
-            gone.enter_context(connection(server, frame(f"note {number}")))
-        assert wait_until(lambda: ask(server, "GET", "/stats")["stages"]["do"]["queued"] == 6)
-        gone.close()
-        assert wait_until(lambda: ask(server, "GET", "/stats")["requests"]["dropped"] == before["dropped"] + 6)
+            busy.enter_context(connection(server, frame("wait until let go")))
+        try:
+            assert wait_until(lambda: ask(server, "GET", "/stats")["stages"]["do"]["running"] == REPLICAS)
+            for number in range(6):
+                gone.enter_context(connection(server, frame(f"note {number}")))
+            assert wait_until(lambda: ask(server, "GET", "/stats")["stages"]["do"]["queued"] == 6)
+            gone.close()
+            assert wait_until(lambda: ask(server, "GET", "/stats")["requests"]["dropped"] == before["dropped"] + 6)
+        finally:
+            (folder / "until let go").touch()
     assert outcome(order(server, ["note last"])[0]) == (200, "last")
-    assert (Path(options["folder"]) / "notes").read_text() == "last\n"
+    assert (folder / "notes").read_text() == "last\n"
 
 
 def test_a_client_that_ends_its_side_but_waits_gets_its_answer(server: LiveServer) -> None:

@@ -42,16 +42,25 @@ def test_workers_killed_at_random_moments_lose_nothing_and_answer_nothing_twice(
 
     def kill() -> None:
         # Large bodies take long enough to be written and read that some of these moments are in the middle of it.
+        answered = -1
         while not stop.wait(rng.uniform(0.0, 0.15)):
-            if alive := pids(server):
+            stats = ask(server, "GET", "/stats")
+            # On a busy machine workers take longer to start than the pause is: without an answer in between none works.
+            if (alive := stats["stages"]["do"]["pids"]) and stats["requests"]["answered"] > answered + 4:
+                answered = stats["requests"]["answered"]
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(rng.choice(alive)), signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
-    texts = [f"say {i} " + "x" * int(rng.choice([0, 1000, 500_000])) for i in range(180)]
+    sizes = np.random.default_rng(2).choice([0, 1000, 500_000], 6000)
+    texts: list[str] = []
+    replies: list[Reply] = []
     try:
-        replies = [reply for at in range(0, len(texts), 60) for reply in order(server, texts[at : at + 60])]
+        while len(texts) < 180 or (restarts(server) < before + 5 and len(texts) < sizes.size):
+            more = [f"say {i} " + "x" * int(sizes[i]) for i in range(len(texts), len(texts) + 60)]
+            texts += more
+            replies += order(server, more)
     finally:
         stop.set()
         killer.join()
@@ -60,7 +69,7 @@ def test_workers_killed_at_random_moments_lose_nothing_and_answer_nothing_twice(
     for text, reply in zip(texts, replies, strict=True):
         status, said = outcome(reply)
         assert said == text.partition(" ")[2] if status == 200 else "3 times" in said
-    assert ends[200] > 150
+    assert ends[200] > 5 / 6 * len(texts)
     assert restarts(server) - before >= 5
 
 
@@ -147,7 +156,7 @@ def test_three_times_the_load_is_answered_or_refused_at_once_and_forgotten_after
         await client.close()
         return replies
 
-    with serving(plan, limits=Limits(timeout_s=5.0)) as server:
+    with serving(plan, limits=Limits(timeout_s=30.0)) as server:
         replies = asyncio.run(main(server.url))
         ends = Counter(reply.status for reply in replies)
         assert set(ends) == {200, 429}

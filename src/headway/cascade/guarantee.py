@@ -209,7 +209,7 @@ def _test(table: ValidationTable, cascade: Cascade, reference: str, confidence: 
     worse, better = int((lost > 0.0).sum()), int((lost < 0.0).sum())
     if cascade.answering == (reference,):
         method, bound = "same", 0.0
-    elif set(np.unique(lost)) <= {-1.0, 0.0, 1.0}:
+    elif np.all((lost == 0.0) | (np.abs(lost) == 1.0)):
         method, bound = "exact", loss_bound(worse, better, table.samples, confidence)
     else:
         method, bound = "betting", mean_loss_bound(lost, confidence, seed)

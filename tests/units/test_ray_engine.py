@@ -27,7 +27,7 @@ from headway.serve.run import LiveServer, ServeOptions
 from headway.serve.wire import Payload
 from headway.spec.model import Spec
 from headway.testing.engine import check_engine
-from headway.testing.live import run_virtual
+from headway.testing.live import fake_stations, run_virtual
 
 
 def one_stage(replicas: int = 2, max_batch_size: int = 1, **supply: Any) -> Plan:
@@ -37,18 +37,21 @@ def one_stage(replicas: int = 2, max_batch_size: int = 1, **supply: Any) -> Plan
     return Plan(Spec.from_dict(document), Profile.from_rows(rows), {"only": config})
 
 
-def make_engine(plan: Plan, ray: FakeRay) -> tuple[Engine, RayEngine]:
+LET_ALL_IN = Limits(keep_promise=False, timeout_s=1e4)
+
+
+def make_engine(plan: Plan, ray: FakeRay, limits: Limits = LET_ALL_IN) -> tuple[Engine, RayEngine]:
     made = RayEngine(ray, 0.5)
     stations = {name: made.station(plan, name) for name in plan.spec.graph.order}
     clock = asyncio.get_running_loop().time
-    engine = Engine(plan, stations=stations, clock=clock, limits=Limits(keep_promise=False, timeout_s=1e4))
+    engine = Engine(plan, stations=stations, clock=clock, limits=limits)
     engine.swaps.make = made.station
     return engine, made
 
 
 @asynccontextmanager
-async def running(plan: Plan, ray: FakeRay) -> Any:
-    engine, made = make_engine(plan, ray)
+async def running(plan: Plan, ray: FakeRay, limits: Limits = LET_ALL_IN) -> Any:
+    engine, made = make_engine(plan, ray, limits)
     try:
         await engine.start()
         yield engine
@@ -57,9 +60,9 @@ async def running(plan: Plan, ray: FakeRay) -> Any:
         await made.stop()
 
 
-def run(plan: Plan, ray: FakeRay, use: Callable[[Engine], Awaitable[Any]]) -> Any:
+def run(plan: Plan, ray: FakeRay, use: Callable[[Engine], Awaitable[Any]], limits: Limits = LET_ALL_IN) -> Any:
     async def main() -> Any:
-        async with running(plan, ray) as engine:
+        async with running(plan, ray, limits) as engine:
             return await use(engine)
 
     return run_virtual(main)
@@ -122,6 +125,38 @@ def test_batches_are_formed_by_the_plan_and_never_outnumber_the_replicas() -> No
         assert (sum(sizes), max(sizes), deployment.most_at_once) == (22, 4, 2)
 
     run(one_stage(2, max_batch_size=4), ray, use)
+
+
+@pytest.mark.parametrize("keep_promise", [True, False])
+def test_who_would_come_too_late_is_refused_as_by_the_embedded_engine(keep_promise: bool) -> None:
+    plan = one_stage(2, max_batch_size=4)
+
+    async def let_in(engine: Engine) -> list[str]:
+        """Ask for far more than the promise leaves time for, at one instant; return why each is not let in, if so."""
+        found = []
+        for number in range(1200):
+            try:
+                engine.submit(text(number), lambda answer: None)
+                found.append("")
+            except Rejected as refused:
+                found.append(str(refused))
+        await engine.drain(100.0)
+        return found
+
+    limits = Limits(keep_promise=keep_promise, queue_limit=0)
+
+    async def embedded() -> list[str]:
+        engine = Engine(plan, stations=fake_stations(plan), clock=asyncio.get_running_loop().time, limits=limits)
+        await engine.start()
+        try:
+            return await let_in(engine)
+        finally:
+            await engine.stop()
+
+    on_ray: list[str] = run(plan, FakeRay(service_s=0.01), let_in, limits)
+    assert on_ray == run_virtual(embedded)
+    late = "there is too much to do to answer within 1 s; try again later"
+    assert set(on_ray) == ({"", late} if keep_promise else {""})
 
 
 def test_a_count_is_raised_at_once_and_lowered_when_it_stays_low() -> None:

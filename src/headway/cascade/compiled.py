@@ -1,0 +1,234 @@
+"""Models in a faster form: used only where it was measured to be faster and to give the same scores.
+
+Much of what a small model costs for one row is checking its input, not computing. Linear models are one product, trees
+go through treelite, all others through ONNX Runtime (skl2onnx) in single precision; in one thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headway.cascade.features import Clock
+from headway.cascade.rows import Block, count, take
+from headway.errors import CascadeError
+
+Floats = NDArray[np.float64]
+Form = Callable[[Block], Floats]
+"""Gives the scores of a block: class probabilities where the model has them, else decisions, else predictions."""
+
+TOLERANCE = 1e-5
+"""By how much scores may differ; those above 1 by this share of them."""
+GAIN = 0.9
+"""A faster form must take at most this share of the time, or it is not worth being another form."""
+FEW = 32
+"""Up to so many rows at once are served as a point query is."""
+BATCH = 1000
+LINEAR = ("LogisticRegression", "LinearRegression", "Ridge", "RidgeClassifier", "LinearSVC", "LinearSVR")
+"""The models of scikit-learn whose scores are one product and a link, and nothing else."""
+TREES = ("HistGradientBoosting", "GradientBoosting", "RandomForest", "ExtraTrees")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Seconds of the model as it is and in its compiled form, and how far apart their scores are at most.
+
+    >>> Measured(point_s=2e-4, compiled_point_s=1e-5, batch_s=1e-3, compiled_batch_s=2e-3, difference=0.0).point
+    True
+    """
+
+    point_s: float
+    compiled_point_s: float
+    batch_s: float
+    compiled_batch_s: float
+    difference: float
+
+    @property
+    def same(self) -> bool:
+        """Whether the scores are the same, within `TOLERANCE`."""
+        return self.difference <= TOLERANCE
+
+    @property
+    def point(self) -> bool:
+        """Whether point queries use the compiled form."""
+        return self.same and self.compiled_point_s <= GAIN * self.point_s
+
+    @property
+    def batch(self) -> bool:
+        """Whether batches use the compiled form."""
+        return self.same and self.compiled_batch_s <= GAIN * self.batch_s
+
+
+class Compiled:
+    """A fitted model that computes its scores in the form that was measured to be the faster one.
+
+    It has the methods and attributes of the model; `form` says what the other form is, `measured` when it is used.
+
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> x = np.arange(10.0)[:, None]
+    >>> fast = compiled(LogisticRegression().fit(x, x.ravel() > 4), x)
+    >>> fast.form, fast.measured.same, fast.predict(x[:2]).tolist()
+    ('linear', True, [False, False])
+    """
+
+    def __init__(self, model: Any, form: str, score: Form, measured: Measured) -> None:
+        self.model, self.form, self.measured = model, form, measured
+        self._interpreted, self._compiled = interpreted(model), score
+        setattr(self, _method(model), self._score)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what else the model has."""
+        if name.startswith("__") or name == "model":
+            raise AttributeError(name)
+        return getattr(self.model, name)
+
+    def predict(self, block: Block) -> Any:
+        """Return the most probable classes, or the predictions of a model that has no probabilities."""
+        if _method(self.model) == "predict_proba":
+            return self.model.classes_[np.argmax(self._score(block), axis=1)]
+        return self._score(block) if _method(self.model) == "predict" else self.model.predict(block)
+
+    def _score(self, block: Block) -> Floats:
+        fast = self.measured.point if count(block) <= FEW else self.measured.batch
+        return (self._compiled if fast else self._interpreted)(block)
+
+
+def compiled(model: Any, sample: Block, *, rounds: int = 7, clock: Clock = time.perf_counter) -> Compiled:
+    """Return a fitted model of scikit-learn that uses its compiled form where that is faster on rows like the sample.
+
+    Both forms are timed in turn, for one row and for up to 1,000, medians of `rounds`; and compared on all rows of the
+    sample, which should hold what is hard to get right: missing values and the largest numbers.
+    Raises CascadeError when there are no rows, and for a model that has no other form.
+    """
+    if count(sample) == 0:
+        raise CascadeError("compiled model: the sample has no rows; give some like those that will be asked for")
+    form, score = _form(model, sample)
+    difference = _difference(interpreted(model)(sample), score(sample))
+    forms = {"interpreted": interpreted(model), "compiled": score}
+    point = _seconds(forms, take(sample, np.arange(1)), rounds, clock)
+    batch = _seconds(forms, take(sample, np.arange(min(BATCH, count(sample)))), rounds, clock)
+    measured = Measured(point["interpreted"], point["compiled"], batch["interpreted"], batch["compiled"], difference)
+    return Compiled(model, form, score, measured)
+
+
+def interpreted(model: Any) -> Form:
+    """Return the scores as the model itself computes them."""
+    form: Form = getattr(model, _method(model))
+    return form
+
+
+def _form(model: Any, sample: Block) -> tuple[str, Form]:
+    try:
+        if hasattr(model, "coef_") and type(model).__name__ in LINEAR:
+            return "linear", _linear(model)
+        if type(model).__name__.startswith(TREES):
+            return "trees", _trees(model)
+        return "onnx", _onnx(model, sample)
+    except ModuleNotFoundError as error:
+        raise CascadeError(f"compiled model: {error.name} is not installed; pip install 'headway[learn]'") from None
+
+
+def _method(model: Any) -> str:
+    for name in ("predict_proba", "decision_function", "predict"):
+        if hasattr(model, name):
+            return name
+    raise CascadeError(f"compiled model: a {type(model).__name__} has no predict; give a fitted model")
+
+
+def _linear(model: Any) -> Form:
+    weights = np.ascontiguousarray(np.atleast_2d(model.coef_).T)
+    offset = np.asarray(model.intercept_)
+    flat = np.ndim(model.coef_) == 1 or (weights.shape[1] == 1 and _method(model) == "decision_function")
+    probable = _method(model) == "predict_proba"
+
+    def score(block: Block) -> Floats:
+        values: Floats = np.asarray(block @ weights) + offset
+        if probable:
+            return _probabilities(values)
+        return values.ravel() if flat else values
+
+    return score
+
+
+def _probabilities(decision: Floats) -> Floats:
+    if decision.shape[1] == 1:
+        with np.errstate(over="ignore"):
+            upper = 1.0 / (1.0 + np.exp(-decision[:, 0]))
+        return np.column_stack((1.0 - upper, upper))
+    powers = np.exp(decision - decision.max(axis=1, keepdims=True))
+    shares: Floats = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+def _trees(model: Any) -> Form:
+    from treelite import TreeliteError, gtil, sklearn
+
+    try:
+        forest = sklearn.import_model(model)
+    except TreeliteError as error:
+        raise CascadeError(f"compiled model: treelite cannot take over a {type(model).__name__}: {error}") from error
+    probable = _method(model) == "predict_proba"
+
+    def score(block: Block) -> Floats:
+        found = gtil.predict(forest, block, nthread=1)
+        values: Floats = found.reshape(count(block), -1)
+        if not probable:
+            return values.ravel()
+        return np.column_stack((1.0 - values, values)) if values.shape[1] == 1 else values
+
+    return score
+
+
+def _onnx(model: Any, sample: Block) -> Form:
+    if hasattr(sample, "tocsr"):
+        raise CascadeError(
+            f"compiled model: a {type(model).__name__} of sparse features has no compiled form; linear models and "
+            "dense features have one"
+        )
+    import onnxruntime
+    from skl2onnx import to_onnx
+
+    first = np.asarray(sample[:1], dtype=np.float32)
+    probable = _method(model) == "predict_proba"
+    try:
+        graph = to_onnx(model, first, options={id(model): {"zipmap": False}} if probable else None)
+    except Exception as error:
+        # What skl2onnx says may hold the whole model.
+        said = str(error).partition("\n")[0][:200]
+        raise CascadeError(f"compiled model: skl2onnx cannot convert a {type(model).__name__}: {said}") from error
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    wanted = [session.get_outputs()[1 if probable or _method(model) == "decision_function" else 0].name]
+    given = session.get_inputs()[0].name
+    flat = interpreted(model)(sample[:1]).ndim == 1
+
+    def score(block: Block) -> Floats:
+        values: Floats = session.run(wanted, {given: np.asarray(block, dtype=np.float32)})[0]
+        return values.ravel() if flat else values
+
+    return score
+
+
+def _difference(exact: Floats, other: Floats) -> float:
+    if exact.shape != other.shape:
+        return float("inf")
+    apart = np.abs(exact - other) / np.maximum(np.abs(exact), 1.0)
+    return float("inf") if np.isnan(apart).any() else float(apart.max())
+
+
+def _seconds(forms: dict[str, Form], block: Block, rounds: int, clock: Clock) -> dict[str, float]:
+    taken: dict[str, list[float]] = {name: [] for name in forms}
+    for _ in range(rounds):
+        for name, form in forms.items():
+            began = clock()
+            form(block)
+            taken[name].append(clock() - began)
+    return {name: median(times) for name, times in taken.items()}

@@ -1,0 +1,355 @@
+"""Values that are kept elsewhere and fetched by key: each distinct key once, several sources at a time, cached.
+
+A pipeline that joins tables spends its time on them. A query needs one row of each table: `Lookup` asks for the
+distinct keys of a batch in one call, keeps what it has seen (Willump, MLSys 2020, section 5: a cache per feature
+generator has more hits than one for whole inputs, since every generator has a key of its own), and `fetched`
+lets the sources that have to be asked work at the same time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headway.errors import CascadeError
+
+if TYPE_CHECKING:
+    from headway.cascade.features import Known
+
+Key = Hashable
+Fetch = Callable[[list[Key]], Mapping[Key, Any] | Sequence[Any]]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheCount:
+    """What a cache was asked: `hits` and `misses` add up to the distinct keys looked up; `entries` it holds now.
+
+    >>> CacheCount(hits=3, misses=1, entries=1).hit_rate
+    0.75
+    """
+
+    hits: int = 0
+    misses: int = 0
+    entries: int = 0
+
+    @property
+    def lookups(self) -> int:
+        """How many distinct keys were asked for, batch by batch."""
+        return self.hits + self.misses
+
+    @property
+    def hit_rate(self) -> float | None:
+        """The share of look-ups that needed no fetch; None before the first."""
+        return self.hits / self.lookups if self.lookups else None
+
+
+class Cache:
+    """The least recently used rows go first, and none is served once it is `ttl_s` seconds old.
+
+    A row's age counts from the moment at which its source was asked, not from when it answered: what is served was
+    true at most `ttl_s` ago. `ttl_s` None: rows do not age. Safe to share between threads. `clock` is in seconds.
+    Raises CascadeError for less than one entry, and for a `ttl_s` that is not positive.
+
+    >>> cache = Cache(max_entries=2, ttl_s=60.0, clock=lambda: 0.0)
+    >>> cache.put({"a": 1.0, "b": 2.0, "c": 3.0}, asked_s=0.0)
+    >>> cache.get(["a", "c"]), cache.count
+    ({'c': 3.0}, CacheCount(hits=1, misses=1, entries=2))
+    """
+
+    def __init__(
+        self, max_entries: int, ttl_s: float | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        if max_entries < 1:
+            raise CascadeError(f"cache: max_entries is {max_entries}; at least 1 is needed, or no cache at all")
+        if ttl_s is not None and not ttl_s > 0:
+            raise CascadeError(f"cache: ttl_s is {ttl_s}; it must be above 0 seconds, or None for rows that do not age")
+        try:
+            from cachetools import LRUCache
+        except ModuleNotFoundError:
+            raise CascadeError("cache: cachetools is not installed; pip install 'headway[learn]'") from None
+        self.max_entries, self.ttl_s, self.clock = max_entries, ttl_s, clock
+        self._rows: Any = LRUCache(max_entries)
+        self._lock = threading.Lock()
+        self._hits = self._misses = 0
+
+    @property
+    def count(self) -> CacheCount:
+        """Hits, misses and entries so far."""
+        with self._lock:
+            return CacheCount(self._hits, self._misses, len(self._rows))
+
+    def get(self, keys: Iterable[Key]) -> dict[Key, Any]:
+        """Return the rows at hand of these distinct keys; every key that is not returned counts as a miss."""
+        oldest_s = -np.inf if self.ttl_s is None else self.clock() - self.ttl_s
+        found: dict[Key, Any] = {}
+        asked = 0
+        with self._lock:
+            for key in keys:
+                asked += 1
+                entry = self._rows.get(key)
+                if entry is None:
+                    continue
+                if entry[1] > oldest_s:
+                    found[key] = entry[0]
+                else:
+                    del self._rows[key]
+            self._hits += len(found)
+            self._misses += asked - len(found)
+        return found
+
+    def put(self, rows: Mapping[Key, Any], asked_s: float) -> None:
+        """Keep rows that were asked for at `asked_s`, by the cache's own clock."""
+        with self._lock:
+            for key, row in rows.items():
+                self._rows[key] = (row, asked_s)
+
+
+class Lookup:
+    """A table behind `fetch`, as what a `Feature` computes: given keys, one row of numbers each.
+
+    `fetch` gets a list of distinct keys and returns their rows in the same order, or a mapping; rows are numbers or
+    sequences of equal length. A key that the mapping lacks, whose row is None, or that is itself missing (None or NaN)
+    is unknown: it gets the row `default` where one is declared, else it is an error, and never zero by accident.
+    Unknown keys are cached too. `remote`: fetching waits for something else than this process's cores, so several such
+    look-ups are worth doing at the same time, in at most `workers` threads each (`fetch_together`).
+    Raises CascadeError that names the key when fetching fails, or when a key is unknown and there is no default.
+
+    >>> seats = Lookup(lambda keys: {"N14228": [149.0]}, default=[0.0])
+    >>> seats(["N14228", "N0", "N14228"]).tolist()
+    [[149.0], [0.0], [149.0]]
+    """
+
+    def __init__(
+        self,
+        fetch: Fetch,
+        *,
+        cache: Cache | None = None,
+        default: Sequence[float] | float | None = None,
+        remote: bool = True,
+        workers: int = 4,
+    ) -> None:
+        self.cache, self.remote = cache, remote
+        self._fetch = fetch
+        self._default = None if default is None else _row(default, "the default")
+        self._threads = Threads(workers)
+        self._lock = threading.Lock()
+        self._calls = self._asked = 0
+
+    @property
+    def count(self) -> CacheCount:
+        """Hits, misses and entries of the cache; without one every distinct key is a miss."""
+        return CacheCount(0, self._asked, 0) if self.cache is None else self.cache.count
+
+    @property
+    def calls(self) -> int:
+        """How often the source was asked."""
+        return self._calls
+
+    def __call__(self, keys: Any) -> Floats:
+        """Return the rows of keys, a block with one line per key in their order."""
+        return self.ask(keys).block()
+
+    def ask(self, keys: Any) -> Asked:
+        """Return the question: which keys are wanted, and which of them have to be fetched."""
+        wanted = as_keys(keys)
+        distinct = wanted if len(wanted) == 1 else list(dict.fromkeys(wanted))
+        known = {} if self.cache is None else self.cache.get(distinct)
+        missing = [key for key in distinct if key not in known] if len(known) < len(distinct) else []
+        return Asked(self, wanted, known, missing)
+
+    def fetch(self, keys: list[Key]) -> dict[Key, Floats | None]:
+        """Return the rows of distinct keys from the source, past the cache, and keep them in it; None is unknown."""
+        real = [key for key in keys if key is not None]
+        asked_s = 0.0 if self.cache is None else self.cache.clock()
+        rows = self._rows(real) if real else {}
+        if len(real) < len(keys):
+            rows[None] = None
+        with self._lock:
+            self._calls += bool(real)
+            self._asked += len(keys)
+        if self.cache is not None:
+            self.cache.put(rows, asked_s)
+        return rows
+
+    def submit(self, keys: list[Key]) -> Future[dict[Key, Floats | None]]:
+        """Start to fetch distinct keys in a thread of this look-up."""
+        return self._threads.submit(self.fetch, keys)
+
+    def row(self, key: Key, found: Floats | None) -> Floats:
+        """Return what a key's row is: what was found, else the default."""
+        if found is not None:
+            return found
+        if self._default is None:
+            what = "a row has no key" if key is None else f"there is nothing under the key {key!r}"
+            raise CascadeError(f"look-up: {what}; declare a default for unknown keys")
+        return self._default
+
+    def _rows(self, keys: list[Key]) -> dict[Key, Floats | None]:
+        try:
+            rows = self._fetch(keys)
+        except CascadeError:
+            raise
+        except Exception as error:
+            raise CascadeError(f"look-up: fetching {_shown(keys)} failed: {error!r}") from error
+        if isinstance(rows, Mapping):
+            found = [rows.get(key) for key in keys]
+        else:
+            found = list(rows)
+            if len(found) != len(keys):
+                raise CascadeError(
+                    f"look-up: the source gave {len(found)} rows for the {len(keys)} keys {_shown(keys)}; one per key "
+                    "is due, or a mapping"
+                )
+        return {key: None if row is None else _row(row, repr(key)) for key, row in zip(keys, found, strict=True)}
+
+
+class Asked:
+    """A question to a look-up, between the cache's answer and the source's.
+
+    >>> asked = Lookup(lambda keys: [[1.0]] * len(keys)).ask(["a", "a", "b"])
+    >>> asked.missing, asked.block().ravel().tolist()
+    (['a', 'b'], [1.0, 1.0, 1.0])
+    """
+
+    def __init__(self, lookup: Lookup, keys: list[Key], known: dict[Key, Floats | None], missing: list[Key]) -> None:
+        self.lookup, self.missing = lookup, missing
+        self._keys, self._known = keys, known
+        self._coming: Future[dict[Key, Floats | None]] | None = None
+
+    def send(self) -> None:
+        """Start to fetch what is missing, in another thread."""
+        self._coming = self.lookup.submit(self.missing)
+
+    def receive(self) -> None:
+        """Have what is missing: wait for it, or fetch it here and at once when it was not sent for."""
+        if self.missing:
+            self._known |= self._coming.result() if self._coming is not None else self.lookup.fetch(self.missing)
+            self.missing = []
+
+    def block(self) -> Floats:
+        """Return one line per key. Raises CascadeError for unknown keys without default, and rows of unequal length."""
+        self.receive()
+        row, known = self.lookup.row, self._known
+        if len(self._keys) == 1:
+            return row(self._keys[0], known[self._keys[0]])[None, :]
+        place = {key: number for number, key in enumerate(known)}
+        rows = [row(key, found) for key, found in known.items()]
+        for key, line in zip(known, rows, strict=True):
+            if line.size != rows[0].size:
+                raise CascadeError(
+                    f"look-up: the row of {key!r} has {line.size} values, others have {rows[0].size}; all need as many"
+                )
+        return np.stack(rows)[[place[key] for key in self._keys]] if rows else np.empty((0, 0))
+
+
+def fetch_together(known: Known, names: Iterable[str]) -> None:
+    """Compute the look-ups among these features of some rows; what has to be fetched, at the same time.
+
+    With less than two sources to ask no thread is used: handing over costs more than it saves. What is fetched in a
+    thread is timed by how long it was waited for.
+    """
+    asked: dict[str, tuple[Asked, float]] = {}
+    for name in names:
+        lookup = known.features[name].compute
+        if isinstance(lookup, Lookup) and not known.has(name):
+            inputs = known.inputs(name)
+            began = known.clock()
+            asked[name] = lookup.ask(*inputs), known.clock() - began
+    for remote in [one for one, _ in asked.values() if one.missing and one.lookup.remote][1:]:
+        remote.send()
+    for name, (one, asking_s) in asked.items():
+        began = known.clock()
+        try:
+            known.put(name, one.block())
+        except CascadeError as error:
+            raise CascadeError(f"feature {name!r}: {error}") from error
+        known.spent.add(name, asking_s + known.clock() - began, len(known))
+
+
+def each(fetch_one: Callable[[Any], Any], workers: int = 8) -> Fetch:
+    """Return a `fetch` for a source that is asked for one key at a time: up to `workers` at once, rows in order.
+
+    `fetch_one` returns a row, or None for an unknown key. Raises CascadeError that names the key that failed.
+
+    >>> each(lambda key: [float(key)], workers=2)([3, 1])
+    [[3.0], [1.0]]
+    """
+    threads = Threads(workers)
+
+    def one(key: Key) -> Any:
+        try:
+            return fetch_one(key)
+        except Exception as error:
+            raise CascadeError(f"look-up: fetching the key {key!r} failed: {error!r}") from error
+
+    def fetch(keys: list[Key]) -> list[Any]:
+        coming = [threads.submit(one, key) for key in keys[1:]]
+        return [one(key) for key in keys[:1]] + [future.result() for future in coming]
+
+    return fetch
+
+
+class Threads:
+    """Threads that begin with the first task and end when nothing refers to them any more.
+
+    >>> Threads(1).submit(max, 1, 2).result()
+    2
+    """
+
+    def __init__(self, workers: int) -> None:
+        if workers < 1:
+            raise CascadeError(f"look-up: workers is {workers}; at least 1 thread is needed")
+        self._workers = workers
+        self._lock = threading.Lock()
+        self._executor: Executor | None = None
+
+    def submit(self, task: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Start a task."""
+        with self._lock:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(self._workers, thread_name_prefix="headway-lookup")
+        return self._executor.submit(task, *arguments)
+
+
+def as_keys(keys: Any) -> list[Key]:
+    """Return a vector or a table of keys as a list; keys of several columns are tuples, missing ones are None.
+
+    >>> as_keys(np.array([1.0, np.nan])), as_keys([["JFK", 5], ["LGA", 6]])
+    ([1.0, None], [('JFK', 5), ('LGA', 6)])
+    """
+    if hasattr(keys, "columns"):
+        values = list(zip(*(keys[column].to_list() for column in keys.columns), strict=True))
+    elif hasattr(keys, "tolist"):
+        values = keys.tolist()
+    else:
+        values = keys.to_list() if hasattr(keys, "to_list") else list(keys)
+    return [_key(value) for value in values]
+
+
+def _key(value: Any) -> Key:
+    if isinstance(value, list | tuple):
+        return None if any(part is None or part != part for part in value) else tuple(value)
+    return value if value == value else None
+
+
+def _row(values: Any, of: str) -> Floats:
+    try:
+        row = np.array(values, dtype=np.float64, ndmin=1)
+    except (TypeError, ValueError) as error:
+        raise CascadeError(f"look-up: the row of {of} is no sequence of numbers: {error}") from None
+    if row.ndim != 1:
+        raise CascadeError(f"look-up: the row of {of} has {row.ndim} dimensions; one row of numbers per key is due")
+    row.setflags(write=False)
+    return row
+
+
+def _shown(keys: Sequence[Key]) -> str:
+    return ", ".join(repr(key) for key in keys[:3]) + (f" and {len(keys) - 3:,} more" if len(keys) > 3 else "")

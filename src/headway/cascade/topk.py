@@ -1,0 +1,298 @@
+"""Top-K queries: a cheap filter ranks all rows, the full model only those that may be among the best K.
+
+After Willump (Kraft et al., MLSys 2020, section 4.3); how many rows the filter keeps is found in `ranking`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from headway.cascade.adapt import adapt
+from headway.cascade.costs import Cost, Costs, measure
+from headway.cascade.features import Features, Known
+from headway.cascade.importance import block_importance
+from headway.cascade.ranking import Floats, Ints, Ranked, best, pools, upper_limit
+from headway.cascade.rows import Block, Index, Rows, count, take
+from headway.cascade.select import subsets
+from headway.errors import CascadeError
+
+Score = Callable[[Any, Block], Floats]
+"""Ranks rows: given a fitted model and a block, one number per row, the highest being the best."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What a filter is good for: of pools of `pool` rows like those seen, at least the share `sure` has the recall.
+
+    `kept` rows of a pool go to the full model. It rests on `draws` pools of `rows` calibration rows, which nothing else
+    was chosen by, at `confidence`; `median_needed` is how many rows half of these pools would have done with.
+    """
+
+    k: int
+    pool: int
+    recall: float
+    sure: float
+    confidence: float
+    kept: int
+    median_needed: int
+    draws: int
+    rows: int
+
+    def __str__(self) -> str:
+        return (
+            f"keeps {self.kept:,} of {self.pool:,} rows for the best {self.k}: recall >= {self.recall:g} in at least "
+            f"{100 * self.sure:g}% of such pools ({100 * self.confidence:g}% confidence, {self.draws:,} draws of "
+            f"{self.rows:,} rows)"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Projected:
+    """Seconds per pool that measured costs add up to: with the filter, and with the full model alone.
+
+    >>> Projected(filtered_s=0.5, full_s=3.0).speedup
+    6.0
+    """
+
+    filtered_s: float
+    full_s: float
+
+    @property
+    def speedup(self) -> float:
+        """How many times faster the filter should be."""
+        return self.full_s / self.filtered_s
+
+
+@dataclass(frozen=True, slots=True)
+class Ranker:
+    """A fitted model, the features that it takes in this order, and how it scores their block."""
+
+    model: Any
+    inputs: tuple[str, ...]
+    score: Score
+
+    def __call__(self, known: Known) -> Floats:
+        """Return the scores of all known rows; only features that are not known yet are computed."""
+        return np.asarray(self.score(self.model, known.stacked(self.inputs)), dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class FittedTopK:
+    """Answers top-K queries: `filter` ranks all rows by cheap features, `full` ranks those kept by all of them.
+
+    Without a filter (None: none was worth it) it is the exact query. `promise` and `projected` are of pools of the size
+    and K that it was fitted for; for another K as many times more rows are kept.
+    """
+
+    features: Features
+    full: Ranker
+    filter: Ranker | None
+    promise: Promise
+    projected: Projected
+
+    def top_k(self, rows: Rows, k: int | None = None) -> tuple[Ints, Floats]:
+        """Return `(index, score)` of the K best rows, best first, by the full model's score; ties as they come.
+
+        Raises CascadeError for a K below 1 and for scores that are NaN.
+        """
+        k = _at_least_one("k", self.promise.k if k is None else k)
+        known = self.features.known(rows)
+        kept = min(len(known), max(k, math.ceil(self.promise.kept * k / self.promise.k)))
+        if self.filter is None or kept == len(known):
+            return self.exact(rows, k)
+        places = np.sort(best(self.filter(known), kept))
+        score = self.full(known.only(places))
+        order = best(score, k)
+        return places[order], score[order]
+
+    def exact(self, rows: Rows, k: int | None = None) -> tuple[Ints, Floats]:
+        """Return what `top_k` approximates: all features and the full model for every row."""
+        k = _at_least_one("k", self.promise.k if k is None else k)
+        known = self.features.known(rows)
+        score = self.full(known) if len(known) else np.empty(0)
+        order = best(score, k)
+        return order, score[order]
+
+    def explain(self) -> str:
+        """Return in words what the filter sees, how many rows it keeps, and what is gained."""
+        if self.filter is None:
+            return f"top-K: all of {', '.join(self.full.inputs)} for every row; no filter is worth its cost"
+        return (
+            f"top-K: a filter on {', '.join(self.filter.inputs)} {self.promise}; {self.projected.speedup:.1f} times "
+            "faster by measured costs"
+        )
+
+
+def ranking_score(model: Any, block: Block) -> Floats:
+    """Return what a model ranks rows by: its decision, the probability of the second of two classes, or its prediction.
+
+    Raises CascadeError for a model of more than two classes: which of them ranks is for the caller to say.
+    """
+    classes = getattr(model, "classes_", ())
+    if len(classes) > 2:
+        raise CascadeError(
+            f"top-K: the model has {len(classes)} classes; give score=lambda model, block: ... that ranks the rows"
+        )
+    if hasattr(model, "decision_function"):
+        return np.asarray(model.decision_function(block), dtype=np.float64)
+    if hasattr(model, "predict_proba"):
+        return np.asarray(model.predict_proba(block)[:, 1], dtype=np.float64)
+    return np.asarray(model.predict(block), dtype=np.float64).ravel()
+
+
+@dataclass(frozen=True, slots=True)
+class _Goal:
+    """What is asked for, and by which draws it is judged."""
+
+    k: int
+    pool: int
+    recall: float
+    sure: float
+    confidence: float
+    draws: int
+    seed: int
+
+    def needed(self, filter_score: Floats, full_score: Floats) -> Ints:
+        """Return how many rows the filter must keep, pool by pool."""
+        ranked = Ranked.of(filter_score, full_score)
+        drawn = pools(filter_score.size, self.pool, self.draws, self.seed)
+        return np.array([ranked.needed(copies, self.k, self.recall) for copies in drawn])
+
+    def kept(self, needed: Ints) -> int:
+        """Return how many rows to keep, so that the recall is reached as surely as asked for."""
+        return min(self.pool, max(self.k, upper_limit(needed, self.sure, self.confidence)))
+
+
+def fit_top_k(
+    pipeline: Any,
+    rows: Rows,
+    labels: Any,
+    k: int,
+    pool: int,
+    *,
+    recall: float = 0.95,
+    sure: float = 0.99,
+    confidence: float = 0.95,
+    draws: int = 1000,
+    parts: tuple[Index, Index, Index] | None = None,
+    score: Score = ranking_score,
+    seed: int = 0,
+) -> FittedTopK:
+    """Fit a pipeline for queries for the `k` best of `pool` rows, with the cheapest filter that keeps the recall.
+
+    `recall` is to be reached in at least the share `sure` of such pools. Everything is fitted on the first of `parts`
+    of the rows, the filter is chosen on the second, and how many rows it keeps is found on the third; without `parts`
+    (row numbers) they are a random half and two quarters. `score(model, block)` ranks, `ranking_score` by default.
+    A hundred draws, as Willump takes, cannot show 99 %; `draws_needed` tells how many can.
+    Raises CascadeError for a goal that makes no sense, too few draws or rows, and what cannot be taken apart.
+    """
+    goal = _checked(_Goal(k, pool, recall, sure, confidence, draws, seed))
+    train, selection, calibration = _parts(count(rows), seed) if parts is None else parts
+    for name, part in (("training", train), ("selection", selection), ("calibration", calibration)):
+        if len(part) < 2:
+            raise CascadeError(f"top-K: {len(part)} rows for {name}; at least 2 are needed, and better hundreds")
+    taken = adapt(pipeline, rows)
+    truth = np.asarray(labels)[train]
+    features, learned = taken.features.fit(take(rows, train), truth)
+    full = _fitted(taken.model, taken.inputs, learned, truth, score)
+    chosen, costs = _choose(full, features, features.known(take(rows, selection)), learned, truth, goal, taken.model)
+    if chosen is None:
+        needed = np.full(draws, pool)
+    else:
+        held_out = features.known(take(rows, calibration))
+        needed = goal.needed(chosen(held_out), full(held_out))
+    promise = _promise(goal, needed, len(calibration))
+    return FittedTopK(features, full, chosen, promise, _projected(costs, chosen, pool, promise.kept))
+
+
+def _choose(
+    full: Ranker, features: Features, seen: Known, learned: Known, labels: Any, goal: _Goal, model: Any
+) -> tuple[Ranker | None, Costs]:
+    """Return the filter that costs least with the rows that it must keep on the selection part, and all costs."""
+    full_score = full(seen)
+
+    def agreement(block: Block) -> float:
+        return -float(np.mean((full.score(full.model, block) - full_score) ** 2))
+
+    importance = block_importance(agreement, seen, full.inputs, repeats=3, seed=goal.seed)
+    size = min(goal.pool, len(seen))
+    sizes = (max(1, size // 10), size)
+    models = {"full": (full.inputs, partial(full.score, full.model))}
+    costs = measure(features, models, seen.rows, sizes=sizes, rounds=3, seed=goal.seed)
+    alone_s = {name: cost.of(goal.pool) for name, cost in costs.features.items()}
+    chosen: tuple[Ranker | None, Costs] = (None, costs)
+    least_s = _projected(costs, None, goal.pool, goal.pool).full_s
+    for names in subsets(features, full.inputs, {name: found.mean for name, found in importance.items()}, alone_s):
+        ranker = _fitted(model, names, learned, labels, full.score)
+        began = time.perf_counter()
+        filter_score = ranker(seen)
+        model_s = Cost(0.0, (time.perf_counter() - began) / len(seen))
+        kept = goal.kept(goal.needed(filter_score, full_score))
+        uses = {**costs.uses, "filter": features.closure(names)}
+        with_filter = Costs(costs.features, {**costs.models, "filter": model_s}, uses)
+        filtered_s = _projected(with_filter, ranker, goal.pool, kept).filtered_s
+        if filtered_s < least_s:
+            chosen, least_s = (ranker, with_filter), filtered_s
+    return chosen
+
+
+def _projected(costs: Costs, ranker: Ranker | None, pool: int, kept: int) -> Projected:
+    full_s = costs.expected_s(["full"], [1.0], pool)
+    if ranker is None:
+        return Projected(full_s, full_s)
+    return Projected(costs.expected_s(["filter", "full"], [1.0, kept / pool], pool), full_s)
+
+
+def _fitted(model: Any, inputs: tuple[str, ...], learned: Known, labels: Any, score: Score) -> Ranker:
+    if not hasattr(model, "fit"):
+        raise CascadeError(
+            f"top-K: a {type(model).__name__} cannot be fitted to fewer features; give a model with fit, as "
+            "scikit-learn's"
+        )
+    from sklearn.base import clone
+
+    return Ranker(clone(model).fit(learned.stacked(inputs), labels), inputs, score)
+
+
+def _promise(goal: _Goal, needed: Ints, rows: int) -> Promise:
+    return Promise(
+        goal.k,
+        goal.pool,
+        goal.recall,
+        goal.sure,
+        goal.confidence,
+        kept=goal.kept(needed),
+        median_needed=int(np.median(needed)),
+        draws=goal.draws,
+        rows=rows,
+    )
+
+
+def _parts(rows: int, seed: int) -> tuple[Index, Index, Index]:
+    order = np.random.default_rng([seed, rows]).permutation(rows)
+    half, quarter = rows // 2, rows // 4
+    return order[:half], order[half : half + quarter], order[half + quarter :]
+
+
+def _checked(goal: _Goal) -> _Goal:
+    _at_least_one("k", goal.k)
+    if goal.pool < goal.k:
+        raise CascadeError(f"top-K: the best {goal.k} of a pool of {goal.pool} are asked for; the pool must be larger")
+    for name, share in (("recall", goal.recall), ("sure", goal.sure), ("confidence", goal.confidence)):
+        if not 0 < share < 1 and not (name == "recall" and share == 1):
+            raise CascadeError(f"top-K: {name} is {share}; it must be a share such as 0.95")
+    upper_limit(np.zeros(goal.draws, dtype=np.int64), goal.sure, goal.confidence)
+    return goal
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if value < 1:
+        raise CascadeError(f"top-K: {name} is {value}; at least 1 is needed")
+    return value

@@ -1,0 +1,143 @@
+"""Compiled models: the same scores within 1e-5, and used only where they were measured to be faster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor, RandomForestClassifier
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.neural_network import MLPClassifier
+from sklearn.svm import LinearSVC
+
+from headway.cascade.adapt import scorer
+from headway.cascade.compiled import Compiled, Measured, compiled
+from headway.errors import CascadeError
+
+ROWS = np.random.default_rng(1).normal(size=(300, 5)).astype(np.float32).astype(np.float64)
+TWO = (ROWS[:, 0] + ROWS[:, 1] ** 2 > 0.5).astype(int)
+THREE = np.digitize(ROWS[:, 0], [-0.5, 0.5])
+HOLES = np.where(np.random.default_rng(2).random(ROWS.shape) < 0.2, np.nan, ROWS)
+
+
+def ticking(steps: list[float]) -> Any:
+    """A clock by which the model as it is and its compiled form take these seconds, in turn."""
+    now_s, at = 0.0, 0
+
+    def clock() -> float:
+        nonlocal now_s, at
+        if at % 2:
+            now_s += steps[at // 2 % len(steps)]
+        at += 1
+        return now_s
+
+    return clock
+
+
+FASTER, SLOWER = [2.0, 1.0], [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "labels", "form"),
+    [
+        (LogisticRegression(), ROWS, TWO, "linear"),
+        (LogisticRegression(), ROWS, THREE, "linear"),
+        (LinearSVC(), ROWS, TWO, "linear"),
+        (LinearSVC(), ROWS, THREE, "linear"),
+        (Ridge(), ROWS, ROWS[:, 2] * 100, "linear"),
+        (LinearRegression(), ROWS, ROWS[:, :2] * 100, "linear"),
+        (LogisticRegression(), sparse.csr_matrix(ROWS), TWO, "linear"),
+        (HistGradientBoostingClassifier(max_iter=20), HOLES, TWO, "trees"),
+        (HistGradientBoostingClassifier(max_iter=10), HOLES, THREE, "trees"),
+        (HistGradientBoostingRegressor(max_iter=20), HOLES, ROWS[:, 2] * 100, "trees"),
+        (RandomForestClassifier(5), ROWS, THREE, "trees"),
+        (MLPClassifier((8,), max_iter=30, random_state=0), ROWS, TWO, "onnx"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_compiled_form_gives_the_scores_of_the_model(model: Any, rows: Any, labels: Any, form: str) -> None:
+    model = model.fit(rows, labels)
+    fast = compiled(model, rows, clock=ticking(FASTER))
+    assert fast.form == form
+    assert fast.measured.same
+    assert fast.measured.point
+    assert fast.measured.batch
+    for method in ("predict_proba", "decision_function", "predict"):
+        if hasattr(model, method):
+            for block in (rows, rows[:1]):
+                found, exact = getattr(fast, method)(block), getattr(model, method)(block)
+                assert found.shape == exact.shape
+                assert np.allclose(found, exact, rtol=1e-5, atol=1e-5)
+        else:
+            assert not hasattr(fast, method)
+
+
+def test_a_form_that_is_not_faster_is_not_used() -> None:
+    model = LogisticRegression().fit(ROWS, TWO)
+    asked = 0
+
+    class Counting(LogisticRegression):
+        def predict_proba(self, block: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            return super().predict_proba(block)
+
+    Counting.__name__ = "LogisticRegression"
+    model.__class__ = Counting
+    for clock, uses in ((ticking(SLOWER), 1), (ticking(FASTER), 0)):
+        fast = compiled(model, ROWS, clock=clock)
+        asked = 0
+        fast.predict_proba(ROWS[:1])
+        assert asked == uses
+
+
+def test_point_and_batch_are_decided_apart() -> None:
+    measured = Measured(point_s=2.0, compiled_point_s=1.0, batch_s=1.0, compiled_batch_s=2.0, difference=0.0)
+    fast = Compiled(
+        LogisticRegression().fit(ROWS, TWO), "linear", lambda block: np.full((len(block), 2), 7.0), measured
+    )
+    assert fast.predict_proba(ROWS[:1])[0, 0] == 7.0
+    assert fast.predict_proba(ROWS)[0, 0] < 1.0
+
+
+@pytest.mark.parametrize("difference", [2e-5, float("inf")])
+def test_other_scores_are_never_used_however_fast(difference: float) -> None:
+    measured = Measured(1.0, 0.001, 1.0, 0.001, difference)
+    assert not measured.same
+    assert not measured.point
+    assert not measured.batch
+
+
+def test_scores_that_are_nan_are_not_the_same() -> None:
+    class Broken(LinearRegression):
+        def predict(self, block: Any) -> Any:
+            return super().predict(block) * np.nan
+
+    Broken.__name__ = "LinearRegression"
+    assert not compiled(Broken().fit(ROWS, TWO), ROWS).measured.same
+
+
+def test_a_compiled_model_scores_for_cascades() -> None:
+    model = LogisticRegression().fit(ROWS, np.where(TWO, "late", "in time"))
+    found = scorer(compiled(model, ROWS))
+    assert found.classes.tolist() == ["in time", "late"]
+    assert np.allclose(found.scores(ROWS), model.predict_proba(ROWS))
+    assert compiled(model, ROWS).predict(ROWS[:20]).tolist() == model.predict(ROWS[:20]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "says"),
+    [
+        (LogisticRegression().fit(ROWS, TWO), ROWS[:0], "the sample has no rows"),
+        (MLPClassifier((2,), max_iter=1), sparse.csr_matrix(ROWS), "of sparse features has no compiled form"),
+        (object(), ROWS, "a object has no predict"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_what_cannot_be_compiled_says_so(model: Any, rows: Any, says: str) -> None:
+    if hasattr(model, "partial_fit"):
+        model.fit(ROWS, TWO)
+    with pytest.raises(CascadeError, match=says):
+        compiled(model, rows)

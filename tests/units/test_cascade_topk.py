@@ -1,0 +1,241 @@
+"""Top-K: without a filter it is exact, with one it reaches the recall that it promises, on rows it has not seen."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom
+from sklearn.linear_model import LinearRegression, LogisticRegression
+
+from headway.cascade.adapt import Parts
+from headway.cascade.features import Feature, Features
+from headway.cascade.ranking import Ranked, best, draws_needed, pools, recall, upper_limit
+from headway.cascade.topk import FittedTopK, fit_top_k, ranking_score
+from headway.errors import CascadeError
+
+SCORES = st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.5]), min_size=1, max_size=25)
+
+
+@given(SCORES, st.integers(1, 30))
+def test_the_best_are_those_of_a_stable_sort(scores: list[float], count: int) -> None:
+    expected = sorted(range(len(scores)), key=lambda place: (-scores[place], place))[:count]
+    assert best(np.array(scores), count).tolist() == expected
+
+
+@given(st.data())
+def test_what_a_filter_must_keep_is_what_brute_force_finds(data: st.DataObject) -> None:
+    full = np.array(data.draw(SCORES))
+    rows = full.size
+    cheap = np.array(data.draw(st.lists(st.sampled_from([0.0, 1.0, 2.0]), min_size=rows, max_size=rows)))
+    copies = np.array(data.draw(st.lists(st.integers(0, 3), min_size=rows, max_size=rows)))
+    k, wanted = data.draw(st.integers(1, 8)), data.draw(st.sampled_from([0.3, 0.5, 0.95, 1.0]))
+    pool = np.repeat(np.arange(rows), copies)
+    exact = best(full[pool], k)
+    found = [recall(best(cheap[pool], kept), exact) for kept in range(pool.size + 1)]
+    ranked = Ranked.of(cheap, full)
+    assert [ranked.reached(copies, k, kept) for kept in range(pool.size + 1)] == pytest.approx(found)
+    enough = math.ceil(wanted * exact.size - 1e-9) / exact.size if exact.size else 0.0
+    assert ranked.needed(copies, k, wanted) == next(kept for kept, got in enumerate(found) if got >= enough - 1e-9)
+
+
+@pytest.mark.parametrize(("sure", "confidence", "values"), [(0.99, 0.95, 299), (0.9, 0.95, 60), (0.9, 0.9, 400)])
+def test_the_limit_is_no_lower_than_promised_and_no_order_statistic_below_would_do(
+    sure: float, confidence: float, values: int
+) -> None:
+    rank = upper_limit(np.arange(1, values + 1), sure, confidence)
+    # The limit fails when at least `rank` values lie below the quantile.
+    assert binom.sf(rank - 1, values, sure) <= 1 - confidence
+    assert binom.sf(rank - 2, values, sure) > 1 - confidence
+
+
+@pytest.mark.parametrize(("sure", "confidence"), [(0.99, 0.95), (0.9, 0.99), (0.5, 0.5)])
+def test_too_few_draws_name_how_many_are_needed(sure: float, confidence: float) -> None:
+    enough = draws_needed(sure, confidence)
+    upper_limit(np.arange(enough), sure, confidence)
+    with pytest.raises(CascadeError, match=f"{enough} or more can"):
+        upper_limit(np.arange(enough - 1), sure, confidence)
+
+
+def test_pools_are_seeded_and_have_their_size() -> None:
+    for sample in (True, False):
+        drawn = pools(30, 100, 5, seed=3, sample=sample)
+        assert drawn.shape == (5, 30)
+        assert (drawn.sum(axis=1) == 100).all()
+        assert (drawn == pools(30, 100, 5, seed=3, sample=sample)).all()
+        assert (drawn != pools(30, 100, 5, seed=4, sample=sample)).any()
+
+
+def test_pools_of_a_sample_vary_more_than_pools_of_all_there_is() -> None:
+    uncertain, known = (pools(50, 500, 400, seed=1, sample=sample).std(axis=0).mean() for sample in (True, False))
+    assert uncertain > 1.5 * known
+
+
+def columns(weights: dict[str, float], work: int = 200) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], Parts]:
+    """Rows whose label rests on columns by weight, with a feature for each that takes more work the later it comes."""
+    draws = np.random.default_rng(7)
+    rows = draws.normal(size=(6000, len(weights)))
+    labels = rows @ np.array(list(weights.values())) + 0.3 * draws.normal(size=len(rows)) > 0
+
+    def feature(place: int) -> Feature:
+        def compute(given: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            for _ in range(1 + work * place):
+                value = np.sort(given[:, place : place + 1], axis=0)
+            value[:] = given[:, place : place + 1]
+            return value
+
+        return Feature(compute)
+
+    features = Features({name: feature(place) for place, name in enumerate(weights)})
+    return rows, labels, Parts(features, tuple(weights), LogisticRegression())
+
+
+@cache
+def fitted() -> FittedTopK:
+    rows, labels, parts = columns({"cheap": 3.0, "dear": 0.5})
+    return fit_top_k(parts, rows, labels, k=20, pool=500, recall=0.9, sure=0.95, draws=300)
+
+
+def fresh(rows: int, seed: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng([seed, 99]).normal(size=(rows, 2))
+
+
+def test_the_recall_is_reached_as_often_as_promised_on_rows_never_seen() -> None:
+    query = fitted()
+    assert query.filter is not None
+    assert query.filter.inputs == ("cheap",)
+    assert 20 < query.promise.kept < 250
+    found = [recall(query.top_k(pool)[0], query.exact(pool)[0]) for pool in (fresh(500, seed) for seed in range(200))]
+    reached = int(np.sum(np.array(found) >= 0.9))
+    # With 95% or more reaching it, fewer than this many of 200 would be a coincidence of one in ten thousand.
+    assert reached >= binom.ppf(1e-4, 200, 0.95)
+
+
+def test_keeping_everything_is_the_exact_query() -> None:
+    query, pool = fitted(), fresh(500, 1)
+    wide = FittedTopK(query.features, query.full, query.filter, _keeping(query, 500), query.projected)
+    for given_k in (1, 20, 500):
+        found, exact = wide.top_k(pool, given_k), wide.exact(pool, given_k)
+        assert found[0].tolist() == exact[0].tolist()
+        assert found[1].tolist() == exact[1].tolist()
+
+
+@settings(max_examples=20)
+@given(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=1, max_size=60), st.integers(1, 10))
+def test_ties_are_broken_as_in_the_exact_query(values: list[float], k: int) -> None:
+    query = fitted()
+    pool = np.column_stack([values, np.zeros(len(values))])
+    wide = FittedTopK(query.features, query.full, query.filter, _keeping(query, len(values) * 20), query.projected)
+    assert wide.top_k(pool, k)[0].tolist() == wide.exact(pool, k)[0].tolist()
+    # The filter sees all that differs here, so what it keeps are the best, the first of equal ones.
+    assert query.top_k(pool, k)[0].tolist() == query.exact(pool, k)[0].tolist()
+
+
+def test_scores_are_the_full_models_and_fall() -> None:
+    query, pool = fitted(), fresh(500, 2)
+    index, score = query.top_k(pool)
+    assert len(set(index.tolist())) == len(index) == 20
+    assert (np.diff(score) <= 0).all()
+    every = query.full(query.features.known(pool))
+    assert score == pytest.approx(every[index])
+
+
+def test_dear_features_are_computed_for_the_kept_rows_only() -> None:
+    query, asked = fitted(), []
+
+    def counting(feature: Feature) -> Feature:
+        def compute(rows: np.ndarray[Any, Any]) -> Any:
+            asked.append(len(rows))
+            return feature(rows)
+
+        return Feature(compute)
+
+    features = Features(
+        {name: counting(feature) if name == "dear" else feature for name, feature in query.features.items()}
+    )
+    FittedTopK(features, query.full, query.filter, query.promise, query.projected).top_k(fresh(500, 3))
+    assert asked == [query.promise.kept]
+
+
+def test_another_k_keeps_as_many_times_more() -> None:
+    query = fitted()
+    assert len(query.top_k(fresh(500, 4), 5)[0]) == 5
+    assert len(query.top_k(fresh(30, 4), 50)[0]) == 30
+    assert query.top_k(fresh(0, 4).reshape(0, 2), 5)[0].size == 0
+
+
+def test_a_filter_that_knows_nothing_is_not_used() -> None:
+    rows, labels, parts = columns({"cheap": 0.0, "dear": 3.0}, work=0)
+    query = fit_top_k(parts, rows, labels, k=20, pool=200, recall=0.95, sure=0.95, draws=100)
+    assert query.filter is None
+    pool = fresh(200, 5)
+    assert query.top_k(pool)[0].tolist() == query.exact(pool)[0].tolist()
+    assert "no filter is worth its cost" in query.explain()
+
+
+def test_a_pipeline_of_one_feature_is_exact() -> None:
+    rows, labels, parts = columns({"only": 1.0})
+    assert fit_top_k(parts, rows, labels, k=5, pool=50, sure=0.9, draws=50).filter is None
+
+
+def test_regressions_rank_by_their_prediction() -> None:
+    rows, _, parts = columns({"cheap": 3.0, "dear": 0.5})
+    target = rows @ np.array([3.0, 0.5])
+    made = Parts(parts.features, parts.inputs, LinearRegression())
+    query = fit_top_k(made, rows, target, k=20, pool=500, recall=0.9, sure=0.9, draws=100)
+    pool = fresh(500, 6)
+    assert query.exact(pool)[0].tolist() == best(pool @ np.array([3.0, 0.5]), 20).tolist()
+    assert recall(query.top_k(pool)[0], query.exact(pool)[0]) >= 0.8
+
+
+def test_the_same_seed_promises_the_same() -> None:
+    rows, labels, parts = columns({"cheap": 3.0, "dear": 0.5})
+    again = fit_top_k(parts, rows, labels, k=20, pool=500, recall=0.9, sure=0.95, draws=300)
+    assert again.promise == fitted().promise
+
+
+def test_what_is_promised_is_said() -> None:
+    said = fitted().explain()
+    assert "a filter on cheap keeps " in said
+    assert "recall >= 0.9 in at least 95% of such pools (95% confidence, 300 draws of 1,500 rows)" in said
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"k": 0}, "k is 0; at least 1"),
+        ({"k": 600}, "the best 600 of a pool of 500"),
+        ({"recall": 1.2}, r"recall is 1.2; it must be a share"),
+        ({"sure": 1.0}, r"sure is 1.0; it must be a share"),
+        ({"draws": 58}, "59 or more can"),
+        ({"parts": (np.arange(10), np.arange(1), np.arange(10))}, "1 rows for selection"),
+    ],
+)
+def test_a_goal_that_makes_no_sense_is_refused(changed: dict[str, Any], says: str) -> None:
+    rows, labels, parts = columns({"cheap": 3.0, "dear": 0.5})
+    with pytest.raises(CascadeError, match=says):
+        fit_top_k(parts, rows, labels, **{"k": 20, "pool": 500, "sure": 0.95, **changed})
+
+
+def test_scores_that_are_nan_name_their_row() -> None:
+    with pytest.raises(CascadeError, match="the score of row 2 is NaN"):
+        best(np.array([1.0, 2.0, np.nan]), 1)
+    with pytest.raises(CascadeError, match="both must score the same rows"):
+        Ranked.of(np.zeros(3), np.zeros(4))
+
+
+def test_a_model_of_three_classes_needs_to_be_told_which_ranks() -> None:
+    model = LogisticRegression().fit(np.arange(9.0)[:, None], np.arange(9) // 3)
+    with pytest.raises(CascadeError, match="the model has 3 classes; give score="):
+        ranking_score(model, np.zeros((1, 1)))
+
+
+def _keeping(query: FittedTopK, kept: int) -> Any:
+    from dataclasses import replace
+
+    return replace(query.promise, kept=kept)

@@ -25,11 +25,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.e2e.serve_models import MODELS
 from tests.e2e.test_serve import INFER, body, make_plan, outputs, wait_until
 
+from headway.domains.pipeline.declare import ReplicaConfig
 from headway.errors import ServeError, WorkerTimeout
 from headway.plan.plan import Plan
+from headway.profile import Profile, Row
 from headway.serve.ray_engine.runtime import FOLDER_PREFIX, local_ray
 from headway.serve.run import LiveServer, ServeOptions, running, running_in_thread
 from headway.serve.wire import Payload
+from headway.spec.model import Spec
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the `ray` extra"),
@@ -48,6 +51,17 @@ class Sizes:
     def predict(self, batch):
         time.sleep(0.03)
         return [f"{len(batch)} {os.getpid()}" for _ in batch]
+
+
+class Named:
+    """Says its name, how large the batch was, and where it was worked on."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def predict(self, batch):
+        time.sleep(0.03)
+        return [f"{self.name} {len(batch)} {os.getpid()}" for _ in batch]
 
 
 class Hang:
@@ -159,6 +173,81 @@ def test_batches_and_replicas_follow_the_plan_and_its_changes_under_load(
     assert stats["stages"]["sizes"]["batches"] == pytest.approx(sum(1 / size for size in sizes))
 
 
+def named(models: Callable[[str], str], **config: Any) -> Plan:
+    """One stage that says which of its variants has worked; the variant `broken` cannot be set up."""
+    variants = {name: {"model": models("Named"), "options": {"name": name}} for name in ("first", "second")}
+    document = {
+        "name": "pages",
+        "slo": {"latency": "60s"},
+        "supply": {"cpu": {"price": "$1/h"}},
+        "stages": {"only": {"variants": {**variants, "broken": {"model": models("Broken")}}}},
+    }
+    rows = [Row("only", "cpu", size, 0.03, variant=name) for name in (*variants, "broken") for size in (1, 8)]
+    config = {"variant": "first", "max_batch_size": 1, **config}
+    return Plan(Spec.from_dict(document), Profile.from_rows(rows), {"only": ReplicaConfig("cpu", **config)})
+
+
+def test_a_plan_is_changed_under_load_and_what_cannot_be_started_changes_nothing(
+    ray: None, models: Callable[[str], str]
+) -> None:
+    stop = threading.Event()
+    answered: list[tuple[str, int, int]] = []
+    hurried: list[int] = []
+    with on_ray(named(models)) as (_, client), ThreadPoolExecutor(8) as threads:
+
+        def load() -> None:
+            while not stop.is_set():
+                name, size, pid = outputs(client.post(INFER, json=body("x")))["only"][0].split()
+                answered.append((name, int(size), int(pid)))
+
+        def seen(name: str, replicas: int, most: int) -> bool:
+            """Whether all answers come from one variant, so many replicas, and the largest batches are of `most`."""
+            since = len(answered)
+
+            def lately() -> bool:
+                last = answered[max(since, len(answered) - 40) :]
+                names, sizes, pids = zip(*last, strict=True) if last else ((), (), ())
+                return len(last) == 40 and {*names} == {name} and max(sizes) == most and len({*pids}) == replicas
+
+            return wait_until(lately)
+
+        def put(plan: Plan, status: int) -> dict[str, Any]:
+            found = client.put("/plan", content=plan.to_json(), params={"watch": "0s"})
+            assert found.status_code == status, found.text
+            value: dict[str, Any] = found.json()
+            return value
+
+        def refused() -> bool:
+            found = client.post(INFER, json=body("x"), headers={"x-request-timeout": "1ms"})
+            hurried.append(found.status_code)
+            return found.status_code == 429 and "too much to do to answer within 0.001 s" in found.json()["error"]
+
+        loads = [threads.submit(load) for _ in range(8)]
+        try:
+            assert seen("first", replicas=1, most=1)
+            changes = put(named(models, replicas=2, max_batch_size=3), 200)["changes"]
+            assert [change["field"] for change in changes] == ["replicas", "max_batch_size"]
+            assert seen("first", replicas=2, most=3)
+            second = named(models, variant="second", max_batch_size=3)
+            put(second, 200)
+            assert seen("second", replicas=1, most=3)
+            assert wait_until(refused)
+            refusal = put(named(models, variant="broken", replicas=2), 422)["error"]
+            assert "nothing was changed" in refusal
+            assert "no such weights" in refusal
+            assert seen("second", replicas=1, most=3)
+        finally:
+            stop.set()
+        for each in loads:
+            each.result()  # no request was lost or refused but those in a hurry
+        stats = client.get("/stats").json()
+    assert (stats["plan_hash"], stats["swap"]["last"]["state"]) == (second.hash, "failed")
+    counts = stats["requests"]
+    assert counts["offered"] == len(answered) + len(hurried)
+    assert counts["answered"] == len(answered) + hurried.count(200)
+    assert counts["rejected"] == hurried.count(429) > 0
+
+
 def test_a_killed_replica_loses_nothing_and_answers_nothing_twice(ray: None, models: Callable[[str], str]) -> None:
     plan = make_plan({"slow": {"model": models("Slow")}}, replicas=2, max_batch_size=2)
     with on_ray(plan) as (server, client):
@@ -197,7 +286,7 @@ def test_a_replica_that_hangs_is_killed_and_replaced(ray: None, models: Callable
             asyncio.run_coroutine_threadsafe(hanging, server.engine._loop).result(60.0)
         assert outputs(client.post(INFER, json=body("fine")))["hang"] == ["fine"]
         assert wait_until(lambda: client.get("/stats").json()["stages"]["hang"]["pids"] not in ([], [pid]), 60.0)
-        assert not Path(f"/proc/{pid}").exists()
+        assert wait_until(lambda: not Path(f"/proc/{pid}").exists())
 
 
 def test_a_model_that_cannot_be_set_up_stops_the_server_with_the_reason(
@@ -275,7 +364,7 @@ def test_a_server_starts_a_ray_of_its_own_on_loopback_and_leaves_nothing_of_it(
         # Ray passes on what was printed when it next looks at its files.
         assert wait_until(lambda: "[hang] printed by the stage" in passed_on())
         server.process.terminate()
-        assert server.process.wait(60.0) == 0
+        assert server.process.wait(120.0) == 0
         assert server.process.stdout is not None
         assert server.process.stdout.read() == ""
     assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))

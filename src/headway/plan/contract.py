@@ -125,6 +125,18 @@ class HasRichest(Protocol):
 
 
 @runtime_checkable
+class TellsAccuracy(Protocol):
+    """How accurate its answers are shows only when it is simulated: its stations' departures have `credit`.
+
+    `slo.accuracy` is then judged by the mean over the traces that a plan is judged on.
+    """
+
+    def best_accuracy(self, context: StageContext) -> float:
+        """Return an accuracy that no configuration exceeds on average, so that a floor above it is refused at once."""
+        ...
+
+
+@runtime_checkable
 class BoundsCapacity(Protocol):
     """It can say what its capacity carries at most: exact search then skips configurations that never can."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headway.plan.accuracy import combinations, plan_accuracy
+from headway.plan.accuracy import combinations
 from headway.plan.config import Config
 from headway.plan.contract import BoundsCapacity
 from headway.plan.demand import StageDemand
@@ -61,11 +61,11 @@ class Found:
 
 
 def variant_choices(oracle: Oracle) -> list[dict[str, str]]:
-    """Return the choices of variants that meet the accuracy floor, of all stages that have variants."""
+    """Return the choices of variants that can meet the accuracy floor, of all stages that have variants."""
     spec = oracle.spec
     choices = []
     for choice in combinations(spec):
-        accuracy = plan_accuracy(spec, oracle.profile, choice)
+        accuracy = oracle.best_accuracy(choice)
         if spec.slo.accuracy is None or (accuracy is not None and accuracy >= spec.slo.accuracy - 1e-12):
             choices.append(choice)
     return choices

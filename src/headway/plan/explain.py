@@ -40,6 +40,7 @@ class Predicted:
             "windows_kept": outcome.windows_kept,
             "windows_kept_p97": 1 - percentile(np.array(self.verdict.broken), 97) if windowed else None,
             "worst_5m_p99_s": number(outcome.worst_5m_p99_s),
+            **({} if all(s.accuracy is None for s in outcome.stages.values()) else {"accuracy": outcome.accuracy}),
             "low_confidence": list(outcome.low_confidence),
         }
 
@@ -112,16 +113,14 @@ def rejected(oracle: Oracle, stages: Mapping[str, Config]) -> list[Reason]:
                 continue
             verdict = oracle.judge(changed)
             broken = max(verdict.broken)
-            text = (
-                f"{name}: {_words(move, config)} would save ${saving:.2f}/h but "
-                f"{oracle.criterion.exceeded_text(broken)}"
-            )
+            text = f"{name}: {_words(move, config)} would save ${saving:.2f}/h but {oracle.short_text(verdict)}"
             values = {
                 "move": move,
                 "saving_usd_per_hour": saving,
                 "miss_rate": max(verdict.miss_rates),
                 "broken": broken,
                 "config": config.to_dict(),
+                **({"accuracy": verdict.accuracy} if oracle.inaccurate(verdict.accuracy) else {}),
             }
             out.append(Reason("rejected", text, name, values))
     return out
@@ -149,6 +148,12 @@ def binding(oracle: Oracle, stages: Mapping[str, Config], refused: Sequence[Reas
     if not refused:
         return Reason("binding_constraint", "no cheaper neighbor of this plan exists", None, {"constraint": "none"})
     closest = min(refused, key=lambda reason: float(reason.values["broken"]))
+    if "accuracy" in closest.values:
+        text = (
+            f"the accuracy floor of {slo.accuracy:.4g} binds at {closest.stage}: the cheaper neighbor that comes "
+            f"closest reaches only {closest.values['accuracy']:.4g}"
+        )
+        return Reason("binding_constraint", text, closest.stage, {"constraint": "accuracy"})
     broken = oracle.criterion.broken_text(float(closest.values["broken"]))
     text = (
         f"the promise of {oracle.criterion.text(slo.latency_s)} binds, first at {closest.stage}: "

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from headway.errors import HeadwayError
-from headway.plan.accuracy import combinations, plan_accuracy, stage_accuracy
+from headway.plan.accuracy import combinations, stage_accuracy
 from headway.plan.config import Config
 from headway.plan.oracle import Oracle
 from headway.plan.promise import duration_text
@@ -70,6 +70,10 @@ def explain_infeasible(oracle: Oracle, choices: list[dict[str, str]], smallest: 
     if not choices:
         return _inaccurate(oracle)
     slo = oracle.spec.slo
+    if smallest is not None and smallest.slo_s <= slo.latency_s:
+        short = _short_of_floor(oracle, smallest.stages)
+        if short is not None:
+            return short
     smallest_s = smallest.slo_s if smallest and math.isfinite(smallest.slo_s) else None
     promise = f"the promise of {oracle.criterion.text(slo.latency_s)} is infeasible"
     slow = _too_slow(oracle, choices)
@@ -119,11 +123,24 @@ def _too_slow(oracle: Oracle, choices: list[dict[str, str]]) -> tuple[str, str] 
     )
 
 
+def _short_of_floor(oracle: Oracle, stages: Mapping[str, Config]) -> Obstacle | None:
+    """Say that what keeps the latency promise is not right often enough, where accuracy shows only in simulation."""
+    accuracy = oracle.accuracy(stages)
+    if not oracle.inaccurate(accuracy):
+        return None
+    slo = oracle.spec.slo
+    text = (
+        f"no plan found reaches the accuracy floor of {slo.accuracy:.4g} within "
+        f"{oracle.criterion.text(slo.latency_s)}; the one that answers soonest reaches {accuracy:.4g}"
+    )
+    return Obstacle("accuracy", oracle.simulations.telling[0], text, best_accuracy=accuracy)
+
+
 def _inaccurate(oracle: Oracle) -> Obstacle:
     """Say which stage keeps accuracy below the floor, and what could be reached."""
     spec, profile = oracle.spec, oracle.profile
     floor = f"no choice of variants reaches the accuracy floor of {spec.slo.accuracy:.4g}"
-    known = [(a, choice) for choice in combinations(spec) if (a := plan_accuracy(spec, profile, choice)) is not None]
+    known = [(a, choice) for choice in combinations(spec) if (a := oracle.best_accuracy(choice)) is not None]
     if not known:
         return Obstacle("accuracy", None, f"{floor}: no accuracy is known; declare or measure that of every variant")
     best, choice = max(known, key=lambda pair: pair[0])

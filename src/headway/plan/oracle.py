@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headway.errors import PlanError
+from headway.plan.accuracy import plan_accuracy
 from headway.plan.config import Config, StageContext
 from headway.plan.contract import HoldsSupply
 from headway.plan.demand import StageDemand
@@ -16,7 +17,7 @@ from headway.plan.plan import Plan, money
 from headway.plan.promise import Criterion, Missed
 from headway.plan.simulations import Simulations
 from headway.profile import Profile
-from headway.sim.outcome import TOLERANCE_S
+from headway.sim.outcome import TOLERANCE_S, combined_accuracy
 from headway.sim.station import Floats
 from headway.sim.threads import cores, in_threads
 from headway.spec.model import Spec
@@ -51,6 +52,8 @@ class Verdict:
     miss_rates: tuple[float, ...]
     held: tuple[bool, ...]
     broken: tuple[float, ...]
+    accuracy: float | None = None
+    """The simulated accuracy, where a floor is promised and the latency promise holds."""
 
 
 class Oracle:
@@ -88,6 +91,7 @@ class Oracle:
         self._holds_supply = {
             n: d.holds for n, d in self.domains.items() if self._most_replicas and isinstance(d, HoldsSupply)
         }
+        self._floor = spec.slo.accuracy if self.simulations.telling else None
         self.judged = 0
         self._worth_threads = cores() > 1 and len(self.traces) > 1 and trace.requests >= WORTH_THREADS
         self._order = sorted(range(len(self.traces)), key=lambda k: -self.traces[k].requests)
@@ -154,9 +158,33 @@ class Oracle:
                 if failed > self.may_fail and not all_traces:
                     break
         misses_of, rates, holding, broken = zip(*(seen[k] for k in sorted(seen)), strict=True)
-        verdict = Verdict(failed <= self.may_fail, misses_of, rates, holding, broken)
+        accuracy = self.accuracy(stages) if self._floor is not None and failed <= self.may_fail else None
+        feasible = failed <= self.may_fail and not self.inaccurate(accuracy)
+        verdict = Verdict(feasible, misses_of, rates, holding, broken, accuracy)
         self._verdicts[key] = verdict
         return verdict
+
+    def accuracy(self, stages: Mapping[str, Config]) -> float | None:
+        """Return a whole candidate's accuracy, the mean over all traces; None where no stage simulates its answers."""
+        shown = [self.simulations.accuracy(k, stages) for k in range(len(self.traces))]
+        known = [accuracy for accuracy in shown if accuracy is not None]
+        return combined_accuracy([self.plan(stages).accuracy, float(np.mean(known))]) if known else None
+
+    def best_accuracy(self, variants: Mapping[str, str]) -> float | None:
+        """Return what no candidate with this choice of variants exceeds; None where no accuracy is known."""
+        telling = self.simulations.telling
+        bounds = [float(self.domains[name].best_accuracy(self.contexts[name])) for name in telling]
+        return combined_accuracy([plan_accuracy(self.spec, self.profile, variants), *bounds])
+
+    def inaccurate(self, accuracy: float | None) -> bool:
+        """Return whether a simulated accuracy is below the floor that is promised."""
+        return accuracy is not None and self._floor is not None and accuracy < self._floor - 1e-12
+
+    def short_text(self, verdict: Verdict) -> str:
+        """Return what follows "would" of an infeasible candidate: how it breaks the promise, and what is allowed."""
+        if verdict.accuracy is not None and self.inaccurate(verdict.accuracy):
+            return f"be right on {100 * verdict.accuracy:.4g}% of requests ({100 * (self._floor or 0.0):.4g}% wanted)"
+        return self.criterion.exceeded_text(max(verdict.broken))
 
     def may_be_feasible(self, stages: Mapping[str, Config], variants: Mapping[str, str]) -> bool:
         """Return False only when no way of configuring the remaining stages can make this beginning feasible.

@@ -51,7 +51,10 @@ def shortcomings(oracle: Oracle, verdict: Verdict, lacking: Mapping[str, tuple[i
     for hardware, (wanted, most) in lacking.items():
         text = f"{hardware}: {wanted} replicas wanted over all stages, {most} allowed (max under supply)"
         out.append(Reason("supply", text, None, {"hardware": hardware, "wanted": wanted, "max": most}))
-    if not verdict.feasible:
+    if oracle.inaccurate(verdict.accuracy):
+        text = f"breaks the promise of accuracy: it would {oracle.short_text(verdict)}"
+        out.append(Reason("inaccurate", text, None, {"accuracy": verdict.accuracy}))
+    elif not verdict.feasible:
         worst = percentile(np.array(verdict.broken), 97)
         rate = percentile(np.array(verdict.miss_rates), 97)
         where = (

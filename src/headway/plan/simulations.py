@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from headway.plan.config import Config, StageContext
+from headway.plan.contract import TellsAccuracy
 from headway.plan.demand import Tails
 from headway.plan.plan import Plan
 from headway.profile import Profile
 from headway.sim.draws import batch_key, bits_for
+from headway.sim.outcome import combined_accuracy
 from headway.sim.simulation import event_simulation, needs_events
 from headway.sim.station import Departures, Floats, Station
 from headway.sim.worklaw import Gains, WorkBound, work_bounds
@@ -50,6 +52,8 @@ class Simulations:
         self.sampled, self.block_s = sampled, block_s
         self.contexts = {n: StageContext(n, spec.stages[n], spec, profile) for n in spec.graph.order}
         self.domains = {n: load_domain(spec.stages[n].kind) for n in spec.graph.order}
+        self.telling = tuple(n for n, domain in self.domains.items() if isinstance(domain, TellsAccuracy))
+        """The stages whose answers are simulated, so that their accuracy is known only from running them."""
         self._work: dict[tuple[int, object], Workload] = {}
         self._tails: dict[tuple[object, ...], Tails] = {}
         self._stations: dict[tuple[str, Config], Station] = {}
@@ -78,6 +82,11 @@ class Simulations:
         for name, left in departures.items():
             tails.finish_at_least(work, name, left.done_s, left.item, done_s)
         return done_s
+
+    def accuracy(self, k: int, stages: Mapping[str, Config]) -> float | None:
+        """Return how accurate the `telling` stages are on trace k; None where there are none, or none answered."""
+        work = self.workload(k, stages)
+        return combined_accuracy(self.departures(k, name, stages, work, stages).accuracy for name in self.telling)
 
     def departures(
         self, k: int, name: str, stages: Mapping[str, Config], work: Workload, variants: Mapping[str, object]
@@ -188,7 +197,11 @@ class _Kept:
             if key in self._values:
                 return
             self._values[key] = value
-            self._bytes += value.done_s.nbytes + value.item.nbytes
+            self._bytes += _bytes(value)
             while self._bytes > self.most_bytes:
                 _, old = self._values.popitem(last=False)
-                self._bytes -= old.done_s.nbytes + old.item.nbytes
+                self._bytes -= _bytes(old)
+
+
+def _bytes(left: Departures) -> int:
+    return left.done_s.nbytes + left.item.nbytes + left.credit.nbytes

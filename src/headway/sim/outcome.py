@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,7 +98,8 @@ def by_window(arrival_s: NDArray[np.float64], values: NDArray[Any], window_s: fl
 
 @dataclass(frozen=True, slots=True)
 class StageOutcome:
-    """One stage's share of an outcome. `queue_wait_s` has one value per item that was started."""
+    """One stage's share of an outcome. `queue_wait_s` has one value per item that was started; `accuracy` is
+    that of its answers, where it is simulated."""
 
     items: int
     batches: int
@@ -108,6 +109,7 @@ class StageOutcome:
     cost_usd: float
     service_s: float = 0.0
     peak_utilization_10s: float = 0.0
+    accuracy: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the stage's summary as JSON values."""
@@ -122,6 +124,7 @@ class StageOutcome:
             "queue_wait_p99_s": number(percentile(wait, 99)),
             "replica_seconds": self.capacity_s,
             "cost_usd": self.cost_usd,
+            **({} if self.accuracy is None else {"accuracy": self.accuracy}),
         }
 
 
@@ -236,6 +239,16 @@ class Outcome:
             "stages": {name: stage.to_dict() for name, stage in self.stages.items()},
             "provenance": dict(self.provenance),
         }
+
+
+def combined_accuracy(parts: Iterable[float | None]) -> float | None:
+    """Return the product of the accuracies that are known, or None when none is: the parts err independently (IPA).
+
+    >>> combined_accuracy([0.9, None, 0.5]), combined_accuracy([None])
+    (0.45, None)
+    """
+    known = [accuracy for accuracy in parts if accuracy is not None]
+    return math.prod(known) if known else None
 
 
 def number(value: float) -> float | None:

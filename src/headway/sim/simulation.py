@@ -161,6 +161,7 @@ def build_outcome(plan: Plan, work: Workload, runs: Mapping[str, StageRun], *, s
             cost_usd=rate * span_s / 3600,
             service_s=run.departures.busy_s,
             peak_utilization_10s=peak_utilization(run.arrival_s, run.departures.busy_s, run.capacity),
+            accuracy=run.departures.accuracy,
         )
     return Outcome(
         arrival_s=trace.arrival_s,
@@ -171,7 +172,7 @@ def build_outcome(plan: Plan, work: Workload, runs: Mapping[str, StageRun], *, s
         stages=stages,
         cost_usd=sum(stage.cost_usd for stage in stages.values()),
         startup_cost_usd=startup_cost_usd(plan),
-        accuracy=plan.accuracy,
+        accuracy=outcomes.combined_accuracy([plan.accuracy, *(stage.accuracy for stage in stages.values())]),
         low_confidence=low_confidence(plan, stages, trace.columns),
         provenance={
             "plan_hash": plan.hash, "trace_hash": trace.hash, "seed": seed, "mode": mode, "headway": __version__,

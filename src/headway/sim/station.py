@@ -35,6 +35,7 @@ class Departures:
     `done_s` and `item` are in order of departure (ties in order of service). `start_s` is per arrival, in the order of
     `Arrivals` (when its service began or it was dropped), or empty when the caller did not ask to record. `dropped`
     lists items given up, `unserved` items that no capacity was left for, `refused` items that met a full queue.
+    `credit`: how right each departing item is answered, from 0 to 1, or empty where that is not simulated.
     """
 
     done_s: Floats
@@ -45,11 +46,17 @@ class Departures:
     batches: int
     busy_s: float
     refused: Ints = field(default_factory=lambda: np.empty(0, np.int32))
+    credit: Floats = field(default_factory=lambda: np.empty(0))
 
     @property
     def lost(self) -> tuple[Ints, Ints, Ints]:
         """Items that never leave, by reason: dropped, unserved, refused."""
         return self.dropped, self.unserved, self.refused
+
+    @property
+    def accuracy(self) -> float | None:
+        """Mean credit of the answers given; None where that is not simulated, or nothing was answered."""
+        return float(self.credit.mean()) if self.credit.size else None
 
 
 class Station(Protocol):

@@ -202,6 +202,8 @@ def _check_departures(station: Station, arrivals: Arrivals, left: Departures) ->
     else:
         _require(left.dropped.size == 0, "an item without a deadline is dropped")
     _require(0 <= left.batches <= arrivals.item.size and left.busy_s >= 0, "batches or busy_s is out of range")
+    _require(left.credit.size in (0, left.item.size), "credit has not one entry per departure")
+    _require(bool(np.all((left.credit >= 0) & (left.credit <= 1))), "a credit is not between 0 and 1")
 
 
 def _check_no_peeking(station: Station, arrivals: Arrivals, left: Departures) -> None:
@@ -246,7 +248,7 @@ def _arrivals(arrival_s: Any, patience_s: float = math.inf) -> Arrivals:
 
 
 def _equal(a: Departures, b: Departures) -> bool:
-    arrays = ((a.done_s, b.done_s), (a.item, b.item), (a.start_s, b.start_s))
+    arrays = ((a.done_s, b.done_s), (a.item, b.item), (a.start_s, b.start_s), (a.credit, b.credit))
     return all(np.array_equal(x, y) for x, y in arrays) and (a.batches, a.busy_s) == (b.batches, b.busy_s)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -74,3 +76,10 @@ def test_every_name_of_the_package_can_be_reached() -> None:
         assert getattr(headway.cascade, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'casade'"):
         headway.cascade.casade  # noqa: B018
+
+
+def test_running_a_cascade_needs_no_compiler_and_no_learning_library() -> None:
+    code = "import sys, headway.cascade.model, headway.cascade.table, headway.cascade.certainty; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert {"headway.cascade.table", "numpy"} <= set(done.stdout.split())
+    assert {"numba", "scipy", "sklearn", "polars", "onnxruntime"}.isdisjoint(done.stdout.split())

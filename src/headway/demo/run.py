@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from headway.errors import HeadwayError
@@ -139,7 +140,8 @@ def plan_production(run: Run, steps: Steps) -> None:
     spec = scenario.production_spec()
     trace = scenario.production_trace(run.sizes, len(run.pages), run.seed)
     with steps.step(f"plan for {trace.rate_per_s:.0f} pages/s in bursts") as step:
-        run.production = _plan(run, spec, trace, step.say, run.sizes.proof_budget)
+        run.production = _plan_kept(run, spec, trace, step.say, run.sizes.proof_budget)
+        spec = run.production.spec
         step.say("what published planners would deploy")
         others: dict[str, Mapping[str, Any]] = dict(baselines(spec, run.profile, trace, seed=run.seed))
         chosen = run.production.variants["detect"]
@@ -155,7 +157,6 @@ def plan_production(run: Run, steps: Steps) -> None:
 def plan_here(run: Run, steps: Steps) -> None:
     """Plan for this machine's cores, at the load that they can carry."""
     from headway.demo import scenario
-    from headway.plan.infeasible import Infeasible
 
     spec = scenario.production_spec()
     variants = scenario.cheapest_variants(spec, run.profile, HARDWARE)
@@ -164,15 +165,7 @@ def plan_here(run: Run, steps: Steps) -> None:
     run.trace = scenario.host_trace(rate, run.sizes.replay_s, len(run.pages), run.seed)
     promise_s = scenario.rounded_up(scenario.PROMISE_PAGES * work_s)
     with steps.step(f"plan for this machine, {rate:.1f} pages/s") as step:
-        try:
-            run.plan = _plan(run, scenario.host_spec(spec, run.cores, promise_s), run.trace, step.say)
-        except Infeasible as refusal:
-            smallest_s = refusal.obstacle.smallest_slo_s
-            if smallest_s is None:
-                raise
-            run.notes.append(f"A promise of {promise_s:g} s cannot be kept here ({refusal}); a looser one was planned.")
-            looser = scenario.host_spec(spec, run.cores, scenario.rounded_up(1.05 * smallest_s))
-            run.plan = _plan(run, looser, run.trace, step.say)
+        run.plan = _plan_kept(run, scenario.host_spec(spec, run.cores, promise_s), run.trace, step.say)
         step.result = f"{sum(c.to_dict()['replicas'] for c in run.plan.stages.values())} workers on {run.cores} cores"
 
 
@@ -241,6 +234,22 @@ def _plan(run: Run, spec: Spec, trace: Trace, say: Any, budget: int | None = Non
     )  # fmt: skip
 
 
+def _plan_kept(run: Run, spec: Spec, trace: Trace, say: Any, budget: int | None = None) -> Plan:
+    """Plan for the promise, or for a looser one where this machine is too slow or busy to keep it; that is noted."""
+    from headway.demo.scenario import promising, rounded_up
+    from headway.plan.infeasible import Infeasible
+
+    try:
+        return _plan(run, spec, trace, say, budget)
+    except Infeasible as refusal:
+        smallest_s = refusal.obstacle.smallest_slo_s
+        if smallest_s is None:
+            raise
+        promise = f"{spec.slo.latency_s:g} s"
+        run.notes.append(f"A promise of {promise} cannot be kept here ({refusal}); a looser one was planned.")
+        return _plan(run, promising(spec, rounded_up(1.05 * smallest_s)), trace, say, budget)
+
+
 def _alternative(run: Run, spec: Spec, trace: Trace, variant: str) -> Mapping[str, Any]:
     """What the pipeline would cost with another detector, whatever its accuracy."""
     from headway.demo.scenario import model_stage, with_variant
@@ -280,8 +289,12 @@ def _terminated_like_interrupted() -> Iterator[None]:
         yield
         return
 
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        # An event loop that runs has its own way with Ctrl-C, which leaves no worker half started.
+        handler = signal.getsignal(signal.SIGINT)
+        if not callable(handler):
+            raise KeyboardInterrupt
+        handler(signal.SIGINT, frame)
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:

@@ -70,6 +70,17 @@ def production_spec() -> Spec:
         return load(path)
 
 
+def promising(spec: Spec, promise_s: float) -> Spec:
+    """Return the same pipeline under another promise.
+
+    >>> promising(production_spec(), 0.5).slo.latency_s
+    0.5
+    """
+    declared: dict[str, Any] = spec.to_dict()
+    declared["slo"]["latency"] = f"{promise_s:g}s"
+    return Spec.from_dict(declared)
+
+
 def host_cores() -> int:
     """Return how many cores of this machine the replicas share; of more than two, one is left to server and client."""
     cores = len(available_cores())
@@ -85,8 +96,7 @@ def host_spec(spec: Spec, cores: int, promise_s: float) -> Spec:
     supply = {name: dict(kind, pool=POOL, startup="0s") for name, kind in declared["supply"].items()}
     declared["supply"] = {name: kind for name, kind in supply.items() if spec.supply[name].threads <= cores}
     declared["pools"] = {POOL: {"cores": cores}}
-    declared["slo"]["latency"] = f"{promise_s:g}s"
-    return Spec.from_dict(declared)
+    return promising(Spec.from_dict(declared), promise_s)
 
 
 def model_stage(spec: Spec, name: str) -> ModelStage:

@@ -29,7 +29,7 @@ INFER = "/v2/models/hop/infer"
 
 
 def test_a_closed_loop_counts_what_is_answered_and_keeps_that_many_under_way(server: LiveServer) -> None:
-    load = closed_loop(server.url, post(INFER, BODY), connections=4, seconds=0.2, warmup_s=0.05)
+    load = closed_loop(server.url, post(INFER, BODY), connections=4, seconds=0.5, warmup_s=0.05)
     assert len(load.latency_s) == pytest.approx(load.rate_per_s * load.span_s)
     assert len(load.latency_s) > 4
     assert load.failed == 0

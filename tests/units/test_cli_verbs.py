@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from headway.cli.app import main
-from headway.cli.declare import _by_reason
 from headway.profile import Profile
+from headway.report.words import profile_problems
 from headway.testing.examples import tiny_plan, tiny_profile, tiny_spec
 from headway.trace import Trace
 
@@ -75,10 +75,10 @@ def test_check_warns_of_a_model_that_is_not_there(folder: Path, capsys: pytest.C
 def test_cells_left_out_for_one_reason_are_one_line() -> None:
     cell = {"status": "skipped", "text": "no time", "stage": "first", "hardware": "cpu"}
     problems = [{**cell, "batch_size": 2}, {**cell, "status": "failed"}, {**cell, "batch_size": 4}]
-    assert _by_reason(problems) == {
-        ("skipped", "no time"): ["first, cpu, 2", "first, cpu, 4"],
-        ("failed", "no time"): ["first, cpu"],
-    }
+    assert profile_problems({"problems": problems}) == [
+        "skipped: first, cpu, 2; first, cpu, 4: no time",
+        "failed: first, cpu: no time",
+    ]
 
 
 def test_the_schema_is_json_without_asking_for_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,12 +156,13 @@ def test_a_plan_is_served_replayed_and_drained(folder: Path, capsys: pytest.Capt
     command = [sys.executable, "-m", "headway", "serve", "plan.json", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        url = server.stdout.readline().strip()
         try:
+            url = server.stdout.readline().strip()
             measured = json.loads(run(capsys, "replay", "--url", url, "--trace", "t.csv", "--json"))
-        finally:
             server.send_signal(signal.SIGINT)
-        assert server.wait(timeout=60) == 0
+            assert server.wait(timeout=60) == 0
+        finally:
+            server.kill()
     requests = measured["requests"]
     assert requests["offered"] == Trace.read("t.csv").requests
     assert requests["offered"] == sum(requests[k] for k in ("answered", "dropped", "rejected", "failed", "in_flight"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -72,7 +74,7 @@ def settled(url: str) -> dict[str, Any]:
     """The server's statistics once every replica that was asked for is there."""
     end_s = time.monotonic() + 30.0
     while True:
-        stats: dict[str, Any] = httpx.get(f"{url}/stats").json()
+        stats: dict[str, Any] = httpx.get(f"{url}/stats", timeout=60.0).json()
         waiting = any(stage["replicas"]["starting"] for stage in stats["stages"].values())
         if time.monotonic() > end_s or (stats["swap"]["state"] != "starting" and not waiting):
             return stats
@@ -94,7 +96,7 @@ def test_the_rate_doubles_and_the_tuner_adds_replicas(tmp_path: Path) -> None:
         outcome = replay(server.url, doubling(4.0, 7.0))
         watching.join()
         stats = settled(server.url)
-        live = Plan.from_dict(httpx.get(f"{server.url}/plan").json())
+        live = Plan.from_dict(httpx.get(f"{server.url}/plan", timeout=60.0).json())
     held = {name: stage["replicas"]["ready"] for name, stage in stats["stages"].items()}
     assert min(held.values()) > 2, found
     assert {name: config.to_dict()["replicas"] for name, config in live.stages.items()} == held
@@ -166,7 +168,7 @@ def test_when_replicas_end_a_gear_is_changed_to_over_http_and_left_again(
     with running(plan) as server, Journal(tmp_path / "decisions.jsonl") as journal:
 
         def sizes() -> set[int]:
-            live = Plan.from_dict(httpx.get(f"{server.url}/plan").json())
+            live = Plan.from_dict(httpx.get(f"{server.url}/plan", timeout=60.0).json())
             return {config.to_dict()["max_batch_size"] for config in live.stages.values()}
 
         def send(trace: Trace) -> None:
@@ -261,3 +263,37 @@ def test_the_verb_watches_a_server_and_journals(tmp_path: Path, capsys: pytest.C
     ):
         assert tune(*arguments) == 1
         assert says in capsys.readouterr().err
+
+
+def test_a_server_brings_its_tuner_in_one_command_and_both_end_together(tmp_path: Path) -> None:
+    plan, last_s = make_plan(supply={"max": 6}), time.monotonic() + 60.0
+    plan.write(tmp_path / "plan.json")
+    planned_on().write(tmp_path / "planned.csv")
+    journal = tmp_path / "decisions.jsonl"
+    tuned = ("--tune", "--apply", "--planned-on", "planned.csv", "--journal", journal.name)
+    command = [sys.executable, "-m", "headway", "serve", "plan.json", "--port", "0", *tuned]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            url = server.stdout.readline().strip()
+            while settled(url)["plan_hash"] == plan.hash and time.monotonic() < last_s:
+                replay(url, Trace.poisson(rate=180.0, seconds=2.0, seed=2))
+        finally:
+            server.terminate()
+            said, told = server.communicate(timeout=60.0)
+    assert (server.returncode, said) == (0, "")
+    assert "first 2 → 3, second 2 → 3: requests come " in told
+    assert "missed the promise" in told
+    assert "error" not in told
+    lines = read(journal)
+    assert [line["kind"] for line in lines[:2]] == ["started", "decided"]
+    decided, happened = ({line["number"] for line in lines if line["kind"] == kind} for kind in ("decided", "happened"))
+    assert decided == happened
+
+
+def test_what_is_for_a_tuner_needs_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, named in ((["--apply"], "--apply"), (["--journal", "j.jsonl"], "--journal")):
+        with pytest.raises(SystemExit) as caught:
+            main(["serve", str(tmp_path / "plan.json"), *arguments])
+        assert caught.value.code == 1
+        assert f"serve: {named} is for a tuner; give --tune as well" in capsys.readouterr().err

@@ -24,6 +24,7 @@ from headway.cli.frame import (
     say,
 )
 from headway.cli.progress import Progress
+from headway.cli.tuner import GearsFile, JournalFile, PlannedOn, TunerName, WhichTuner
 
 if TYPE_CHECKING:
     from headway.plan.plan import Plan
@@ -72,23 +73,47 @@ def serve(
     ray_cpus: Annotated[
         float, typer.Option("--ray-cpus", min=0.0, help="CPUs that Ray books for each thread of a replica.")
     ] = 0.001,
+    tune: Annotated[
+        bool,
+        typer.Option("--tune", help="Let a tuner watch the server as `headway tune --url` does; it advises on stderr."),
+    ] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="With --tune: carry its decisions out, as changes of the live plan.")
+    ] = False,
+    tuner: WhichTuner = TunerName.HEADWAY,
+    planned_on: PlannedOn = None,
+    gears: GearsFile = None,
+    journal: JournalFile = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Run a plan on real engines behind HTTP, until interrupted.
 
     Speaks the Open Inference Protocol v2 (REST); metrics for Prometheus at /metrics, the plan at /plan. A stage without
-    a model sleeps for its profiled time, which is good for rehearsals.
+    a model sleeps for its profiled time, which is good for rehearsals. With --tune a tuner watches the server, as
+    `headway tune --url` does, and ends with it.
     """
+    from functools import partial
+
+    from headway.errors import HeadwayError
     from headway.serve.app import HttpLimits
     from headway.serve.engine import Limits
     from headway.serve.run import serve
+    from headway.tune.beside import tuner_beside
 
     def announce(url: str) -> None:
         emit({"url": url}, json, lambda: url)
         sys.stdout.flush()
 
+    given = {"--apply": apply or None, "--planned-on": planned_on, "--gears": gears, "--journal": journal}
+    wanted = {option: value for option, value in given.items() if value is not None}
+    if wanted and not tune:
+        raise HeadwayError(f"serve: {next(iter(wanted))} is for a tuner; give --tune as well")
     read = read_plan(plan)
+    arguments = [str(plan), "--tuner", tuner.value, "--seed", str(seed)]
+    for option, value in wanted.items():
+        arguments += [option] if value is True else [option, str(value)]
+    beside = partial(tuner_beside, arguments=arguments, token=token, folder=Path.cwd(), warn=say)
     os.chdir(folder or model_folder(read, plan.parent))
     serve(
         read,
@@ -101,6 +126,7 @@ def serve(
         grace_s=grace,
         engine=engine,
         ray_cpus=ray_cpus,
+        **({"beside": beside} if tune else {}),
         announce=announce,
         warn=say,
     )
@@ -200,6 +226,7 @@ VERBS = (
             "headway serve plan.json",
             "headway serve plan.json --port 9000 --token secret",
             "headway serve plan.json --engine ray",
+            "headway serve plan.json --tune --apply --planned-on requests.csv --journal decisions.jsonl",
         ),
     ),
     Verb(

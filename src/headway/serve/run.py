@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,8 @@ TOKEN_VARIABLE = "HEADWAY_TOKEN"
 EMBEDDED, RAY = "embedded", "ray"
 ENGINES = (EMBEDDED, RAY)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+Beside = Callable[[str], AbstractAsyncContextManager[Any]]
+"""What runs beside the server at a URL, from when it lets requests in until it is told to end, before it drains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,11 @@ class LiveServer:
         self.url = ""
         self._stop = asyncio.Event()
 
-    async def run(self, announce: Callable[[str], None] = lambda url: None) -> None:
+    async def run(
+        self,
+        announce: Callable[[str], None] = lambda url: None,
+        beside: Beside = lambda url: contextlib.nullcontext(),
+    ) -> None:
         """Serve until `stop` is called, then drain. `announce` is told the URL once requests are let in.
 
         Raises ServeError when the address cannot be bound or a stage cannot be started.
@@ -103,7 +110,8 @@ class LiveServer:
             gc.collect()
             gc.freeze()
             announce(self.url)
-            await self._stop.wait()
+            async with beside(self.url):
+                await self._stop.wait()
             await self.engine.drain(self.options.grace_s)
         finally:
             # The engine first: it ends what is still open, so that connections have their answers when they are closed.
@@ -156,9 +164,12 @@ def serve(
     token: str | None = None,
     announce: Callable[[str], None] = lambda url: print(url, flush=True),
     warn: Callable[[str], None] = lambda text: print(f"warning: {text}", file=sys.stderr),
+    beside: Beside = lambda url: contextlib.nullcontext(),
     **options: Any,
 ) -> None:
-    """Serve a plan until SIGTERM or SIGINT, then drain. `announce` is told the URL; `options` as in ServeOptions.
+    """Serve a plan until SIGTERM or SIGINT, then drain. `announce` is told the URL, and `beside` entered with it.
+
+    `options` are as in ServeOptions.
 
     A second signal ends the drain at once. Raises ServeError.
     """
@@ -187,7 +198,7 @@ def serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
         with contextlib.suppress(asyncio.CancelledError):
-            await server.run(announce_there)
+            await server.run(announce_there, beside)
 
     # Standard output is the announcement's alone; Ray prints there what it has to say.
     quiet = contextlib.redirect_stdout(sys.stderr) if chosen.engine == RAY else contextlib.nullcontext()

@@ -58,6 +58,25 @@ def test_a_failed_item_takes_its_siblings_out_of_the_queues() -> None:
     assert (worked_on, queued) == (1, 0)
 
 
+@pytest.mark.parametrize(
+    ("requests", "pool", "running"),
+    [(5, None, [2, 2, 2, 0, 0]), (4, None, [2, 0, 0, 0]), (5, 2, [0, 0, 0, 0, 0])],
+)
+def test_a_full_batch_begins_before_the_answers_of_the_last_one_go_out(
+    requests: int, pool: int | None, running: list[int]
+) -> None:
+    plan = make_plan({"a": {}}, pool=pool, max_batch_size=2)
+
+    async def scenario(engine: Engine) -> list[int]:
+        running = []
+        for _ in range(requests):
+            engine.submit(text("x"), lambda _: running.append(engine.stations["a"].stats(0.0).running))
+        await asyncio.sleep(1.0)
+        return running
+
+    assert run(plan, scenario) == running
+
+
 def test_replicas_are_added_and_removed_without_losing_a_request() -> None:
     started: list[FakeWorker] = []
     plan = make_plan({"a": {}})

@@ -248,9 +248,21 @@ class BatchStation:
                 self._pace += (min(ratio, MOST_RATIO) - self._pace) * PACE_WEIGHT
             replica.proved = True
             replica.failures = 0
+            if self._settled(results):
+                self.ask(done_s)
             for work, result in zip(batch, results, strict=True):
                 self._host.finished(work, result, done_s)
         self._host.wake()
+
+    def _settled(self, results: list[Result]) -> bool:
+        """Whether the next batch is known before these results are delivered, so that a worker need not wait for that.
+
+        A full one is the same whatever else comes at this instant, unless a failure ends requests that wait in it, or
+        another stage may take the cores.
+        """
+        if self._pool is not None or len(self._queue) < self.max_batch_size:
+            return False
+        return all(result.error is None for result in results)
 
     def _put_back(self, batch: list[Work], done_s: float) -> None:
         for work in reversed(batch):

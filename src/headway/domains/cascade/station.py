@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headway.cascade import ValidationTable
 from headway.domains.cascade.gears import Gear, GearPlan
+from headway.domains.cascade.rows import gear_row
 from headway.errors import PlanError
-from headway.policy.cascading import ALWAYS
 from headway.sim.station import Arrivals, Departures, Floats, Ints
 
 if TYPE_CHECKING:
@@ -155,32 +157,19 @@ class CascadeStation:
         return np.stack([self.table.credit[name] for name in self.plan.models])
 
 
-def gear_arrays(rows: tuple[Gear, ...], plan: GearPlan) -> Gears:
-    """Return gears as the kernel takes them, with the models numbered as in the plan.
-
-    A model outside a gear's cascade answers what it still gets, in batches of whatever waits, and is asked first: its
-    items have waited since another gear.
-    """
+def gear_arrays(gears: tuple[Gear, ...], plan: GearPlan) -> Gears:
+    """Return gears as the kernel takes them, with the models numbered as in the plan."""
     from headway.domains.cascade.kernel import Gears
 
-    place = {name: at for at, name in enumerate(plan.models)}
-    shape = len(rows), len(place)
-    threshold, following = np.full(shape, ALWAYS), np.full(shape, -1, np.int64)
-    asked, min_queue = np.empty(shape, np.int64), np.ones(shape, np.int64)
-    for at, gear in enumerate(rows):
-        steps = [place[name] for name in gear.cascade.models]
-        threshold[at, steps] = gear.cascade.thresholds
-        following[at, steps[:-1]] = steps[1:]
-        min_queue[at, steps] = gear.min_queue
-        asked[at] = [*steps, *(model for model in range(len(place)) if model not in steps)]
+    rows = [gear_row(gear, plan.models) for gear in gears]
     return Gears(
-        upper_per_s=np.array([gear.up_to_per_s for gear in rows]),
-        first=np.array([place[gear.cascade.models[0]] for gear in rows]),
-        threshold=threshold,
-        following=following,
-        asked=asked,
-        min_queue=min_queue,
-        max_wait_s=np.array([gear.max_wait_s for gear in rows]),
+        upper_per_s=np.array([row.up_to_per_s for row in rows]),
+        first=np.array([row.first for row in rows]),
+        threshold=np.array([row.threshold for row in rows]),
+        following=np.array([row.following for row in rows]),
+        asked=np.array([row.asked for row in rows]),
+        min_queue=np.array([row.min_queue for row in rows]),
+        max_wait_s=np.array([row.max_wait_s for row in rows]),
         window_s=plan.window_s,
         alpha_per_s=plan.alpha_per_s,
     )
@@ -194,8 +183,18 @@ def shuffled(seed: int, stage: str, items: int, samples: int) -> Ints:
     >>> shuffled(1, "s", 4, 2).reshape(2, 2).sum(axis=1).tolist()
     [1, 1]
     """
+    rounds = itertools.islice(sample_rounds(seed, stage, samples), -(-items // samples))
+    return np.concatenate([np.empty(0, np.int32), *rounds]).astype(np.int32)[:items]
+
+
+def sample_rounds(seed: int, stage: str, samples: int) -> Iterator[NDArray[np.int64]]:
+    """Yield all samples in a random order, again and again: what `shuffled` gives items as they come.
+
+    >>> next(sample_rounds(1, "s", 4)).tolist() == shuffled(1, "s", 4, 4).tolist()
+    True
+    """
     from headway.sim.items import stream
 
     rng = stream(seed, f"sample:{stage}")
-    rounds = [rng.permutation(samples) for _ in range(-(-items // samples))]
-    return np.concatenate([np.empty(0, np.int32), *rounds]).astype(np.int32)[:items]
+    while True:
+        yield rng.permutation(samples)

@@ -201,7 +201,8 @@ def _check_departures(station: Station, arrivals: Arrivals, left: Departures) ->
         _require(bool(np.all(start_s[left.item] <= deadline_s[left.item])), "an item is started after its deadline")
     else:
         _require(left.dropped.size == 0, "an item without a deadline is dropped")
-    _require(0 <= left.batches <= arrivals.item.size and left.busy_s >= 0, "batches or busy_s is out of range")
+    # There may be more batches than items: an item may pass several of them on its way through a station.
+    _require(left.batches >= min(1, left.item.size) and left.busy_s >= 0, "batches or busy_s is out of range")
     _require(left.credit.size in (0, left.item.size), "credit has not one entry per departure")
     _require(bool(np.all((left.credit >= 0) & (left.credit <= 1))), "a credit is not between 0 and 1")
 

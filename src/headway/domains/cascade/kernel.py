@@ -25,7 +25,7 @@ stage_at = kernel(sharing.stage_at)
 
 Longs = NDArray[np.int64]
 
-QUEUED, LEFT, LOST, BATCHES, GEAR, SWITCHES = range(6)
+QUEUED, LEFT, LOST, BATCHES, GEAR, SWITCHES, BUSY = range(7)
 """Entries of `Scratch.counters`."""
 
 
@@ -82,7 +82,7 @@ class Scratch(NamedTuple):
         """Return room for a run, with every queue empty and every device idle."""
         longs = np.int64
         return cls(
-            counters=np.zeros(6, longs),
+            counters=np.zeros(7, longs),
             queue=np.empty((models, items), np.int32),
             head=np.zeros(models, longs),
             tail=np.zeros(models, longs),
@@ -197,6 +197,7 @@ def serve_cascade(
                     enqueue(item, to, now_s)
             running[device] = -1
             free_s[device] = np.inf
+            counters[BUSY] -= 1
 
     def fill(model: int, size: int, now_s: float) -> int:
         """Take up to `size` items that are still wanted from a queue; return how many."""
@@ -222,7 +223,7 @@ def serve_cascade(
 
     def start(model: int, now_s: float) -> float:
         """Start batches of a model for as long as devices and policy allow; return when to ask again."""
-        while head[model] < tail[model]:
+        while head[model] < tail[model] and counters[BUSY] < devices:
             device = 0
             while device < devices and (running[device] >= 0 or not holds[device, model]):
                 device += 1
@@ -248,6 +249,7 @@ def serve_cascade(
             high[device] = head[model]
             batch[device] = counters[BATCHES]
             counters[BATCHES] += 1
+            counters[BUSY] += 1
         return np.inf
 
     counters[GEAR] = upper_per_s.size - 1
@@ -257,9 +259,12 @@ def serve_cascade(
     i = 0
     wake_s = np.inf
     while True:
-        now_s = min(wake_s, arrival_s[i]) if i < n else wake_s
+        free = np.inf
         for d in range(devices):
-            now_s = min(now_s, free_s[d])
+            free = min(free, free_s[d])
+        now_s = min(wake_s, free)
+        if i < n:
+            now_s = min(now_s, arrival_s[i])
         if now_s == np.inf:
             break
         edge_s = since_s + (window + 1) * window_s
@@ -268,13 +273,17 @@ def serve_cascade(
             before = counters[GEAR]
             shift(came / window_s, now_s)
             window += 1
-            if came == 0 and i < n and before == counters[GEAR] and counters[QUEUED] == 0 and np.all(running < 0):
+            idle = counters[QUEUED] == 0 and counters[BUSY] == 0
+            if came == 0 and i < n and before == counters[GEAR] and idle:
                 # Nothing changes before the next arrival: the windows until then are as empty as this one.
                 window = max(window, int((arrival_s[i] - since_s) / window_s) - 1)
             came = 0
-        deliver(now_s)
-        while i < n and arrival_s[i] == now_s:
-            enqueue(i, first[counters[GEAR]], now_s)
+        if free <= now_s:
+            deliver(now_s)
+        # While every device is busy, what comes before the next event only queues.
+        until_s = now_s if counters[BUSY] < devices else min(free, edge_s)
+        while i < n and (arrival_s[i] == now_s or arrival_s[i] < until_s):
+            enqueue(i, first[counters[GEAR]], arrival_s[i])
             came += 1
             i += 1
         wake_s = np.inf

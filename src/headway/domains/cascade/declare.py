@@ -1,0 +1,147 @@
+"""What a stage of this domain declares: a family of models for one task, and what is known of their answers."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
+
+from headway.spec.base import Name, Names, Options, Strict, nothing_is_empty
+from headway.spec.model import Stage
+from headway.spec.units import RATE_PATTERN, Share, rate_per_s
+
+SIZE_PATTERN = r"^\s*([0-9]+(?:\.[0-9]*)?)\s*(MB|GB|TB)\s*$"
+_MEGABYTES = {"MB": 1.0, "GB": 1e3, "TB": 1e6}
+
+
+def size_mb(text: str) -> float:
+    """Return the megabytes that a size such as `"400MB"` or `"16GB"` stands for. Raises ValueError for anything else.
+
+    >>> size_mb("16GB")
+    16000.0
+    """
+    match = re.match(SIZE_PATTERN, text) if len(text) <= 100 else None
+    if not match:
+        raise ValueError(f"{text[:100]!r} is not a size; write a number with MB, GB or TB, such as '400MB'")
+    return float(match[1]) * _MEGABYTES[match[2]]
+
+
+def _size(value: Any) -> float:
+    if isinstance(value, str):
+        return size_mb(value)
+    raise ValueError(f"{value!r} has no unit; write it as text like '400MB'")
+
+
+def _rate(value: Any) -> float:
+    if isinstance(value, str):
+        return rate_per_s(value)
+    raise ValueError(f"{value!r} has no unit; write it as text like '200/s'")
+
+
+Size = Annotated[
+    float,
+    BeforeValidator(_size),
+    PlainSerializer(lambda value: f"{value!r}MB", return_type=str),
+    WithJsonSchema({"type": "string", "pattern": SIZE_PATTERN, "examples": ["400MB", "16GB"]}),
+]
+"""Megabytes; a text with a unit on the way in and out."""
+
+Rate = Annotated[
+    float,
+    BeforeValidator(_rate),
+    PlainSerializer(lambda value: f"{value!r}/s", return_type=str),
+    WithJsonSchema({"type": "string", "pattern": RATE_PATTERN, "examples": ["200/s"]}),
+]
+"""Requests per second; a text with a unit on the way in and out."""
+
+
+class FamilyModel(Strict):
+    """One model of a family."""
+
+    model: str | None = Field(
+        default=None,
+        min_length=1,
+        examples=["models.py:Small", "small.onnx"],
+        description="What does the work: `file.py:Class`, `package.module:Class` or `file.onnx`; without it the family "
+        "can be planned and simulated from a profile.",
+    )
+    options: Options = Field(
+        default_factory=dict, examples=[{"width": 64}], description="Keyword arguments of the model's class."
+    )
+    memory_mb: Size | None = Field(
+        default=None,
+        alias="memory",
+        gt=0,
+        examples=["400MB"],
+        description="What the model takes of a device's memory; without it what the profile says.",
+    )
+
+
+class CascadeStage(Stage):
+    """A stage done by a family of models: cheap ones answer what they are certain of, dear ones the rest.
+
+    >>> stage = CascadeStage(models={"small": {}, "large": {}}, table="validation.csv", max_rate="200/s")
+    >>> stage.max_rate_per_s
+    200.0
+    """
+
+    kind: str = Field(default="cascade", examples=["cascade"], description="The domain: `cascade`.")
+    models: dict[Name, Annotated[FamilyModel, BeforeValidator(nothing_is_empty)]] = Field(
+        min_length=1,
+        examples=[{"small": {"model": "small.onnx"}, "large": {"model": "large.onnx"}}],
+        description="The models, by the names that the profile (as variants) and the validation table have for them.",
+    )
+    table: str = Field(
+        min_length=1,
+        examples=["validation.csv"],
+        description="The validation table: a CSV file with what every model said of the same labeled samples, and how "
+        "certain it was.",
+    )
+    max_rate_per_s: Rate = Field(
+        alias="max_rate",
+        gt=0,
+        examples=["200/s"],
+        description="The highest rate that gears are planned for; beyond it the cheapest gear serves.",
+    )
+    hardware: Names | None = Field(
+        default=None,
+        examples=["gpu-a", ["cpu", "gpu-a"]],
+        description="The hardware of its devices, one name or a list; without it any that all models are profiled on.",
+    )
+    device_memory_mb: Size | None = Field(
+        default=None,
+        alias="device_memory",
+        gt=0,
+        examples=["16GB"],
+        description="The memory of one device; without it every device holds every model.",
+    )
+    tolerance: Share | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        examples=["1%"],
+        description="The most accuracy that any gear may lose against the most accurate model, certified on half of "
+        "the validation table; without it gears may be as inaccurate as the load demands.",
+    )
+    confidence: Share = Field(
+        default=0.95, gt=0.5, lt=1, examples=["95%"], description="How sure `tolerance` must be to hold."
+    )
+
+    @property
+    def hardware_names(self) -> tuple[str, ...] | None:
+        """Hardware that its devices may be of; None means any that all models are profiled on."""
+        if self.hardware is None:
+            return None
+        return (self.hardware,) if isinstance(self.hardware, str) else tuple(self.hardware)
+
+    @model_validator(mode="after")
+    def _every_model_fits(self) -> CascadeStage:
+        if self.device_memory_mb is not None:
+            for name, model in self.models.items():
+                if model.memory_mb is not None and model.memory_mb > self.device_memory_mb:
+                    raise ValueError(
+                        f"model {name!r} takes {model.memory_mb:g} MB where a device has {self.device_memory_mb:g} MB; "
+                        "leave it out, or give larger devices"
+                    )
+        return self

@@ -1,0 +1,244 @@
+"""The cascade domain: gear plans for every number of devices, what they cost, and the station that runs them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from headway.domains.cascade.declare import CascadeStage
+from headway.domains.cascade.gears import GearPlan, parse_gear_plan
+from headway.errors import PlanError, ServeError
+from headway.plan.config import StageContext
+
+if TYPE_CHECKING:
+    from headway.domains.cascade.family import Family
+    from headway.domains.cascade.planner import GearPlanner
+    from headway.domains.cascade.station import CascadeStation
+    from headway.plan.oracle import Oracle
+    from headway.serve.station import LiveStation
+    from headway.sim.worklaw import Gains
+    from headway.spec.model import Hardware
+
+MOST_DEVICES = 1024
+"""Devices beyond which no plan is looked for."""
+SPARE_RATIO = 2.0
+"""Bursts aside, nothing is gained by more devices than this many times what the dearest model alone needs."""
+
+
+class CascadeDomain:
+    """Models of one family on devices that hold several of them, with a gear for every range of load."""
+
+    kind = "cascade"
+    declaration = CascadeStage
+    tunable: frozenset[str] = frozenset()
+
+    @property
+    def planners(self) -> Mapping[str, Any]:
+        """A quick way to a feasible plan: the fewest devices, by bisection, for which one of the family is."""
+        return {"greedy": fewest_devices}
+
+    def parse_config(self, value: Mapping[str, Any], where: str) -> GearPlan:
+        """Return the configuration that a mapping describes, as written under `current:` or found in a plan."""
+        return parse_gear_plan(value, where)
+
+    def cost_usd_per_hour(self, context: StageContext, config: GearPlan) -> float:
+        """Devices times the price of their hardware."""
+        return config.devices * self._supply(context, config.hardware).price_usd_per_hour
+
+    def holds(self, config: GearPlan) -> Mapping[str, int]:
+        """Its devices, of their hardware."""
+        return {config.hardware: config.devices}
+
+    def startup_s(self, context: StageContext, config: GearPlan) -> float:
+        """Seconds from asking for a device until it has loaded the last of its models, one after the other."""
+        loads: dict[str, float] = {}
+        for row in context.profile.rows:
+            if (row.stage, row.hardware) == (context.name, config.hardware) and row.startup_s is not None:
+                loads[row.variant] = max(loads.get(row.variant, 0.0), row.startup_s)
+        slowest_s = max(sum(loads.get(name, 0.0) for name in group.models) for group in config.placement)
+        return self._supply(context, config.hardware).startup_s + slowest_s
+
+    def configs(self, context: StageContext, max_cost_usd_per_hour: float) -> Iterator[GearPlan]:
+        """A small family of gear plans for every number of devices that carries the highest rate, at most so dear.
+
+        Raises PlanError, naming the range of rates and the model, where as many as supply allows are too few.
+        """
+        from headway.domains.cascade.planner import TooFew
+
+        for hardware in self.hardware(context):
+            planner = self.planner(context, hardware)
+            allowed = self.most_devices(context, planner.family)
+            price = self._supply(context, hardware).price_usd_per_hour
+            most = allowed if price == 0 else min(allowed, int(max_cost_usd_per_hour / price + 1e-9))
+            for devices in range(1, most + 1):
+                try:
+                    yield from planner.plans(devices)
+                except TooFew:
+                    if devices == allowed:
+                        raise
+
+    def most_usd_per_hour(self, context: StageContext, items: int) -> float:
+        """As many devices as are worth a look, and of no more use than there are items at once."""
+        dearest = 0.0
+        for hardware in self.hardware(context):
+            most = self.most_devices(context, self.planner(context, hardware).family)
+            dearest = max(dearest, most * self._supply(context, hardware).price_usd_per_hour)
+        return dearest
+
+    def moves(self, context: StageContext, config: GearPlan) -> Iterator[tuple[str, GearPlan]]:
+        """One device more or less, with the gears that so many carry in batches of the same size."""
+        from headway.domains.cascade.planner import TooFew
+
+        planner = self.planner(context, config.hardware)
+        for move, devices in (("remove_device", config.devices - 1), ("add_device", config.devices + 1)):
+            if not 1 <= devices <= self.most_devices(context, planner.family):
+                continue
+            try:
+                others = planner.plans(devices)
+            except TooFew:
+                continue
+            for other in others:
+                if other.max_batch_size == config.max_batch_size:
+                    yield move, other
+
+    def richest(self, context: StageContext, variant: str | None, share: float) -> Iterator[GearPlan]:
+        """The plans for as many devices as supply allows."""
+        for hardware in self.hardware(context):
+            planner = self.planner(context, hardware)
+            yield from planner.plans(max(1, int(share * self.most_devices(context, planner.family) + 1e-9)))
+
+    def best_accuracy(self, context: StageContext) -> float:
+        """The share of validation samples that any of the models is right about: nothing chooses better."""
+        import numpy as np
+
+        from headway.domains.cascade.family import read_table
+
+        stage = self._stage(context)
+        table, _ = read_table(stage.table)
+        return float(np.max([table.credit[table.known(name)] for name in stage.models], axis=0).mean())
+
+    def fastest_s(self, context: StageContext, variant: str | None, *, sampled: bool) -> float:
+        """The quickest batch of the quickest model on any hardware."""
+        return min(
+            float(context.profile.service(context.name, name, hardware).table(1, sampled)[1].min())
+            for name in self._stage(context).models
+            for hardware in self.hardware(context)
+        )
+
+    def capacity(self, config: GearPlan) -> int:
+        """Batches that can be served at once."""
+        return config.devices
+
+    def work_law(self, config: GearPlan) -> tuple[object, ...]:
+        """What `work_gains` depends on: the models at which items may start, and their batches."""
+        first = {gear.cascade.models[0] for gear in config.gears}
+        return config.hardware, tuple((name, size) for name, size in config.max_batch_size if name in first)
+
+    def work_gains(self, context: StageContext, config: GearPlan, *, sampled: bool) -> Gains:
+        """The least that an item costs: its share of a batch of the model where it starts, whatever follows."""
+        import numpy as np
+
+        _, first = self.work_law(config)
+        assert isinstance(first, tuple)
+        least_s = math.inf
+        for name, size in first:
+            table = context.profile.service(context.name, name, config.hardware).table(size, sampled)
+            least_s = min(least_s, float((table[1:] / np.arange(1, size + 1)[:, None]).min()))
+        return [(least_s, np.zeros(1))]
+
+    def station(self, context: StageContext, config: GearPlan, *, sampled: bool) -> CascadeStation:
+        """The simulator's station. Raises PlanError when the validation table is not the one that was planned with."""
+        from headway.domains.cascade.family import read_table
+        from headway.domains.cascade.station import CascadeStation
+
+        stage = self._stage(context)
+        table, table_hash = read_table(stage.table)
+        if config.table and config.table != table_hash:
+            raise PlanError(
+                f"stages.{context.name}: {stage.table} is not the validation table that the gears were made with (hash "
+                f"{table_hash}, not {config.table}); plan again"
+            )
+        for name in config.models:
+            if name not in stage.models:
+                raise PlanError(
+                    f"stages.{context.name}: {name!r} is not a declared model; {', '.join(stage.models)} are"
+                )
+        service_s = {
+            name: context.profile.service(context.name, name, config.hardware).table(size, sampled)
+            for name, size in config.max_batch_size
+        }
+        return CascadeStation(context.name, config, service_s, table)
+
+    def live(self, context: StageContext, config: GearPlan) -> LiveStation:
+        """Raises ServeError: a cascade is planned and simulated, and not served."""
+        raise ServeError(f"stages.{context.name}: a cascade cannot be served; it can be planned and simulated")
+
+    def hardware(self, context: StageContext) -> tuple[str, ...]:
+        """Hardware that the devices may be of: declared, priced, and with a profile of every model."""
+        stage = self._stage(context)
+        allowed = stage.hardware_names or tuple(context.spec.supply)
+        profiled = [set(context.profile.hardware(context.name, name)) for name in stage.models]
+        usable = tuple(name for name in allowed if all(name in known for known in profiled))
+        if not usable:
+            for name in stage.models:
+                context.profile.service(context.name, name, allowed[0])
+        return usable
+
+    def planner(self, context: StageContext, hardware: str) -> GearPlanner:
+        """Return the maker of gear plans for a stage on one hardware."""
+        from headway.domains.cascade.family import Family
+        from headway.domains.cascade.planner import GearPlanner
+
+        return GearPlanner(Family.of(context, hardware), context.spec.slo.latency_s)
+
+    def most_devices(self, context: StageContext, family: Family) -> int:
+        """What is worth a look: all that supply allows, or enough for the dearest model alone with room to spare."""
+        supply = self._supply(context, family.hardware)
+        dearest_s = max(times.mean_at(1) for times in family.service.values())
+        enough = math.ceil(SPARE_RATIO * family.max_rate_per_s * dearest_s) + 1
+        return min(enough, MOST_DEVICES, supply.max_replicas or MOST_DEVICES)
+
+    def _supply(self, context: StageContext, hardware: str) -> Hardware:
+        if hardware not in context.spec.supply:
+            raise PlanError(f"stages.{context.name}.hardware: {hardware!r} is not in supply")
+        return context.spec.supply[hardware]
+
+    def _stage(self, context: StageContext) -> CascadeStage:
+        from headway.domains.cascade.family import cascade_stage
+
+        return cascade_stage(context)
+
+
+def fewest_devices(oracle: Oracle, variants: Mapping[str, str]) -> Mapping[str, GearPlan] | None:
+    """Return the plan of the fewest devices that bisection finds feasible, for a spec of one cascade; None without."""
+    if len(oracle.spec.stages) != 1:
+        return None
+    ((name, context),) = oracle.contexts.items()
+    best: dict[str, GearPlan] | None = None
+    for hardware in DOMAIN.hardware(context):
+        planner = DOMAIN.planner(context, hardware)
+        most = DOMAIN.most_devices(context, planner.family)
+        low, high = 0, 1
+        while (found := _feasible(oracle, name, planner, high)) is None and high < most:
+            low, high = high, min(2 * high, most)
+        while found is not None and high - low > 1:
+            middle = (low + high) // 2
+            fewer = _feasible(oracle, name, planner, middle)
+            low, high, found = (middle, high, found) if fewer is None else (low, middle, fewer)
+        if found is not None and (best is None or oracle.total_cost(found) < oracle.total_cost(best)):
+            best = found
+    return best
+
+
+def _feasible(oracle: Oracle, name: str, planner: GearPlanner, devices: int) -> dict[str, GearPlan] | None:
+    from headway.domains.cascade.planner import TooFew
+
+    try:
+        plans = planner.plans(devices)
+    except TooFew:
+        return None
+    return next(({name: plan} for plan in plans if oracle.feasible({name: plan})), None)
+
+
+DOMAIN = CascadeDomain()

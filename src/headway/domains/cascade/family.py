@@ -1,0 +1,175 @@
+"""A declared family of models on one hardware: what it costs, what it takes of memory, and which cascades it makes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headway.cascade import Cascade, ValidationTable, certify, judge
+from headway.cascade.guarantee import by_safety
+from headway.cascade.search import Judged, search
+from headway.domains.cascade.declare import CascadeStage
+from headway.errors import CascadeError, PlanError, nearest
+from headway.plan.config import StageContext
+from headway.profile.service import ServiceTime
+
+Floats = NDArray[np.float64]
+
+LEVELS = 24
+"""Thresholds of each model that are looked at."""
+MOST_STEPS = 3
+BUDGET = 20_000
+SELECTION = 0.5
+"""The share of the validation table that cascades are chosen on where a tolerance is certified on the rest."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """The models of a stage on one hardware. `memory_mb` is None where every device holds every model."""
+
+    where: str
+    hardware: str
+    table: ValidationTable
+    table_hash: str
+    service: Mapping[str, ServiceTime]
+    memory_mb: Mapping[str, float] | None
+    device_mb: float
+    max_rate_per_s: float
+    tolerance: float | None
+    confidence: float
+
+    @classmethod
+    def of(cls, context: StageContext, hardware: str) -> Family:
+        """Return the family that a stage declares. Raises PlanError, ProfileError or CascadeError for what it lacks."""
+        stage = cascade_stage(context)
+        table, table_hash = read_table(stage.table)
+        where = f"stages.{context.name}"
+        for name in stage.models:
+            if name not in table.models:
+                raise PlanError(
+                    f"{where}.models.{name}: the table {stage.table} has no such model{nearest(name, table.models)}; "
+                    f"it has {', '.join(table.models)}"
+                )
+        service = {name: context.profile.service(context.name, name, hardware) for name in stage.models}
+        memory_mb = None if stage.device_memory_mb is None else _memory_mb(context, stage, hardware)
+        return cls(
+            where, hardware, table, table_hash, service, memory_mb, stage.device_memory_mb or 0.0,
+            stage.max_rate_per_s, stage.tolerance, stage.confidence,
+        )  # fmt: skip
+
+    def batch_sizes(self, slice_s: float) -> dict[str, int]:
+        """Return per model the largest profiled batch that takes at most `slice_s`, at least 1; cheap models first."""
+        fitting = {
+            name: max((size for size in times.batch_sizes if times.mean_at(size) <= slice_s), default=1)
+            for name, times in self.service.items()
+        }
+        cost_s = self.cost_s(fitting)
+        return {name: fitting[name] for name in sorted(fitting, key=lambda name: (cost_s[name], name))}
+
+    def cost_s(self, sizes: Mapping[str, int]) -> dict[str, float]:
+        """Return device-seconds per item of each model in full batches."""
+        return {name: self.service[name].mean_at(size) / size for name, size in sizes.items()}
+
+    def cascades(self, sizes: Mapping[str, int], max_steps: int = MOST_STEPS) -> Judged:
+        """Return the cascades worth a gear, judged on the whole table: none is both more accurate and cheaper.
+
+        With a tolerance only those whose loss is certified. Raises CascadeError when none can be.
+        """
+        cost_s = self.cost_s(sizes)
+        known = ValidationTable(
+            self.table.labels,
+            None if self.table.predicted is None else {name: self.table.predicted[name] for name in sizes},
+            {name: self.table.certainty[name] for name in sizes},
+            None if self.table.score is None else {name: self.table.score[name] for name in sizes},
+        )
+        chosen_on, certified_on = known, None
+        if self.tolerance is not None:
+            chosen_on, certified_on = known.split((SELECTION, 1 - SELECTION), seed=0)
+        found = search(chosen_on, cost_s, max_steps=max_steps, levels=LEVELS, budget=BUDGET)
+        kept = [found.cascade(row) for row in found.pareto()]
+        if certified_on is not None and self.tolerance is not None:
+            kept = self._certified(kept, chosen_on, certified_on, cost_s)
+        judged = judge(known, kept, cost_s)
+        return judge(known, [judged.cascade(row) for row in judged.pareto()], cost_s)
+
+    def _certified(
+        self,
+        kept: list[Cascade],
+        chosen_on: ValidationTable,
+        certified_on: ValidationTable,
+        cost_s: Mapping[str, float],
+    ) -> list[Cascade]:
+        assert self.tolerance is not None
+        reference = max(chosen_on.models, key=chosen_on.accuracy)
+        order = by_safety(chosen_on, kept, cost_s, reference, self.confidence)
+        try:
+            passed = certify(certified_on, order, reference, tolerance=self.tolerance, confidence=self.confidence)
+        except CascadeError as error:
+            raise PlanError(f"{self.where}.tolerance: {error}") from None
+        return [certificate.cascade for certificate in passed]
+
+
+def work_s(judged: Judged, models: tuple[str, ...], cost_s: Mapping[str, float]) -> Floats:
+    """Return the device-seconds per item that each cascade asks of each model, `[cascade, model]`.
+
+    >>> table = ValidationTable([0, 1], {"a": [0, 0], "b": [0, 1]}, {"a": [0.9, 0.6], "b": [1.0, 1.0]})
+    >>> rows = [Cascade.from_dict({"steps": [{"model": "a", "threshold": 0.8}, {"model": "b"}]})]
+    >>> work_s(judge(table, rows, {"a": 1.0, "b": 10.0}), ("a", "b"), {"a": 1.0, "b": 10.0}).tolist()
+    [[1.0, 5.0]]
+    """
+    out = np.zeros((len(judged), len(models)))
+    place = np.array([models.index(name) if name in models else -1 for name in judged.table.models])
+    cost = np.array([cost_s[name] for name in models])
+    for step in range(judged.model.shape[1]):
+        rows = np.flatnonzero(judged.model[:, step] >= 0)
+        model = place[judged.model[rows, step]]
+        out[rows, model] += judged.reaching[rows, step] * cost[model]
+    return out
+
+
+def cascade_stage(context: StageContext) -> CascadeStage:
+    """Return what a stage declares. Raises PlanError for one of another kind."""
+    stage = context.stage
+    if not isinstance(stage, CascadeStage):
+        raise PlanError(f"stages.{context.name}: kind {stage.kind!r} is not planned by the cascade domain")
+    return stage
+
+
+def read_table(path: str) -> tuple[ValidationTable, str]:
+    """Return a validation table and the hash of its file, which is read again only when it has changed."""
+    target = Path(path).resolve()
+    try:
+        state = target.stat()
+    except OSError as error:
+        raise PlanError(f"{path}: cannot read the validation table: {error.strerror}") from None
+    return _read_table(str(target), state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=8)
+def _read_table(path: str, changed_ns: int, size: int) -> tuple[ValidationTable, str]:
+    return ValidationTable.read(path), hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+def _memory_mb(context: StageContext, stage: CascadeStage, hardware: str) -> dict[str, float]:
+    """What each model takes of a device's memory, declared or else measured."""
+    out = {}
+    for name, model in stage.models.items():
+        rows = [
+            row.memory_mb
+            for row in context.profile.rows
+            if (row.stage, row.variant, row.hardware) == (context.name, name, hardware) and row.memory_mb is not None
+        ]
+        known = model.memory_mb if model.memory_mb is not None else max(rows, default=None)
+        where = f"stages.{context.name}.models.{name}"
+        if known is None:
+            raise PlanError(f"{where}: nothing says how much memory it takes; give memory, or memory_mb in the profile")
+        if stage.device_memory_mb is not None and known > stage.device_memory_mb:
+            raise PlanError(f"{where}: takes {known:g} MB where a device has {stage.device_memory_mb:g} MB")
+        out[name] = known
+    return out

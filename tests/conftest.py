@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("seeded", derandomize=True, deadline=None, database=None)
-settings.register_profile("explore", deadline=None)
+# How long an example takes to draw says how busy the machine is.
+settings.register_profile(
+    "seeded", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("explore" if os.environ.get("HEADWAY_EXPLORE") == "1" else "seeded")

@@ -178,7 +178,7 @@ def test_a_body_without_a_declared_size_is_cut_off_at_the_limit(client: httpx.Cl
     assert client.post(INFER, content=(b"x" * 10_000 for _ in range(11))).status_code == 413
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], max_examples=60)
 @given(st.binary(max_size=80) | st.text(max_size=40).map(lambda text: json.dumps(body(text))[:-3].encode()))
 def test_no_body_breaks_the_server(client: httpx.Client, content: bytes) -> None:
     found = client.post(INFER, content=content)

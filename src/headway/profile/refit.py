@@ -36,7 +36,7 @@ STALL_RATIO = 10.0
 VISITS_KEPT = 1000
 """Requests of which observed visits are kept; more would only make files larger."""
 
-_NORMAL_95 = 1.96
+NORMAL_95 = 1.96
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def middle(values: Floats) -> Estimate:
         return Estimate(float(kept.mean()) if kept.size else math.nan, math.inf, int(ordered.size))
     ordered[:cut], ordered[ordered.size - cut :] = kept[0], kept[-1]
     error = float(ordered.std(ddof=1)) * math.sqrt(ordered.size) / kept.size
-    return Estimate(float(kept.mean()), _NORMAL_95 * error, int(ordered.size))
+    return Estimate(float(kept.mean()), NORMAL_95 * error, int(ordered.size))
 
 
 def batch_overhead(service: ServiceTime, batch_size: Ints, service_s: Floats) -> Estimate | None:
@@ -189,17 +189,17 @@ def scale_factors(requests: Mapping[str, Ints]) -> dict[str, Estimate]:
     >>> scale_factors({"a": np.array([1, 2]), "b": np.array([2])})["b"].value
     0.5
     """
-    counts = _visits(requests)
+    counts = visits(requests)
     size = next((c.size for c in counts.values()), 0)
     if not size:
         return {}
     error = {name: float(c.std(ddof=1)) / math.sqrt(size) if size > 1 else math.inf for name, c in counts.items()}
-    return {name: Estimate(float(c.mean()), _NORMAL_95 * error[name], size) for name, c in counts.items()}
+    return {name: Estimate(float(c.mean()), NORMAL_95 * error[name], size) for name, c in counts.items()}
 
 
 def observed_visits(requests: Mapping[str, Ints], variants: Mapping[str, str]) -> RecordedVisits | None:
     """Return visits as served, of requests spread evenly over those observed; None with fewer than `MIN_SAMPLES`."""
-    counts = _visits(requests)
+    counts = visits(requests)
     size = next((c.size for c in counts.values()), 0)
     if size < MIN_SAMPLES:
         return None
@@ -238,7 +238,7 @@ def _beyond(service: ServiceTime, batch_size: Ints, service_s: Floats) -> dict[i
     return out
 
 
-def _visits(requests: Mapping[str, Ints]) -> dict[str, Ints]:
+def visits(requests: Mapping[str, Ints]) -> dict[str, Ints]:
     """How many items of each request entered each stage; requests in order of their numbers."""
     known = np.unique(np.concatenate([*requests.values(), np.empty(0, np.int64)])).astype(np.int64)
     return {

@@ -30,6 +30,9 @@ def calibration_view(found: Mapping[str, Any]) -> Group:
         ("added per request", _estimate(overheads["request_s"])),
     ]
     parts: list[RenderableType] = [heading(f"calibration of {found['name']}"), pairs(facts), _fitted(found)]
+    said = [("·", str(finding["text"])) for finding in found.get("findings", ())]
+    if said:
+        parts += [heading("what requests bring otherwise than predicted"), pairs(said)]
     parts += [heading("predicted after the fit, and how far off that was and is"), _errors(errors)]
     if errors["test"] is not None:
         parts += [heading("another trace, predicted with what was fitted"), _errors({"after": errors["test"]})]

@@ -19,6 +19,7 @@ from headway.errors import ServeError
 from headway.plan.plan import Plan
 from headway.profile import Profile
 from headway.profile import refit as fitting
+from headway.profile.passing import Finding, findings
 from headway.profile.refit import Estimate, StageFit
 from headway.serve.engine import Limits
 from headway.serve.observed import Floats, Ints, StageItems
@@ -87,7 +88,8 @@ class Observation:
 class Calibration:
     """A fitted profile, what was fitted, and the errors of predictions before and after.
 
-    `after` is of the trace that was fitted on; `test` is of another one, when there was one.
+    `after` is of the trace that was fitted on; `test` is of another one, when there was one. `findings` are where
+    requests bring clearly more or fewer items than was predicted.
     """
 
     plan: Plan
@@ -98,6 +100,7 @@ class Calibration:
     measured: Outcome
     before: Comparison
     after: Comparison
+    findings: tuple[Finding, ...] = ()
     test: Comparison | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -117,6 +120,7 @@ class Calibration:
                 for fit in self.fits.values() for row in fit.rows
             ],
             "scale_factors": {name: factor.to_dict() for name, factor in self.scale_factors.items()},
+            "findings": [finding.to_dict() for finding in self.findings],
             "errors": {when: None if value is None else _as_json(value) for when, value in tested.items()},
             "low_confidence": list(self.measured.low_confidence),
             "provenance": dict(self.measured.provenance),
@@ -211,16 +215,18 @@ def fit(plan: Plan, seen: Observation, *, profile: Profile | None = None, seed: 
         "headway": __version__, "plan_hash": plan.hash, "trace_hash": seen.trace.hash, "requests": seen.trace.requests,
     }  # fmt: skip
     load = {name: stage.utilization for name, stage in seen.outcome.stages.items()}
+    requests = {name: items.request for name, items in seen.items.items()}
     fitted = fitting.refitted(plan.profile if profile is None else profile, fits, request.value, load, stamp)
     return Calibration(
         plan,
         fitted,
         fits,
         request,
-        fitting.scale_factors({name: items.request for name, items in seen.items.items()}),
+        fitting.scale_factors(requests),
         seen.outcome,
         compared(plan, seen, seed=seed),
         compared(replace(plan, profile=fitted), seen, seed=seed),
+        findings=findings(plan.spec.graph, requests, plan.profile.visits_for(plan.variants)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 
 from headway.bench import BenchOptions, serving
 from headway.bench.load import closed_loop, open_loop, post
+from headway.bench.rivals import Server
 from headway.bench.served import CASES, Echo, case_of, payload_of, plan_of, response_of, work
 from headway.domains.pipeline.declare import ReplicaConfig
 from headway.errors import HeadwayError
@@ -34,6 +36,25 @@ def test_a_closed_loop_counts_what_is_answered_and_keeps_that_many_under_way(ser
     assert len(load.latency_s) > 4
     assert load.failed == 0
     assert load.p_ms(50) <= load.p_ms(99)
+    assert load.cpu_ms is None
+
+
+def test_the_time_that_a_server_takes_is_counted_over_the_window_alone(server: LiveServer) -> None:
+    read_s = iter([4.0, 6.5])
+    load = closed_loop(
+        server.url, post(INFER, BODY), connections=2, seconds=0.1, warmup_s=0.05, meter=lambda: next(read_s)
+    )
+    assert load.cpu_s == 2.5
+    assert load.cpu_ms == pytest.approx(2500.0 / len(load.latency_s))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="the system does not tell")
+def test_the_time_of_a_server_is_that_of_its_session() -> None:
+    used = os.times()
+    found_s = Server("", "", os.getsid(0)).cpu_s()
+    assert found_s is not None
+    assert found_s >= used.user + used.system - 0.02
+    assert Server("", "", -1).cpu_s() == 0.0
 
 
 def test_an_open_loop_sends_every_request_once(server: LiveServer) -> None:
@@ -66,7 +87,10 @@ def test_a_case_becomes_a_chain_of_stages_with_its_batch_size() -> None:
     plan = plan_of(CASES["pipeline"])
     assert isinstance(plan, Plan)
     assert list(plan.spec.graph.order) == ["detect", "orient", "recognise"]
-    assert {c.max_batch_size for c in plan.stages.values() if isinstance(c, ReplicaConfig)} == {2}
+    configs = [c for c in plan.stages.values() if isinstance(c, ReplicaConfig)]
+    assert {(c.replicas, c.max_batch_size) for c in configs} == {(2, 2)}
+    assert plan.spec.pools["host"].cores == 2
+    assert not plan_of(CASES["onnx"]).spec.pools
     with pytest.raises(HeadwayError, match=r"no case is called 'ech'.*echo"):
         case_of("ech")
 
@@ -75,7 +99,7 @@ def test_what_is_measured_is_compared_row_by_row(monkeypatch: pytest.MonkeyPatch
     rates = {"headway": 8000.0, "ray-serve": 500.0, "ray-serve-tuned": 4000.0, "litserve": 4000.0}
 
     def measured(server: str, *_: object) -> serving.Measured:
-        return serving.Measured(rates[server], 1e4 / rates[server])
+        return serving.Measured(rates[server], 1e4 / rates[server], 1e3 / rates[server])
 
     monkeypatch.setattr(serving, "_measure", measured)
     rows = {row.name: row for row in serving.serving_echo(BenchOptions())}
@@ -83,4 +107,5 @@ def test_what_is_measured_is_compared_row_by_row(monkeypatch: pytest.MonkeyPatch
     assert rows["serving-echo/rate/ray-serve"].met
     assert rows["serving-echo/rate/litserve"].met is False
     assert rows["serving-echo/p99/litserve"].met
+    assert rows["serving-echo/cpu/litserve"].ratio == 0.5
     assert rows["serving-echo-single/rate/litserve"].bar is None

@@ -29,16 +29,25 @@ DRAIN_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What was measured over `span_s`: seconds of each request answered with 200, and how many were not."""
+    """What was measured over `span_s`: seconds of each request answered with 200, and how many were not.
+
+    `cpu_s`: the CPU time that the server has taken for it, where that was asked for and the system tells.
+    """
 
     latency_s: NDArray[np.float64]
     span_s: float
     failed: int
+    cpu_s: float | None = None
 
     @property
     def rate_per_s(self) -> float:
         """Requests answered per second."""
         return len(self.latency_s) / self.span_s
+
+    @property
+    def cpu_ms(self) -> float | None:
+        """CPU time per answered request, in milliseconds: unlike the others, hardly moved by what else the cores do."""
+        return None if self.cpu_s is None else 1e3 * self.cpu_s / max(1, len(self.latency_s))
 
     def p_ms(self, percent: float) -> float:
         """A percentile of the latency (nearest rank), in milliseconds."""
@@ -55,10 +64,18 @@ def post(path: str, body: bytes) -> bytes:
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
-def closed_loop(url: str, frame: bytes, *, connections: int, seconds: float, warmup_s: float = 1.0) -> Load:
+def closed_loop(
+    url: str,
+    frame: bytes,
+    *,
+    connections: int,
+    seconds: float,
+    warmup_s: float = 1.0,
+    meter: Callable[[], float | None] = lambda: None,
+) -> Load:
     """Keep `connections` requests outstanding for `seconds`, after a warm-up that is not counted.
 
-    Raises HeadwayError when a connection is lost.
+    `meter` returns the CPU time of the server so far. Raises HeadwayError when a connection is lost.
     """
 
     async def main() -> Load:
@@ -73,9 +90,12 @@ def closed_loop(url: str, frame: bytes, *, connections: int, seconds: float, war
             line.send(frame, again)
         await asyncio.sleep(warmup_s)
         tally.clear()
+        before_s = meter()
         started_s = perf_counter()
         await asyncio.sleep(seconds)
-        found = tally.load(perf_counter() - started_s)
+        span_s, after_s = perf_counter() - started_s, meter()
+        cpu_s = None if before_s is None or after_s is None else after_s - before_s
+        found = tally.load(span_s, cpu_s)
         _close(lines)
         return found
 
@@ -150,8 +170,8 @@ class _Tally:
     def clear(self) -> None:
         self._latency_s, self.failed = [], 0
 
-    def load(self, span_s: float) -> Load:
-        return Load(np.array(self._latency_s), span_s, self.failed)
+    def load(self, span_s: float, cpu_s: float | None = None) -> Load:
+        return Load(np.array(self._latency_s), span_s, self.failed, cpu_s)
 
 
 class _Line(asyncio.Protocol):

@@ -15,7 +15,7 @@ from headway.bench.rivals import BATCH_WAIT_S, PATH
 from headway.bench.served import Case, case_of, models, payload_of, response_of
 
 # Fractions of the two cores, so that all deployments find a place.
-OPTIONS: dict[str, Any] = {"max_ongoing_requests": 256, "ray_actor_options": {"num_cpus": 0.4}}
+OPTIONS: dict[str, Any] = {"max_ongoing_requests": 256, "ray_actor_options": {"num_cpus": 0.25}}
 
 
 def application(case: Case) -> Any:
@@ -51,7 +51,7 @@ def application(case: Case) -> Any:
     if len(case.stages) == 1:
         return serve.deployment(Single, **OPTIONS).bind(0)
     stage = serve.deployment(Model, **OPTIONS)
-    stages = [stage.options(name=name).bind(index) for index, name in enumerate(case.stages)]
+    stages = [stage.options(name=name, num_replicas=case.workers).bind(index) for index, name in enumerate(case.stages)]
     return serve.deployment(Document, **OPTIONS).bind(*stages)
 
 

@@ -1,6 +1,7 @@
-"""The servers that Headway's is measured against, each set up as its documentation says, as processes of their own.
+"""Headway's server and those that it is measured against, each set up as its documentation says.
 
-They get the same model classes, workers, threads and batches.
+They get the same model classes, workers, threads and batches, and each is a session of its own: Linux shares busy cores
+between sessions, so that one started with less would get less of them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 from headway.bench.served import Case
 from headway.errors import HeadwayError
@@ -22,6 +25,7 @@ BATCH_WAIT_S = 0.005
 """How long the others wait for a batch to fill; not at all makes the worker of LitServe spin."""
 START_S = 180.0
 STOP_S = 30.0
+HEADWAY = "headway"
 
 
 RIVALS: Mapping[str, str] = {
@@ -31,27 +35,54 @@ RIVALS: Mapping[str, str] = {
 }
 """Modules that serve a case until SIGTERM: `python -m MODULE CASE PORT`."""
 
+MODULES = {HEADWAY: "headway.bench.ours", **RIVALS}
+
 TUNED = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 """The switches that Ray's documentation names for throughput: HAProxy in front, calls over gRPC behind."""
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server under way: its URL, the path of inference, and the session that its processes form."""
+
+    url: str
+    path: str
+    session: int
+
+    def cpu_s(self) -> float | None:
+        """Return the CPU time that its processes have taken so far, in seconds; None where there is no /proc."""
+        proc = Path("/proc")
+        if not (proc / "self" / "stat").exists():
+            return None
+        ticks = 0
+        for stat in proc.glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # a process that ends meanwhile
+                # proc(5): after the name, the session is field 4, and 12 to 15 are ticks, of ended children too.
+                fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+                if int(fields[3]) == self.session:
+                    ticks += sum(map(int, fields[11:15]))
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+
 @contextlib.contextmanager
-def running(name: str, case: Case) -> Iterator[str]:
-    """Start a server as a process of its own and yield its URL once it answers; stop it, and what it started.
+def running(name: str, case: Case) -> Iterator[Server]:
+    """Start a server as a session of its own and yield it once it answers; stop it, and what it started.
 
     Raises HeadwayError when it does not start.
     """
     port = _free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", RIVALS[name], case.name, str(port)],
+        [sys.executable, "-m", MODULES[name], case.name, str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env={**os.environ, **(TUNED if name == "ray-serve-tuned" else {})},
         start_new_session=True,
     )
+    path = f"/v2/models/{case.name}/infer" if name == HEADWAY else PATH
+    server = Server(f"http://127.0.0.1:{port}", path, process.pid)
     try:
-        _wait(name, case, port, process)
-        yield f"http://127.0.0.1:{port}"
+        _wait(name, case, server, process)
+        yield server
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -63,13 +94,13 @@ def running(name: str, case: Case) -> Iterator[str]:
             process.stderr.close()
 
 
-def _wait(name: str, case: Case, port: int, process: subprocess.Popen[bytes]) -> None:
+def _wait(name: str, case: Case, server: Server, process: subprocess.Popen[bytes]) -> None:
     import httpx
 
     end_s = time.monotonic() + START_S
     while process.poll() is None and time.monotonic() < end_s:
         with contextlib.suppress(httpx.HTTPError):
-            if httpx.post(f"http://127.0.0.1:{port}{PATH}", content=case.body(), timeout=30.0).status_code == 200:
+            if httpx.post(server.url + server.path, content=case.body(), timeout=30.0).status_code == 200:
                 return
         time.sleep(0.2)
     process.kill()

@@ -69,7 +69,8 @@ class Case:
     connections: int
     payload: Callable[[], str | bytes]
     workers: int = 1
-    """Worker processes of a server that has no stages: as many as the models of one that has may keep busy at once."""
+    """Worker processes of each model; those of a server that has no stages hold all models."""
+    window_s: float = 5.0
 
     def body(self) -> bytes:
         """Return the request's body, in the words of the Open Inference Protocol."""
@@ -118,15 +119,22 @@ def work(loaded: Sequence[Any], batch: list[Any]) -> list[Any]:
 
 
 def plan_of(case: Case) -> Plan:
-    """Return a plan with one worker per stage, each after the one before; its times and promise let all requests in."""
+    """Return a plan of stages one after the other; its times and promise let all requests in.
+
+    Several workers per stage take turns for as many cores.
+    """
     names = list(case.stages)
     stages: dict[str, Any] = {name: {"model": model} for name, model in case.stages.items()}
     for name, before in zip(names[1:], names, strict=False):
         stages[name]["after"] = before
-    supply = {"cpu": {"price": "$0.05/h", "threads": HARDWARE.threads}}
-    spec = Spec.from_dict({"name": case.name, "slo": {"latency": "60s"}, "supply": supply, "stages": stages})
+    cpu: dict[str, Any] = {"price": "$0.05/h", "threads": HARDWARE.threads}
+    document: dict[str, Any] = {"name": case.name, "slo": {"latency": "60s"}, "supply": {"cpu": cpu}, "stages": stages}
+    if case.workers > 1:
+        cpu["pool"] = "host"
+        document["pools"] = {"host": {"cores": case.workers * HARDWARE.threads}}
+    spec = Spec.from_dict(document)
     rows = [ProfileRow(name, "cpu", size, 1e-4) for name in names for size in sorted({1, case.max_batch_size})]
-    config = ReplicaConfig("cpu", max_batch_size=case.max_batch_size)
+    config = ReplicaConfig("cpu", case.workers, max_batch_size=case.max_batch_size)
     return Plan(spec, Profile.from_rows(rows), dict.fromkeys(names, config))
 
 
@@ -159,7 +167,7 @@ CASES = {
         replace(_ECHO, name="echo-single", max_batch_size=1),
         replace(_ECHO, name="hop", stages={"first": _MODEL, "second": _MODEL, "third": _MODEL}, connections=1),
         Case("onnx", {"orient": "headway.bench.served:Orientation"}, 8, 16, _line),
-        Case("pipeline", _DOCUMENT, 2, 8, _page, workers=2),
+        Case("pipeline", _DOCUMENT, 2, 8, _page, workers=2, window_s=15.0),
     )
 }
 

@@ -6,21 +6,17 @@ process. MLServer is left out: its last release (1.7.1) wants FastAPI below 0.11
 
 from __future__ import annotations
 
-import contextlib
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headway.bench import BenchOptions, Row
 from headway.bench.load import Load, closed_loop, open_loop, post
-from headway.bench.rivals import PATH, RIVALS, running
-from headway.bench.served import Case, case_of, plan_of
+from headway.bench.rivals import HEADWAY, RIVALS, Server, running
+from headway.bench.served import Case, case_of
 from headway.errors import HeadwayError
-from headway.serve import run
 
-HEADWAY = "headway"
 WINDOWS = 3
-WINDOW_S = 5.0
 QUICK_S = 0.5
 OPEN_RATE_PER_S = 100.0
 Bars = Mapping[str, tuple[str, str]]
@@ -32,6 +28,7 @@ class Measured:
 
     rate_per_s: float
     p99_ms: float
+    cpu_ms: float | None = None
     light_p50_ms: float | None = None
     light_p99_ms: float | None = None
 
@@ -48,7 +45,7 @@ def serving_onnx(options: BenchOptions) -> list[Row]:
 
 
 def serving_pipeline(options: BenchOptions) -> list[Row]:
-    """The three networks of the demo; LitServe, which has no stages, runs all three in each of two workers."""
+    """The three networks of the demo, each in two workers; LitServe, which has no stages, runs all three in each."""
     return _compare("pipeline", options, {})
 
 
@@ -58,8 +55,8 @@ def serving_hop(options: BenchOptions) -> list[Row]:
     HTTP and the client itself are in it.
     """
     case = case_of("hop")
-    with _served(HEADWAY, case) as (url, path):
-        loads, _ = _load(url, post(path, case.body()), case, options)
+    with running(HEADWAY, case) as server:
+        loads, _ = _load(server, case, options)
     hops = len(case.stages)
     rows = []
     for percent, bar in ((50, "<= 0.3"), (99, "<= 2")):
@@ -69,7 +66,7 @@ def serving_hop(options: BenchOptions) -> list[Row]:
 
 
 def _compare(name: str, options: BenchOptions, bars: Bars, light: bool = False) -> list[Row]:
-    """Rows of requests per second and P99, ours with each rival's as the baseline."""
+    """Rows of requests per second, P99 and CPU time per request, ours with each rival's as the baseline."""
     case = case_of(name)
     found = {HEADWAY: _measure(HEADWAY, case, options, light)}
     for rival in RIVALS:
@@ -83,6 +80,7 @@ def _compare(name: str, options: BenchOptions, bars: Bars, light: bool = False) 
         rows.append(Row(where.format("rate"), ours.rate_per_s, "requests/s", theirs.rate_per_s, ratio, at_least))
         for what, mine, other, bar in (
             ("p99", ours.p99_ms, theirs.p99_ms, at_most),
+            ("cpu", ours.cpu_ms, theirs.cpu_ms, None),
             ("light-p50", ours.light_p50_ms, theirs.light_p50_ms, None),
             ("light-p99", ours.light_p99_ms, theirs.light_p99_ms, None),
         ):
@@ -92,33 +90,23 @@ def _compare(name: str, options: BenchOptions, bars: Bars, light: bool = False) 
 
 
 def _measure(server: str, case: Case, options: BenchOptions, light: bool) -> Measured:
-    with _served(server, case) as (url, path):
-        loads, calm = _load(url, post(path, case.body()), case, options, light)
+    with running(server, case) as found:
+        loads, calm = _load(found, case, options, light)
+    cpu_ms = [load.cpu_ms for load in loads if load.cpu_ms is not None]
     return Measured(
         statistics.median(load.rate_per_s for load in loads),
         statistics.median(load.p_ms(99) for load in loads),
+        statistics.median(cpu_ms) if cpu_ms else None,
         None if calm is None else calm.p_ms(50),
         None if calm is None else calm.p_ms(99),
     )
 
 
-@contextlib.contextmanager
-def _served(server: str, case: Case) -> Iterator[tuple[str, str]]:
-    """Start a server; yields its URL and the path of inference."""
-    if server == HEADWAY:
-        with run.running(plan_of(case)) as ours:
-            yield ours.url, f"/v2/models/{case.name}/infer"
-    else:
-        with running(server, case) as url:
-            yield url, PATH
-
-
-def _load(
-    url: str, frame: bytes, case: Case, options: BenchOptions, light: bool = False
-) -> tuple[list[Load], Load | None]:
-    seconds = QUICK_S if options.quick else WINDOW_S
+def _load(server: Server, case: Case, options: BenchOptions, light: bool = False) -> tuple[list[Load], Load | None]:
+    seconds = QUICK_S if options.quick else case.window_s
+    url, frame = server.url, post(server.path, case.body())
     loads = [
-        closed_loop(url, frame, connections=case.connections, seconds=seconds, warmup_s=seconds / 2)
+        closed_loop(url, frame, connections=case.connections, seconds=seconds, warmup_s=seconds / 2, meter=server.cpu_s)
         for _ in range(1 if options.quick else WINDOWS)
     ]
     calm = open_loop(url, frame, rate_per_s=OPEN_RATE_PER_S, seconds=seconds, seed=options.seed) if light else None

@@ -173,7 +173,7 @@ def test_the_forecast_adds_and_never_takes_away(
     ramp = Trace.ramp(100.0 * level, 100.0 * level * (1 + slope), 60.0, seed=seed).arrival_s
     stages = {name: StageSeen(ready=stage.replicas, queued=queued) for name, stage in known.stages.items()}
     seen = Observation(60.0, 0.0, ramp[ramp <= 60.0], stages)
-    memory = Memory(changed_s=60.0 - since, level=level, off_s=60.0 - since, onset_s=60.0 - since)
+    memory = Memory(changed_s=60.0 - since, level=level, off_s=60.0 - since)
     with_it, _ = Headway(known).decide(seen, memory)
     without, _ = Headway(known, forecast=False).decide(seen, memory)
     assert all(with_it.replicas[name] >= n for name, n in without.replicas.items())

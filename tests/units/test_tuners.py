@@ -14,7 +14,7 @@ from headway.policy.drift import scale_ratio, service_ratio
 from headway.policy.envelopes import quantile, running_counts
 from headway.policy.scaling import Gear, Observation, StageSeen, Terms
 from headway.policy.scaling_baselines import AutoScale, Ds2, Threshold
-from headway.policy.scaling_headway import PLAN, Headway, Memory, draining, rising_to
+from headway.policy.scaling_headway import PLAN, Headway, Memory, draining
 from headway.policy.scaling_inferline import InferLine
 from headway.policy.scaling_inferline import Memory as Published
 from headway.testing.examples import tiny_plan
@@ -152,13 +152,24 @@ def test_the_fluid_model_counts_what_waits_upstream_and_what_will_come() -> None
     assert left
 
 
-def test_a_trend_is_told_from_a_step() -> None:
-    rising = np.sqrt(2 * 3.0 * np.arange(1, 700)) / 3.0
-    ramp = Observation(20.0, 0.0, rising[rising <= 20.0], {})
-    # 3/s more every second, so 60/s now and 75/s in five seconds; a little less, as the slope is taken low.
-    assert rising_to(ramp, 0.0, 5.0) == pytest.approx(74.0, abs=1.5)
-    assert rising_to(dataclasses.replace(ramp, arrival_s=np.arange(1, 400) / 20.0), 0.0, 5.0) == 0.0
-    assert rising_to(ramp, 17.0, 5.0) == 0.0
+def test_a_rise_that_is_under_way_is_a_floor_for_when_replicas_are_ready() -> None:
+    known = example_terms()
+    stages = {name: StageSeen(ready=stage.replicas) for name, stage in known.stages.items()}
+    # 100/s for 50 s, then 10/s more every second: 200/s now, 250/s in the five seconds of a start-up.
+    rising = np.concatenate(
+        [np.arange(0.0, 50.0, 0.01), 50.0 + 10.0 * (np.sqrt(1.0 + np.arange(1, 1500) / 500.0) - 1.0)]
+    )
+    seen = Observation(60.0, 0.0, rising[rising <= 60.0], stages)
+    chosen, ready = Headway(known, drain=False), {name: StageSeen(ready=50) for name in stages}
+    decision, memory = chosen.decide(seen, None)
+    assert memory.floor == pytest.approx(2.5, abs=0.1)
+    assert decision.replicas == chosen.provided(memory.floor)[1]
+    assert decision.values["forecast_level"] == pytest.approx(memory.floor, abs=1e-3)
+    assert Headway(known, forecast=False).decide(seen, None)[1].floor == 0.0
+    # The floor stays until 15 s have brought no change, then goes with the rise.
+    later = dataclasses.replace(steady(known, 2.0, 70.0), stages=ready)
+    assert chosen.decide(later, memory)[1].floor == memory.floor
+    assert chosen.decide(dataclasses.replace(later, now_s=76.0), memory)[1].floor == 0.0
 
 
 def test_drift_counts_only_beyond_chance_and_tolerance() -> None:

@@ -75,6 +75,11 @@ class Band:
         """
         return np.maximum(self.most * level, quantile(level * self.mean, level * self.variance, z))
 
+    @property
+    def dispersion(self) -> Floats:
+        """Variance of counts over their mean, per window: 1 for a Poisson process."""
+        return np.asarray(self.variance / np.maximum(self.mean, 1e-12))
+
     def low(self, z: float = ALARM_Z) -> Floats:
         """Return the counts that planned traffic falls short of by no chance, at most those of the planning trace."""
         return np.minimum(self.least, quantile(self.mean, self.variance, -z))
@@ -95,6 +100,6 @@ class Band:
     def growth_in(self, window_s: float, count: int, z: float) -> float:
         """Return `growth` for one window of any length; the index of dispersion is interpolated between those known."""
         mean = float(self.mean[-1] / self.windows_s[-1]) * window_s
-        dispersion = float(np.interp(window_s, self.windows_s, self.variance / np.maximum(self.mean, 1e-12)))
+        dispersion = float(np.interp(window_s, self.windows_s, self.dispersion))
         at = [np.array([value]) for value in (window_s, 0.0, 0.0, 0.0, mean, dispersion * mean)]
         return float(Band(*at).growth(np.array([count]), z)[0])

@@ -18,6 +18,7 @@ from headway.policy.drift import scale_ratio, service_ratio
 from headway.policy.envelopes import most_in_buckets, running_counts
 from headway.policy.scaling import LOOK_BACK_S, Decision, Floats, Gear, Observation, StageTerms, Terms, told
 from headway.policy.scaling_inferline import DOWN_BUCKET_S, DOWN_LOOK_BACK_S, QUIET_S
+from headway.policy.scaling_rise import rise_under_way
 
 FIRST_Z = 1.0
 """Standard deviations by which the level is estimated low from a count that has just left the band: time is short."""
@@ -34,7 +35,6 @@ MOST_SURGE = 3.0
 that it grew in takes replicas that cost `1 + 1/x` times its own work; with long start-ups that has to end somewhere."""
 SURGE_STEP = 1.2
 """By how much more than those asked for have to be needed before further replicas are asked for to drain."""
-TREND_S, TREND_BUCKET_S, TREND_Z, TREND_BUCKETS = 20.0, 0.5, 1.5, 8
 REPLAN_S = 300.0
 """How long traffic may stay off the planned level until a new plan is asked for: gears and replicas are the quick
 answer, other hardware may be the cheap one."""
@@ -44,8 +44,7 @@ answer, other hardware may be the cheap one."""
 class Memory:
     """What the tuner remembers.
 
-    `level`, `off_s`: the traffic multiple in force, and since when it is not 1. `onset_s`: when the first window that
-    exceeded began. `floor`: what the trend asks for.
+    `level`, `off_s`: the traffic multiple in force, and since when it is not 1. `floor`: what the trend asks for.
     `surge`: replicas that drain a backlog. `work`: by stage, how much heavier its work is than planned.
     `changed_s`, `lowered_s`, `asked_s`: when anything was changed, the level lowered, replicas last asked for.
     `backlog_s`: when more was queued than is in order. `told`: re-plan causes that were named.
@@ -55,7 +54,6 @@ class Memory:
     lowered_s: float = -np.inf
     level: float = 1.0
     off_s: float | None = None
-    onset_s: float | None = None
     floor: float = 0.0
     surge: Mapping[str, int] = field(default_factory=dict)
     work: Mapping[str, float] = field(default_factory=dict)
@@ -89,7 +87,7 @@ class Headway:
         """Return what to do now."""
         before = memory or Memory(observation.since_s)
         now = self._work(observation, self._level(observation, before))
-        gear, base = self.provided(now.level, now.work, now.floor if self.forecast else 0.0)
+        gear, base = self.provided(now.level, now.work, now.floor)
         now = self._backlog(observation, now, gear, base)
         replicas = {name: max(base[name], now.surge.get(name, 0)) for name in base}
         decision = self._decision(observation, before, now, gear, replicas)
@@ -133,9 +131,6 @@ class Headway:
         elif level > 1.0:
             level = max(level, float(band.growth(counts, busiest_z(band.windows_s))[fresh].max(initial=0.0)))
         if level > memory.level:
-            if memory.onset_s is None and over.any():
-                window_s = float(band.windows_s[over][np.argmax(band.growth(counts, FIRST_Z)[over])])
-                memory = replace(memory, onset_s=observation.now_s - window_s)
             return self._with_trend(observation, self._at_level(observation, memory, level))
         rested = observation.now_s - memory.changed_s >= self.quiet_s
         if rested and observation.now_s - observation.since_s >= DOWN_LOOK_BACK_S:
@@ -147,7 +142,7 @@ class Headway:
     def _at_level(self, observation: Observation, memory: Memory, level: float) -> Memory:
         off_s = None if level == 1.0 else observation.now_s if memory.off_s is None else memory.off_s
         known = memory.told if off_s is not None else frozenset()
-        return replace(memory, level=level, off_s=off_s, onset_s=memory.onset_s if level > 1.0 else None, told=known)
+        return replace(memory, level=level, off_s=off_s, told=known)
 
     def _lower(self, observation: Observation, level: float) -> float:
         """Return the level that the last 30 s ask for, or the one in force when it is not clearly lower."""
@@ -171,12 +166,15 @@ class Headway:
 
     def _with_trend(self, observation: Observation, memory: Memory) -> Memory:
         """Raise the floor to where a rise that is under way will have led when replicas asked for now are ready."""
-        if memory.level <= 1.0 or memory.onset_s is None:
+        if not self.forecast or memory.level <= 1.0:
             return replace(memory, floor=0.0)
-        from_s = max(memory.onset_s, observation.now_s - TREND_S)
+        now_s = observation.now_s
+        span_s = min(LOOK_BACK_S, now_s - observation.since_s, DOWN_LOOK_BACK_S + now_s - memory.lowered_s)
+        rise = rise_under_way(observation.arrival_s, now_s, span_s, float(self.terms.band.dispersion.max()))
+        if rise is None:
+            return memory
         horizon_s = max(stage.startup_s for stage in self.terms.stages.values())
-        floor = rising_to(observation, from_s, horizon_s) / self.terms.rate_per_s
-        return replace(memory, floor=max(memory.floor, floor))
+        return replace(memory, floor=max(memory.floor, rise.rate_in(horizon_s) / self.terms.rate_per_s))
 
     # The work: what a request costs
 
@@ -211,8 +209,8 @@ class Headway:
             memory = replace(memory, backlog_s=observation.now_s)
         if not (self.drain and off_plan) or self.terms.refuses_late:
             return replace(memory, surge={})
-        level = max(memory.level, memory.floor) if self.forecast else memory.level
-        rate, until_s = level * self.terms.rate_per_s, self._until_ready(observation, memory)
+        rate = max(memory.level, memory.floor) * self.terms.rate_per_s
+        until_s = self._until_ready(observation, memory)
         more, left = draining(
             stages, observation, excess, rate, memory.work, until_s, self.within_s, self.most_surge
         )  # fmt: skip
@@ -313,25 +311,6 @@ def staffed(stage: StageTerms, rate_per_s: float, ratio: float) -> float:
     """
     busy = min(stage.max_provisioning(rate_per_s), 1.0) * stage.replicas
     return ratio * busy + math.sqrt(ratio) * (stage.replicas - busy)
-
-
-def rising_to(observation: Observation, from_s: float, horizon_s: float) -> float:
-    """Return the rate that requests will have reached after `horizon_s` if they go on rising as since `from_s`, else 0.
-
-    Least squares over counts of half seconds, with the slope taken `TREND_Z` standard errors low. It looks at what came
-    after the first excess only: a step is no trend.
-    """
-    buckets = int((observation.now_s - from_s) / TREND_BUCKET_S)
-    if buckets < TREND_BUCKETS:
-        return 0.0
-    edges = observation.now_s - TREND_BUCKET_S * np.arange(buckets, -1, -1)
-    rate = np.diff(np.searchsorted(observation.arrival_s, edges, side="right")) / TREND_BUCKET_S
-    at_s = TREND_BUCKET_S * (np.arange(buckets) - (buckets - 1) / 2)
-    spread = float((at_s**2).sum())
-    slope = float((at_s * rate).sum()) / spread
-    residual: Floats = rate - rate.mean() - slope * at_s
-    slope -= TREND_Z * float(np.sqrt((residual**2).sum() / (buckets - 2) / spread))
-    return float(rate.mean()) + slope * (buckets * TREND_BUCKET_S / 2 + horizon_s) if slope > 0.0 else 0.0
 
 
 def busiest_z(windows_s: Floats) -> Floats:

@@ -12,26 +12,32 @@ if TYPE_CHECKING:
     from headway.cascade.guarantee import Certificate as Certificate
     from headway.cascade.guarantee import certify as certify
     from headway.cascade.guarantee import samples_needed as samples_needed
+    from headway.cascade.lookup import Cache as Cache
+    from headway.cascade.lookup import Lookup as Lookup
     from headway.cascade.model import Cascade as Cascade
     from headway.cascade.model import Step as Step
     from headway.cascade.paired import loss_bound as loss_bound
     from headway.cascade.search import Judged as Judged
     from headway.cascade.search import judge as judge
     from headway.cascade.table import ValidationTable as ValidationTable
+    from headway.cascade.topk import fit_top_k as fit_top_k
 
 _HOME = {
+    "Cache": "lookup",
     "Cascade": "model",
     "Certificate": "guarantee",
     "Judged": "search",
+    "Lookup": "lookup",
     "Step": "model",
     "ValidationTable": "table",
     "certify": "guarantee",
+    "fit_top_k": "topk",
     "judge": "search",
     "loss_bound": "paired",
     "samples_needed": "guarantee",
 }
 __all__ = ["Cascade", "Certificate", "Judged", "Step", "ValidationTable", "certify", "judge", "loss_bound"]
-__all__ += ["samples_needed"]
+__all__ += ["Cache", "Lookup", "fit_top_k", "samples_needed"]
 
 
 def __getattr__(name: str) -> Any:

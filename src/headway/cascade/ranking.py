@@ -2,8 +2,8 @@
 
 After Willump (Kraft et al., MLSys 2020, section 4.3), with three differences. How many rows a filter keeps is found
 exactly, as a count of rows and not as a whole multiple of K. It is a tolerance limit (Wilks 1941), which holds at a
-stated confidence, and not the share of a hundred draws. And the rows at hand are taken for a sample of what pools are
-drawn from, not for all of it: every draw weights them anew (the Bayesian bootstrap, Rubin 1981).
+stated confidence, and not the share of a hundred draws. And pools are drawn from what the rows at hand are a sample of
+(`needs`): drawing from them alone promises too much, since the best K of a pool are copies of a few.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headway.errors import CascadeError
+
+BAND = 5
+"""How many times more rows than the best K show how a filter errs; more are steadier, but less like the best."""
+BAND_ROWS = 60
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -100,18 +104,40 @@ class Ranked:
         return found
 
 
-def pools(rows: int, pool: int, draws: int, seed: int, *, sample: bool = True) -> Ints:
-    """Return `draws` pools as copies of each of `rows`, an array of shape (draws, rows) with sums of `pool`.
-
-    `sample`: the rows are a sample of what pools will be drawn from, so each draw first weights them by a flat
-    Dirichlet distribution (Rubin 1981); else they are all there is, and each is equally likely.
+def pools(rows: int, pool: int, draws: int, seed: int) -> Ints:
+    """Return `draws` pools, drawn with replacement, as copies of each of `rows`: of shape (draws, rows), sums `pool`.
 
     >>> pools(3, 10, 2, seed=1).sum(axis=1).tolist()
     [10, 10]
     """
-    rng = np.random.default_rng([seed, rows, pool])
-    flat = np.full(rows, 1 / rows)
-    return np.stack([rng.multinomial(pool, rng.dirichlet(np.ones(rows)) if sample else flat) for _ in range(draws)])
+    copies: Ints = np.random.default_rng([seed, rows, pool]).multinomial(pool, np.full(rows, 1 / rows), size=draws)
+    return copies
+
+
+def needs(filter_score: Floats, full_score: Floats, k: int, pool: int, recall: float, draws: int, seed: int) -> Ints:
+    """Return how many rows the filter would have to keep in each of `draws` pools of rows like these.
+
+    Which rows exist is uncertain, so each draw weights them anew (the Bayesian bootstrap, Rubin 1981). And the few best
+    of them say little of how low a filter may rank such a row: among the best `BAND` times as many, the filter's score
+    is taken to be a line of the full one plus an error, which each draw fits and draws again (the smoothed bootstrap).
+    Raises CascadeError for scores that are NaN or of different numbers of rows.
+
+    >>> score = np.arange(100.0)
+    >>> needs(score, score, k=5, pool=50, recall=1.0, draws=3, seed=1).tolist()
+    [5, 5, 5]
+    """
+    rng = np.random.default_rng([seed, filter_score.size, pool])
+    ranked = Ranked.of(filter_score, full_score)
+    rows = filter_score.size
+    band = ranked.by_full[: max(BAND_ROWS, math.ceil(BAND * k * rows / pool))]
+    found = []
+    for _ in range(draws):
+        weights = rng.dirichlet(np.ones(rows))
+        copies = rng.multinomial(pool, weights)
+        drawn = filter_score.copy()
+        drawn[band] = _redrawn(filter_score[band], full_score[band], weights[band], rng)
+        found.append(Ranked(best(drawn, rows), ranked.by_full).needed(copies, k, recall))
+    return np.array(found, dtype=np.int64)
 
 
 def draws_needed(sure: float, confidence: float) -> int:
@@ -142,6 +168,18 @@ def upper_limit(values: Ints, sure: float, confidence: float) -> int:
             f"confidence; {draws_needed(sure, confidence)} or more can"
         )
     return int(np.sort(values)[enough[0]])
+
+
+def _redrawn(filter_score: Floats, full_score: Floats, weights: Floats, rng: np.random.Generator) -> Floats:
+    """The filter's scores with their errors about a weighted line drawn anew."""
+    share = weights / weights.sum()
+    x, y = full_score - share @ full_score, filter_score - share @ filter_score
+    spread = share @ (x * x)
+    line = (share @ (x * y)) / spread * x if spread > 0 else np.zeros_like(x)
+    # A line through few rows lies closer to them than to the next ones.
+    errors = (y - line) * math.sqrt(x.size / max(1, x.size - 2))
+    redrawn: Floats = filter_score - y + line + rng.choice(errors, size=x.size, p=share)
+    return redrawn
 
 
 def _first(copies: Ints, count: int) -> Ints:

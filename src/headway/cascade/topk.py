@@ -18,7 +18,7 @@ from headway.cascade.adapt import adapt
 from headway.cascade.costs import Cost, Costs, measure
 from headway.cascade.features import Features, Known
 from headway.cascade.importance import block_importance
-from headway.cascade.ranking import Floats, Ints, Ranked, best, pools, upper_limit
+from headway.cascade.ranking import Floats, Ints, best, needs, upper_limit
 from headway.cascade.rows import Block, Index, Rows, count, take
 from headway.cascade.select import subsets
 from headway.errors import CascadeError
@@ -161,9 +161,7 @@ class _Goal:
 
     def needed(self, filter_score: Floats, full_score: Floats) -> Ints:
         """Return how many rows the filter must keep, pool by pool."""
-        ranked = Ranked.of(filter_score, full_score)
-        drawn = pools(filter_score.size, self.pool, self.draws, self.seed)
-        return np.array([ranked.needed(copies, self.k, self.recall) for copies in drawn])
+        return needs(filter_score, full_score, self.k, self.pool, self.recall, self.draws, self.seed)
 
     def kept(self, needed: Ints) -> int:
         """Return how many rows to keep, so that the recall is reached as surely as asked for."""

@@ -114,6 +114,8 @@ BENCHES: dict[str, Callable[[BenchOptions], Iterable[Row]]] = {
         "faults-kill": "headway.bench.faults:kill",
         "faults-overload": "headway.bench.faults:overload",
         "soak": "headway.bench.soak:soak",
+        "features-topk": "headway.bench.cascades.topk:features_topk",
+        "features-all": "headway.bench.cascades.joins:features_all",
         "inferline": "headway.bench.inferline.evaluate:inferline",
     }.items()
 }

@@ -1,0 +1,316 @@
+"""Point queries that join eight tables, made fast by all means together, and what each of these means is worth.
+
+The tables are kept by a process of its own (`store`). Compared with: the pandas pipeline as people write it, which
+joins the query with its tables in memory, and dictionaries in memory, which need no store at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headway.bench import BenchOptions, Row
+from headway.bench.cascades import flights
+from headway.bench.cascades.flights import KEYS, Flights
+from headway.bench.cascades.store import Client, serving
+from headway.cascade.adapt import Scorer, scorer
+from headway.cascade.compiled import compiled
+from headway.cascade.costs import measure
+from headway.cascade.features import Feature, Features, Known
+from headway.cascade.graded import bootstrap_bound
+from headway.cascade.importance import block_importance
+from headway.cascade.lookup import Cache, Lookup
+from headway.cascade.model import Cascade, Step
+from headway.cascade.run import FittedCascade
+from headway.cascade.select import subsets
+from headway.errors import HeadwayError
+
+Floats = NDArray[np.float64]
+Query = Callable[[Mapping[str, Any]], float]
+
+INPUTS = ("base", *KEYS)
+TOLERANCE = 0.01
+"""How much AUC the cascade may lose against the full model, at 95 % confidence."""
+CACHE_ENTRIES = 2_000
+TTL_S = 3_600.0
+WARM, QUERIES, BLOCK = 2_000, 2_000, 100
+QUICK_QUERIES, QUICK_LIMIT = 200, 3_000
+PANDAS_SHARE = 10
+"""One query of so many is also put to pandas, which takes a hundred times as long."""
+RESAMPLES = 300
+
+
+@dataclass
+class DataClock:
+    """The time at which a query is asked in the data: caches age by it, since a replay is faster than the year was."""
+
+    now_s: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def at(self, query: Mapping[str, Any]) -> None:
+        """Go to the moment of a flight's departure."""
+        days = 31 * query["month"] + query["day"]
+        self.now_s = 60.0 * (1_440 * days + query["departure_min"])
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The models, the features that the small one sees, and from which certainty on it answers."""
+
+    full: Any
+    small: Any
+    inputs: tuple[str, ...]
+    threshold: float
+    columns: Mapping[str, slice]
+
+    def wide(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """Return the places of these features' columns among all columns."""
+        return np.concatenate([np.arange(self.columns[n].start, self.columns[n].stop) for n in names])
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """Which of the means are used."""
+
+    cascade: bool = True
+    lazy: bool = True
+    cache: bool = True
+    compiled: bool = True
+    together: bool = True
+
+
+@dataclass
+class Variant:
+    """One way to answer queries, and how long it took for each."""
+
+    query: Query
+    every: int = 1
+    latency_s: list[float] = field(default_factory=list)
+    lookups: Mapping[str, Lookup] = field(default_factory=dict)
+    runner: FittedCascade | None = None
+
+
+def features_all(options: BenchOptions) -> list[Row]:
+    """Latency of point queries with every means, with each left out in turn, with pandas and with dictionaries."""
+    from threadpoolctl import threadpool_limits
+
+    data = flights.load(QUICK_LIMIT if options.quick else None)
+    with threadpool_limits(1), serving({name: data.rows(name) for name in KEYS}) as client:
+        learned = learn(data, client, options)
+        auc = _auc_rows(data, learned, options.seed)
+        clock = DataClock()
+        variants = {
+            "whole": _variant(data, learned, client, clock, Means()),
+            "without-cascade": _variant(data, learned, client, clock, Means(cascade=False)),
+            "without-lazy-features": _variant(data, learned, client, clock, Means(lazy=False)),
+            "without-cache": _variant(data, learned, client, clock, Means(cache=False)),
+            "without-compiled": _variant(data, learned, client, clock, Means(compiled=False)),
+            "without-concurrency": _variant(data, learned, client, clock, Means(together=False)),
+            "without-cache-and-concurrency": _variant(data, learned, client, clock, Means(cache=False, together=False)),
+            "without-any": _variant(data, learned, client, clock, Means(*[False] * 5)),
+            "indexed": Variant(partial(_indexed, learned.full, {name: data.rows(name) for name in KEYS})),
+            "pandas": Variant(partial(_pandas, data, learned.full), every=PANDAS_SHARE),
+        }
+        _replay(data, variants, clock, QUICK_QUERIES if options.quick else QUERIES)
+    return [*_latency_rows(variants), *auc, *_use_rows(variants["whole"])]
+
+
+def learn(data: Flights, client: Client, options: BenchOptions) -> Learned:
+    """Fit the full model; choose the small one and its threshold on the selection part, by expected cost."""
+    wide = {part: data.joined(data.parts[part]).to_numpy(np.float64) for part in ("train", "selection")}
+    columns = _columns(data)
+    full = _model(200).fit(wide["train"], data.late["train"])
+    late = data.late["selection"]
+    features = remote_features(data, client, DataClock(), Means(cache=False, together=False))
+    known = _known(features, wide["selection"], columns)
+    worth = block_importance(lambda block: _auc(late, _score(full, block)), known, INPUTS, repeats=2, seed=options.seed)
+    some = data.parts["selection"].head(500).to_dict("records")
+    costs = measure(features, {"all": (INPUTS, len)}, some, sizes=(1,), rounds=50, seed=options.seed)
+    cost_s = {name: cost.of(1) for name, cost in costs.features.items()}
+    full_score = _score(full, wide["selection"])
+    best: tuple[float, Learned] | None = None
+    for names in subsets(features, INPUTS, {name: found.mean for name, found in worth.items()}, cost_s):
+        candidate = Learned(full, None, names, 1.0, columns)
+        small = _model(60).fit(wide["train"][:, candidate.wide(names)], data.late["train"])
+        score = _score(small, wide["selection"][:, candidate.wide(names)])
+        threshold, share = _threshold(late, score, full_score)
+        expected_s = sum(cost_s[n] for n in names) + (1 - share) * sum(cost_s[n] for n in INPUTS if n not in names)
+        if best is None or expected_s < best[0]:
+            best = expected_s, Learned(full, small, names, threshold, columns)
+    if best is None:
+        raise HeadwayError("bench features-all: no cheap subset of the features was found")
+    return best[1]
+
+
+def remote_features(data: Flights, client: Client, clock: DataClock, means: Means) -> Features:
+    """Return the features of a flight: what the request says, and a look-up in the store for every table."""
+    made: dict[str, Feature] = {"base": Feature(flights.base)}
+    for name, keys in KEYS.items():
+        cache = Cache(CACHE_ENTRIES, TTL_S, clock) if means.cache else None
+        unknown = [float("nan")] * len(data.columns(name))
+        lookup = Lookup(client.table(name), cache=cache, default=unknown, remote=means.together)
+        made[name] = Feature(lookup, of=keys if len(keys) > 1 else keys[0])
+    return Features(made)
+
+
+def margin(scores: Floats) -> Floats:
+    """Return how far apart the probabilities of late and in time are."""
+    apart: Floats = np.abs(scores[:, 1] - scores[:, 0])
+    return apart
+
+
+def _variant(data: Flights, learned: Learned, client: Client, clock: DataClock, means: Means) -> Variant:
+    features = remote_features(data, client, clock, means)
+    sample = data.joined(data.parts["selection"].head(2_000)).to_numpy(np.float64)
+    full, small = learned.full, learned.small
+    if means.compiled:
+        full, small = compiled(full, sample), compiled(small, sample[:, learned.wide(learned.inputs)])
+    models = {"full": scorer(full)}
+    steps = [Step("full", INPUTS)]
+    if means.cascade:
+        models["small"] = scorer(small) if means.lazy else _narrowed(small, learned)
+        steps.insert(0, Step("small", learned.inputs if means.lazy else INPUTS, learned.threshold))
+    runner = FittedCascade(Cascade(tuple(steps)), features, models, {"small": margin})
+    lookups = {name: feature.compute for name, feature in features.items() if isinstance(feature.compute, Lookup)}
+    return Variant(lambda query: float(runner.predict_proba([query])[0, 1]), lookups=lookups, runner=runner)
+
+
+def _narrowed(small: Any, learned: Learned) -> Scorer:
+    """The small model behind all features, of which it takes its own."""
+    places, inner = learned.wide(learned.inputs), scorer(small)
+    return Scorer(lambda block: inner.scores(block[:, places]), inner.classes)
+
+
+def _indexed(model: Any, tables: Mapping[str, Mapping[Any, Floats]], query: Mapping[str, Any]) -> float:
+    """Look rows up in dictionaries in memory, then ask the full model: the fast way to write it by hand."""
+    parts = [flights.base([query])[0]]
+    for name, keys in KEYS.items():
+        table = tables[name]
+        row = table.get(query[keys[0]] if len(keys) == 1 else tuple(query[key] for key in keys))
+        parts.append(np.full(next(iter(table.values())).size, np.nan) if row is None else row)
+    return float(model.predict_proba(np.concatenate(parts)[None, :])[0, 1])
+
+
+def _pandas(data: Flights, model: Any, query: Mapping[str, Any]) -> float:
+    """Join a frame of one row with all tables, then ask the full model: as people write it."""
+    import pandas as pd
+
+    return float(model.predict_proba(data.joined(pd.DataFrame([query])).to_numpy(np.float64))[0, 1])
+
+
+def _replay(data: Flights, variants: Mapping[str, Variant], clock: DataClock, queries: int) -> None:
+    """Put consecutive flights to every variant, block by block in turn; the first of them only warm the caches."""
+    warm = min(WARM, queries)
+    asked = data.parts["test"].head(warm + queries).to_dict("records")
+    for begin in range(0, len(asked), BLOCK):
+        for variant in variants.values():
+            for place, query in enumerate(asked[begin : begin + BLOCK], begin):
+                if place % variant.every:
+                    continue
+                clock.at(query)
+                began = perf_counter()
+                variant.query(query)
+                if place >= warm:
+                    variant.latency_s.append(perf_counter() - began)
+
+
+def _latency_rows(variants: Mapping[str, Variant]) -> list[Row]:
+    whole = np.array(variants["whole"].latency_s) * 1e3
+    rows = []
+    for name, variant in variants.items():
+        found = np.array(variant.latency_s) * 1e3
+        bar = {"pandas": ">= 16", "indexed": ">= 4"}.get(name)
+        for what, figure in (("median", np.median), ("mean", np.mean), ("p99", lambda ms: np.percentile(ms, 99))):
+            ours, theirs = float(figure(whole)), float(figure(found))
+            head = f"features-all/{name}/{what}"
+            if name == "whole":
+                rows.append(Row(head, ours, "ms"))
+            else:
+                # Judged by the mean: a median would not see the queries that a cache or a cheap model cannot answer.
+                rows.append(Row(head, ours, "ms", theirs, theirs / ours, bar if what == "mean" else None))
+    return rows
+
+
+def _use_rows(whole: Variant) -> list[Row]:
+    assert whole.runner is not None
+    rows = [Row("features-all/answered-by-small", whole.runner.counters.shares["small"], "of queries")]
+    for name, lookup in whole.lookups.items():
+        rate = lookup.count.hit_rate
+        rows.append(Row(f"features-all/hit-rate/{name}", 0.0 if rate is None else rate, "of look-ups"))
+    return rows
+
+
+def _auc_rows(data: Flights, learned: Learned, seed: int) -> list[Row]:
+    """AUC on the test part, and the bound of its loss on the calibration part, which nothing was chosen by."""
+    found = {part: _both(data, learned, part) for part in ("calibration", "test")}
+    late = data.late["calibration"]
+    full, ours = found["calibration"]
+
+    def loss(rows: NDArray[np.int64]) -> float:
+        return _auc(late[rows], full[rows]) - _auc(late[rows], ours[rows])
+
+    bound = bootstrap_bound(loss, len(late), 0.95, RESAMPLES, seed)
+    full_auc, our_auc = (_auc(data.late["test"], score) for score in found["test"])
+    return [
+        Row("features-all/auc", our_auc, "AUC", baseline=full_auc),
+        Row("features-all/auc-loss", full_auc - our_auc, "AUC", bar=f"<= {TOLERANCE}"),
+        Row("features-all/auc-loss-bound", bound, "AUC", bar=f"<= {TOLERANCE}"),
+    ]
+
+
+def _both(data: Flights, learned: Learned, part: str) -> tuple[Floats, Floats]:
+    wide = data.joined(data.parts[part]).to_numpy(np.float64)
+    full = _score(learned.full, wide)
+    small = _score(learned.small, wide[:, learned.wide(learned.inputs)])
+    return full, np.where(np.abs(2 * small - 1) >= learned.threshold, small, full)
+
+
+def _threshold(late: NDArray[np.int64], small: Floats, full: Floats) -> tuple[float, float]:
+    """Return the least certainty that loses at most half the tolerance here, and the share that has it."""
+    certainty = np.abs(2 * small - 1)
+    whole = _auc(late, full)
+    for share in np.arange(0.95, 0.0, -0.05):
+        threshold = float(np.quantile(certainty, 1 - share))
+        if whole - _auc(late, np.where(certainty >= threshold, small, full)) <= TOLERANCE / 2:
+            return threshold, float(share)
+    return 2.0, 0.0
+
+
+def _model(iterations: int) -> Any:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    return HistGradientBoostingClassifier(max_iter=iterations, learning_rate=0.06, early_stopping=False, random_state=0)
+
+
+def _score(model: Any, block: Any) -> Floats:
+    score: Floats = model.predict_proba(block)[:, 1]
+    return score
+
+
+def _auc(late: NDArray[np.int64], score: Floats) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(late, score))
+
+
+def _columns(data: Flights) -> dict[str, slice]:
+    found, begin = {}, 0
+    for name, width in [("base", len(flights.BASE)), *((name, len(data.columns(name))) for name in KEYS)]:
+        found[name] = slice(begin, begin + width)
+        begin += width
+    return found
+
+
+def _known(features: Features, wide: Floats, columns: Mapping[str, slice]) -> Known:
+    known = features.known(wide)
+    for name, place in columns.items():
+        known.put(name, wide[:, place])
+    return known

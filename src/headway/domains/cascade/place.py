@@ -19,8 +19,6 @@ from headway.errors import PlanError
 
 Floats = NDArray[np.float64]
 
-EPS = 1e-6
-"""The weight of the rates' sum beside the utilization: among equal splits the one that serves no more than asked."""
 MOST_MODELS = 12
 """Sets of models are listed up to this many."""
 MOST_PLACEMENTS = 3_000
@@ -51,8 +49,9 @@ def balance(
 ) -> tuple[float, dict[str, tuple[float, ...]]]:
     """Return the least utilization of the busiest device, and per model the share of its items that each group serves.
 
-    `rates_per_s`: items per second that reach each model, `time_s`: device-seconds per item. One linear program:
-    minimize u + eps * (sum of rates). Raises PlanError when a model is nowhere, or SciPy is missing.
+    `rates_per_s`: items per second that reach each model, `time_s`: device-seconds per item. One linear program: the
+    least u; as every item is served once, the sum of rates that the paper adds to it is a constant. Raises PlanError
+    when a model is nowhere, or SciPy is missing.
 
     >>> u, split = balance((Group(("a",), 1), Group(("a",), 3)), {"a": 10.0}, {"a": 0.2})
     >>> round(u, 6), [round(share, 6) for share in split["a"]]
@@ -67,21 +66,21 @@ def balance(
     for name in names:
         if not any(model == name for model, _ in served):
             raise PlanError(f"no device holds model {name!r}, so its load cannot be served")
-    least = np.zeros((len(names), len(served) + 1))
+    once = np.zeros((len(names), len(served) + 1))
     busy = np.zeros((len(placement), len(served) + 1))
     for column, (name, at) in enumerate(served):
-        least[names.index(name), column] = -1.0
-        busy[at, column] = time_s[name]
+        once[names.index(name), column] = 1.0
+        busy[at, column] = rates_per_s[name] * time_s[name]
     busy[:, -1] = [-group.devices for group in placement]
-    limit = np.concatenate([[-rates_per_s[name] for name in names], np.zeros(len(placement))])
-    # Where many items ask for little work each, their number must not outweigh the utilization.
-    weight = EPS / max(1.0, sum(rates_per_s[name] for name in names))
-    found = linprog([*[weight] * len(served), 1.0], A_ub=np.vstack([least, busy]), b_ub=limit, method="highs")
+    found = linprog(
+        [*[0.0] * len(served), 1.0], A_ub=busy, b_ub=np.zeros(len(placement)), A_eq=once, b_eq=np.ones(len(names)),
+        method="highs",
+    )  # fmt: skip
     if not found.success:
         raise PlanError(f"the split of load over devices was not found: {found.message}")
     split = {name: [0.0] * len(placement) for name in names}
-    for (name, at), rate in zip(served, found.x[:-1], strict=True):
-        split[name][at] = float(rate / rates_per_s[name])
+    for (name, at), share in zip(served, found.x[:-1], strict=True):
+        split[name][at] = float(share)
     return float(found.x[-1]), {name: tuple(shares) for name, shares in split.items()}
 
 

@@ -18,10 +18,8 @@ from headway.cascade.search import Judged
 from headway.domains.cascade.family import Family, work_s
 from headway.domains.cascade.gears import WINDOW_S, Gear, GearPlan, Group
 from headway.domains.cascade.place import balance, model_sets, peak_utilization, placements
-from headway.domains.cascade.station import CascadeStation
+from headway.domains.cascade.trial import Trial
 from headway.errors import PlanError
-from headway.sim.outcome import percentile
-from headway.sim.station import Arrivals
 
 Floats = NDArray[np.float64]
 
@@ -33,8 +31,6 @@ QUEUE_SHARES = (0.0, 0.1)
 """Shares of the promise for which an item may wait for its first batch to fill."""
 RANGES = 12
 """Load ranges of equal width up to the highest rate; neighbors that share a cascade share a gear."""
-TRIED = 600
-"""Arrivals at a gear's highest rate from which its latency is predicted."""
 COUNTED = 30
 """Arrivals at the highest rate that a window must show on average: fewer tell little of the rate."""
 
@@ -74,7 +70,7 @@ class GearPlanner:
         self.family, self.latency_s = family, latency_s
         self._allowed = allowed
         self._judged: dict[tuple[tuple[str, int], ...], Judged] = {}
-        self._latency_s: dict[tuple[object, ...], float] = {}
+        self._trials: dict[tuple[object, ...], Trial] = {}
         self._split: dict[tuple[object, ...], tuple[tuple[float, ...], ...]] = {}
 
     def plans(self, devices: int) -> list[GearPlan]:
@@ -159,18 +155,11 @@ class GearPlanner:
         return tuple(group for group in best if group.devices)
 
     def predicted_s(self, gear: Gear, sizes: Mapping[str, int], placement: tuple[Group, ...]) -> float:
-        """Return a gear's 95th percentile at its highest rate, alone: Poisson arrivals, mean service times."""
-        key = gear, tuple(sizes.items()), placement
-        if key not in self._latency_s:
-            plan = GearPlan(self.family.hardware, placement, tuple(sizes.items()), (gear,))
-            tables = {name: self.family.service[name].table(size, sampled=False) for name, size in sizes.items()}
-            items = np.arange(TRIED, dtype=np.int32)
-            gaps_s = np.random.default_rng(0).exponential(1 / gear.up_to_per_s, TRIED)
-            arrivals = Arrivals(np.cumsum(gaps_s), items, items)
-            station = CascadeStation(self.family.where, plan, tables, self.family.table)
-            left = station.run(arrivals, seed=0, record=False)
-            self._latency_s[key] = percentile(left.done_s - arrivals.arrival_s[left.item], 95)
-        return self._latency_s[key]
+        """Return a gear's 95th percentile at its highest rate, alone."""
+        key = tuple(sizes.items()), placement
+        if key not in self._trials:
+            self._trials[key] = Trial(self.family, sizes, placement)
+        return self._trials[key].p95_s(gear)
 
     def split(
         self, judged: Judged, row: int, sizes: Mapping[str, int], placement: tuple[Group, ...]

@@ -11,12 +11,14 @@ import pytest
 
 from headway.errors import PlanError
 from headway.plan.plan import Plan
-from headway.policy.scaling import Gear, Terms
+from headway.policy.drift import service_ratio
+from headway.policy.scaling import Decision, Gear, StageSeen, Terms
 from headway.testing.examples import tiny_plan
 from headway.trace import Trace
 from headway.tune import gears as gears_of
 from headway.tune.gears import make_gears, prepared, read, to_dicts
 from headway.tune.live import running_gear
+from headway.tune.simulated import Simulated
 from headway.tune.terms import terms
 
 WIDER = {"name": "2x", "rate_ratio": 2.0, "cost_usd_per_hour": 1.0, "stages": {"first": {"max_batch_size": 2}}}
@@ -94,3 +96,25 @@ def test_the_gear_that_a_server_runs_is_known_by_its_batches(tmp_path: Path) -> 
     assert running_gear(plan, live(max_batch_size=2), about, likely="1.2x") == "2x"
     with pytest.raises(PlanError, match="stage 'first' has another max_batch_size there"):
         running_gear(plan, live(max_batch_size=3), about)
+
+
+def test_batches_of_another_gear_are_not_held_against_this_one(tmp_path: Path) -> None:
+    single = {**WIDER, "stages": {"first": {"max_batch_size": 1, "replicas": 6}}}
+    plan, trace = tiny_plan(), Trace.poisson(rate=120, seconds=40, seed=1)
+    gears = read(written(tmp_path / "gears.json", single), plan)
+    about = replace(terms(plan, trace), gears=gears)
+    pipeline = Simulated(plan, trace, about)
+
+    def seen_after(seconds: float) -> StageSeen:
+        assert pipeline.wait(seconds)
+        return pipeline.observe().stages["first"]
+
+    in_batches = seen_after(20.0)
+    assert in_batches.items / in_batches.batches > 1.5
+    pipeline.apply(Decision({"first": 6, "second": 2}, gear="2x"))
+    # What was begun before is finished; of what comes, every batch holds one.
+    later = [seen_after(5.0) for _ in range(2)]
+    assert later[1].items - later[0].items == later[1].batches - later[0].batches > 200
+    assert later[1].items < 1.05 * later[1].batches
+    assert service_ratio(gears[0].stages["first"], later[1]) == 1.0
+    assert later[1].arrived > in_batches.arrived

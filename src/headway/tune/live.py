@@ -83,6 +83,7 @@ class Live:
         self._next_s = time.monotonic()
         self._end_s = np.inf if seconds is None else self._next_s + seconds
         self._wanted: tuple[Plan, str | None] | None = None
+        self._geared_s = -math.inf
         self._stats = server.stats(0)
         told = self._stats["arrivals"]
         self._arrival_s = arrival_times_s(told)
@@ -155,17 +156,28 @@ class Live:
             return
         wanted, former_gear = self._wanted
         if self._stats["plan_hash"] == wanted.hash:
+            if self._changes_gear:
+                self._geared_s = self.now_s
             self.live, self._live_hash = wanted, wanted.hash
             self._wanted = None if swap["state"] == "idle" else self._wanted
         elif swap["now"] is None or swap["now"]["to"] != wanted.hash:
             # Not started, or taken back: the plan before it is live again.
             self.gear, self._wanted = former_gear, None
             self._take(self._server.plan())
+            self._geared_s = self.now_s
 
     def _take(self, live: Plan) -> None:
         """Go on from the plan that the server runs, in whichever gear it is."""
         self.gear = running_gear(self.plan, live, self._terms, self.gear)
         self.live, self._live_hash = live, live.hash
+
+    @property
+    def _changes_gear(self) -> bool:
+        """Whether another gear has been asked for that is not known to be live."""
+        if self._wanted is None:
+            return False
+        wanted, former_gear = self._wanted
+        return former_gear != self.gear and wanted.hash != self._live_hash
 
     def _plan_for(self, decision: Decision, gear: str | None) -> Plan:
         configs = next((g.config for g in self._terms.gears if g.name == gear), {})
@@ -201,10 +213,12 @@ class Live:
 
     def _seen(self, name: str) -> StageSeen:
         now = self._past[-1]
-        past, lately = self._before(LOOK_BACK_S), self._before(UTILIZATION_S)
+        past, lately = self._moment(now.at_s - LOOK_BACK_S), self._moment(now.at_s - UTILIZATION_S)
         ready, starting = self._held(name)
+        # Batches of another gear say nothing of how long those of this one take.
+        batched = now if self._changes_gear else self._moment(max(now.at_s - LOOK_BACK_S, self._geared_s))
         could_s = now.ready_s[name] - lately.ready_s[name]
-        counted, then = now.stages[name], past.stages[name]
+        counted, then = now.stages[name], batched.stages[name]
         busy_s = counted["busy_s"] - lately.stages[name]["busy_s"]
         return StageSeen(
             ready=ready,
@@ -218,8 +232,8 @@ class Live:
             arrived=now.arrived[name] - past.arrived[name],
         )
 
-    def _before(self, seconds: float) -> _Moment:
-        since_s = self._past[-1].at_s - seconds
+    def _moment(self, since_s: float) -> _Moment:
+        """Return the last moment up to then, or the first that is remembered."""
         return next((moment for moment in reversed(self._past) if moment.at_s <= since_s), self._past[0])
 
     def _held(self, name: str) -> tuple[int, int]:

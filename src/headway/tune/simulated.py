@@ -54,6 +54,7 @@ class Simulated:
         self._limit(None)
         self._past: deque[tuple[float, dict[str, StageProgress], dict[str, float]]] = deque()
         self._ready_s = dict.fromkeys(terms.stages, 0.0)
+        self._geared: tuple[float, dict[str, StageProgress]] = (-np.inf, {})
 
     def wait(self, seconds: float) -> bool:
         """Advance the simulation; False when the trace's window has passed."""
@@ -83,6 +84,7 @@ class Simulated:
         if decision.gear is not None:
             self.gear = None if decision.gear == PLAN else decision.gear
             self._limit(self.gear)
+            self._geared = (self.now_s, {name: self._sim.progress(name) for name in self._replicas})
         for name, wanted in decision.replicas.items():
             replicas = self._replicas[name]
             while len(replicas) > wanted:
@@ -133,6 +135,9 @@ class Simulated:
         past, ready = self._past[0][1][name], [r for r in self._replicas[name] if r.from_s <= self.now_s]
         if self._past[0][0] > self.now_s - LOOK_BACK_S:
             past = StageProgress(0, 0, 0, 0, 0, 0.0, 0.0)
+        # Batches of another gear say nothing of how long those of this one take.
+        geared_s, then = self._geared
+        batched = then[name] if geared_s > self.now_s - LOOK_BACK_S else past
         _, totals, ready_s = next(
             (p for p in reversed(self._past) if p[0] <= self.now_s - UTILIZATION_S), (0.0, None, None)
         )
@@ -144,9 +149,9 @@ class Simulated:
             queued=total.queued,
             in_service=total.in_service,
             utilization=min(1.0, busy_s / could_s) if could_s > 0 else 0.0,
-            batches=total.batches - past.batches,
-            items=total.items - past.items,
-            busy_s=total.finished_s - past.finished_s,
+            batches=total.batches - batched.batches,
+            items=total.items - batched.items,
+            busy_s=total.finished_s - batched.finished_s,
             arrived=total.arrived - past.arrived,
         )
 

@@ -60,7 +60,7 @@ def load(ref: ModelRef, hardware: HardwareView, options: Mapping[str, Any]) -> A
     elif ref.kind == "onnx":
         model = OnnxModel(ref.path, **options)
     else:
-        module = _module_of_file(ref.path) if ref.path else importlib.import_module(ref.module)
+        module = module_of_file(ref.path) if ref.path else importlib.import_module(ref.module)
         found = getattr(module, ref.class_name, None)
         if not isinstance(found, type):
             classes = [name for name, value in vars(module).items() if isinstance(value, type)]
@@ -73,7 +73,8 @@ def load(ref: ModelRef, hardware: HardwareView, options: Mapping[str, Any]) -> A
     return model
 
 
-def _module_of_file(path: str) -> Any:
+def module_of_file(path: str) -> Any:
+    """Return the module of a Python file, which is run anew."""
     # The plain stem, so that what the model pickles can be unpickled by a sibling that imports it by name.
     name = os.path.splitext(os.path.basename(path))[0]
     found = importlib.util.spec_from_file_location(name, path)

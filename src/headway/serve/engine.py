@@ -287,6 +287,7 @@ class Engine:
                 "retries": state.retries,
                 "items": self.records[name].items,
                 **(self.records[name].summary(since_s, samples) if timings else {}),
+                **state.about,
             }
         return {
             "name": self.plan.spec.name,

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from headway.serve.engine import Engine
 from headway.serve.record import STATUSES, Histogram
+from headway.serve.station import TellsMetrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -38,6 +39,7 @@ class EngineCollector(Collector):
         yield from self._requests()
         yield from self._latencies()
         yield from self._stages()
+        yield from self._stations()
         yield from self._plan()
 
     def _plan(self) -> Iterator[Metric]:
@@ -127,6 +129,18 @@ class EngineCollector(Collector):
             dollars += engine.cost_usd(stage, state)
         cost.add_metric([plan.spec.name], dollars)
         yield from (depth, replicas, batches, busy, restarts, retries, cost)
+
+    def _stations(self) -> Iterator[Metric]:
+        """What stations of some kind tell beside: one family for all stages."""
+        engine = self._engine
+        families: dict[str, Metric] = {}
+        for stage, station in engine.stations.items():
+            if isinstance(station, TellsMetrics):
+                labels = {"pipeline": engine.plan.spec.name, "stage": stage}
+                for family in station.metrics(labels, engine.clock()):
+                    if (known := families.setdefault(family.name, family)) is not family:
+                        known.samples += family.samples
+        yield from families.values()
 
 
 def _add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:

@@ -19,14 +19,14 @@ import base64
 import binascii
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from headway.errors import HeadwayError, ServeError, nearest
 from headway.serve.values import DATATYPES, array, tensor_bytes
-from headway.serve.wire import Input, Payload, outside
+from headway.serve.wire import Input, Payload, Told, outside
 
 MAX_INPUTS: Final = 64
 MAX_DIMENSIONS: Final = 16
@@ -235,7 +235,10 @@ def _flat(data: Any, where: str) -> list[Any]:
 
 
 class Output(msgspec.Struct, frozen=True):
-    """One output tensor: `elements` of a BYTES tensor, or the `raw` little-endian numbers of another."""
+    """One output tensor: `elements` of a BYTES tensor, or the `raw` little-endian numbers of another.
+
+    `about` is what the stage tells of the one item that it stands for.
+    """
 
     name: str
     datatype: str
@@ -243,6 +246,7 @@ class Output(msgspec.Struct, frozen=True):
     content_type: str | None
     elements: list[bytes]
     raw: bytes = b""
+    about: Mapping[str, str | float | bool] = {}
 
 
 def outputs(results: Sequence[tuple[str, Payload]]) -> list[Output]:
@@ -262,14 +266,16 @@ def outputs(results: Sequence[tuple[str, Payload]]) -> list[Output]:
         if len({(o.datatype, o.content_type, tuple(o.shape)) for o in single}) == 1:
             out.append(_stacked(single))
         else:
-            out += [
-                Output(f"{stage}.{index}", o.datatype, o.shape, o.content_type, o.elements, o.raw)
-                for index, o in enumerate(single)
-            ]
+            out += [msgspec.structs.replace(o, name=f"{stage}.{index}") for index, o in enumerate(single)]
     return out
 
 
 def _output(name: str, payload: Payload) -> Output:
+    found = _plain_output(name, payload)
+    return msgspec.structs.replace(found, about=payload.about) if isinstance(payload, Told) else found
+
+
+def _plain_output(name: str, payload: Payload) -> Output:
     data = payload.data
     if payload.codec == "tensor":
         (size,) = _LENGTH.unpack_from(data)
@@ -306,7 +312,7 @@ def response(
         results = [(stage, payload) for stage, payload in results if stage in asked.outputs]
     for output in outputs(results):
         entry: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": output.shape}
-        parameters: dict[str, Any] = {}
+        parameters: dict[str, Any] = dict(output.about)
         if output.content_type is not None:
             parameters["content_type"] = output.content_type
         if asked.binary_default or (asked.binary and _stages_of(output) & asked.binary):

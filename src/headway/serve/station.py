@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from headway.serve.wire import Input, Result
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 NEVER_S = math.inf
 """A time that does not come: no deadline, no need to be asked again."""
@@ -107,6 +110,8 @@ class StationStats:
     restarts: int = 0
     retries: int = 0
     pids: tuple[int, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What its kind of station has to tell beside, as JSON values."""
 
 
 class StationLoad(NamedTuple):
@@ -129,6 +134,15 @@ class TellsLoad(Protocol):
 
     def load(self) -> StationLoad:
         """Return what there is to do, at once: it is asked for every request."""
+        ...
+
+
+@runtime_checkable
+class TellsMetrics(Protocol):
+    """A station that has more to tell Prometheus than every station has."""
+
+    def metrics(self, labels: Mapping[str, str], now_s: float) -> Iterable[Metric]:
+        """Return its metrics, every sample with `labels` (pipeline and stage) first."""
         ...
 
 

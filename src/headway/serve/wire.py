@@ -43,6 +43,12 @@ class Payload(msgspec.Struct, frozen=True, gc=False):
     data: bytes
 
 
+class Told(Payload, frozen=True, gc=False):
+    """A payload with what its stage tells of how it was made: parameters of the response, scalars by name."""
+
+    about: Mapping[str, str | float | bool]
+
+
 class Failure(msgspec.Struct, frozen=True, array_like=True):
     """Why one input has no result: the exception's type name and its text."""
 

@@ -98,6 +98,14 @@ class CascadeStage(Stage):
         description="The validation table: a CSV file with what every model said of the same labeled samples, and how "
         "certain it was.",
     )
+    certainty: str = Field(
+        default="margin",
+        min_length=1,
+        examples=["margin", "models.py:sure"],
+        description="How sure a model is of what it returns, when it serves: `margin`, `highest` or `entropy` of its "
+        "scores, or a function of a list of results, `file.py:function`; not asked of models that return (answer, "
+        "certainty).",
+    )
     max_rate_per_s: Rate = Field(
         alias="max_rate",
         gt=0,

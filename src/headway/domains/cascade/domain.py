@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from headway.domains.cascade.declare import CascadeStage
 from headway.domains.cascade.gears import GearPlan, parse_gear_plan
-from headway.errors import PlanError, ServeError
+from headway.errors import PlanError
 from headway.plan.config import StageContext
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from headway.domains.cascade.planner import GearPlanner
     from headway.domains.cascade.station import CascadeStation
     from headway.plan.oracle import Oracle
+    from headway.serve.replica import MakeStarter
     from headway.serve.station import LiveStation
     from headway.sim.worklaw import Gains
     from headway.spec.model import Hardware
@@ -149,16 +150,11 @@ class CascadeDomain:
 
     def station(self, context: StageContext, config: GearPlan, *, sampled: bool) -> CascadeStation:
         """The simulator's station. Raises PlanError when the validation table is not the one that was planned with."""
-        from headway.domains.cascade.family import read_table
+        from headway.domains.cascade.family import planned_table
         from headway.domains.cascade.station import CascadeStation
 
         stage = self._stage(context)
-        table, table_hash = read_table(stage.table)
-        if config.table and config.table != table_hash:
-            raise PlanError(
-                f"stages.{context.name}: {stage.table} is not the validation table that the gears were made with (hash "
-                f"{table_hash}, not {config.table}); plan again"
-            )
+        table = planned_table(stage.table, config.table, f"stages.{context.name}")
         for name in config.models:
             if name not in stage.models:
                 raise PlanError(
@@ -171,8 +167,16 @@ class CascadeDomain:
         return CascadeStation(context.name, config, service_s, table)
 
     def live(self, context: StageContext, config: GearPlan) -> LiveStation:
-        """Raises ServeError: a cascade is planned and simulated, and not served."""
-        raise ServeError(f"stages.{context.name}: a cascade cannot be served; it can be planned and simulated")
+        """The server's station of a configuration. Raises SpecError or PlanError for what cannot be served."""
+        from headway.domains.cascade.live import live_station
+
+        return live_station(context, config)
+
+    def live_with(self, context: StageContext, config: GearPlan, starter: MakeStarter) -> LiveStation:
+        """The server's station of a configuration, with workers that come from `starter`."""
+        from headway.domains.cascade.live import live_station
+
+        return live_station(context, config, starter=starter)
 
     def hardware(self, context: StageContext) -> tuple[str, ...]:
         """Hardware that the devices may be of: declared, priced, and with a profile of every model."""

@@ -151,6 +151,20 @@ def read_table(path: str) -> tuple[ValidationTable, str]:
     return _read_table(str(target), state.st_mtime_ns, state.st_size)
 
 
+def planned_table(path: str, planned: str, where: str) -> ValidationTable:
+    """Return the validation table that gears were made with, by the hash that their plan has of it, if any.
+
+    Raises PlanError, beginning with `where`, when the file holds another one.
+    """
+    table, table_hash = read_table(path)
+    if planned and planned != table_hash:
+        raise PlanError(
+            f"{where}: {path} is not the validation table that the gears were made with (hash {table_hash}, not "
+            f"{planned}); plan again"
+        )
+    return table
+
+
 @lru_cache(maxsize=8)
 def _read_table(path: str, changed_ns: int, size: int) -> tuple[ValidationTable, str]:
     return ValidationTable.read(path), hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]

@@ -44,10 +44,10 @@ class Said:
 class StepModel:
     """A model that says how certain it is.
 
-    Its `predict` returns per input `(answer, certainty)`, or what the certainty is computed from: scores of classes (an
-    array, or a mapping with one array of them) where `certainty` is a name, anything where it is a function of a list of
-    results. `model`, and such a function, are references as plain values. With `rendered` answers take a form that
-    leaves the server.
+    The model's `predict` returns per input `(answer, certainty)`, or what the certainty is computed from: scores of
+    classes (an array, or a mapping with one array of them) where `certainty` is a name, anything where it is a function
+    of a list of results. `model`, and such a function, are references as plain values. With `rendered` answers take a
+    form that leaves the server.
     """
 
     def __init__(self, model: Any, options: Mapping[str, Any], certainty: Any, rendered: bool) -> None:
@@ -62,11 +62,11 @@ class StepModel:
         self._named = isinstance(self._how, str)
         self._certainty = certainty(self._how if self._named else _function(msgspec.convert(self._how, ModelRef)))
 
-    def predict(self, batch: list[Any]) -> list[Any]:
+    def predict(self, batch: list[Any]) -> Any:
         """Return per input the answer with what is known about it, or the exception that it caused."""
         outputs = self._model.predict(batch)
         if not isinstance(outputs, list | tuple) or len(outputs) != len(batch):
-            return outputs  # type: ignore[return-value]
+            return outputs  # whoever asked says what is wrong with it
         return [self._told(output) for output in outputs]
 
     def _told(self, output: Any) -> Any:
@@ -156,7 +156,7 @@ def _result(codec: str, data: bytes, model: str, sure: float) -> Result:
 
 
 class Rehearsal:
-    """What models that only sleep say: for each item that comes, the next validation sample in the simulator's order."""
+    """What models that only sleep say: every item that comes is the next validation sample in the simulator's order."""
 
     def __init__(self, table: ValidationTable, models: Sequence[str], stage: str, seed: int) -> None:
         rounds = sample_rounds(seed, stage, table.samples)

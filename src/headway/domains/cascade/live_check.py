@@ -1,0 +1,53 @@
+"""Which answers the dearest model is asked about again, when a device has nothing else to do."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass
+
+from headway.domains.cascade.rows import GearRow
+from headway.serve.wire import Input
+
+SHARE = 0.01
+KEPT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """An answer to look at again: what was asked, who answered in which gear, and the answer's hash."""
+
+    row: GearRow
+    model: int
+    answer: int
+    payload: Input
+    sample: int
+
+
+class Checks:
+    """A seeded `share` of the answers that were not the dearest model's; beyond the last `KEPT` the oldest goes.
+
+    >>> from headway.serve.wire import Payload
+    >>> checks = Checks(dearest=1, share=1.0)
+    >>> checks.offer(None, 0, 7, Payload("text", b"x"), -1), checks.offer(None, 1, 7, Payload("text", b"x"), -1)
+    (None, None)
+    >>> len(checks), checks.next().answer
+    (1, 7)
+    """
+
+    def __init__(self, dearest: int, share: float = SHARE, seed: int = 0) -> None:
+        self._dearest, self._share = dearest, share
+        self._rng = random.Random(seed)
+        self._kept: deque[Check] = deque(maxlen=KEPT)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def offer(self, row: GearRow, model: int, answer: int, payload: Input, sample: int) -> None:
+        """Take note of an answer, which may be chosen."""
+        if model != self._dearest and self._rng.random() < self._share:
+            self._kept.append(Check(row, model, answer, payload, sample))
+
+    def next(self) -> Check:
+        """Return the oldest that was chosen."""
+        return self._kept.popleft()

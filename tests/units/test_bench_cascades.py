@@ -1,0 +1,38 @@
+"""What the benchmarks of cascades rest on: a store that answers over a socket, and tables by key."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from headway.bench.cascades.flights import BASE, base, by_key
+from headway.bench.cascades.store import serving
+from headway.cascade.lookup import Lookup
+
+
+def test_a_store_answers_look_ups_over_a_socket() -> None:
+    tables = {"plane": {"N1": [1.0, 2.0], "N2": [3.0, 4.0]}, "weather": {("JFK", "05"): [9.0], ("LGA", "05"): [7.0]}}
+    with serving(tables) as client:
+        planes, weather = Lookup(client.table("plane"), default=[0.0, 0.0]), Lookup(client.table("weather"))
+        assert planes(["N2", "N9", "N1", "N2"]).tolist() == [[3.0, 4.0], [0.0, 0.0], [1.0, 2.0], [3.0, 4.0]]
+        assert weather([("LGA", "05"), ("JFK", "05")]).tolist() == [[7.0], [9.0]]
+        with ThreadPoolExecutor(4) as threads:
+            found = list(threads.map(lambda key: planes([key]).tolist(), ["N1", "N2"] * 50))
+        assert found == [[[1.0, 2.0]], [[3.0, 4.0]]] * 50
+    with pytest.raises(OSError, match=r"."):
+        client.table("plane")(["N1"])
+
+
+def test_tables_are_read_by_one_key_or_several() -> None:
+    table = pd.DataFrame({"origin": ["JFK", "LGA"], "hour": [5, 6], "temp": [1.5, 2.5], "wind": [3, 4]})
+    rows = by_key(table, ("origin", "hour"))
+    assert {key: row.tolist() for key, row in rows.items()} == {("JFK", 5): [1.5, 3.0], ("LGA", 6): [2.5, 4.0]}
+    assert by_key(table.drop(columns="hour"), ("origin",))["LGA"].tolist() == [2.5, 4.0]
+
+
+def test_what_a_request_says_is_a_row_of_numbers() -> None:
+    row = dict(zip(BASE, range(len(BASE)), strict=True))
+    assert np.array_equal(base([row, row]), np.array([range(len(BASE))] * 2, dtype=float))

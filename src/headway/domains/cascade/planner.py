@@ -8,14 +8,14 @@ simulation. A gear whose 95th percentile at its own rate is beyond the promise i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headway.cascade.search import Judged
-from headway.domains.cascade.family import Family, work_s
+from headway.domains.cascade.family import MOST_STEPS, Family, work_s
 from headway.domains.cascade.gears import WINDOW_S, Gear, GearPlan, Group
 from headway.domains.cascade.place import balance, model_sets, peak_utilization, placements
 from headway.domains.cascade.trial import Trial
@@ -31,6 +31,9 @@ QUEUE_SHARES = (0.0, 0.1)
 """Shares of the promise for which an item may wait for its first batch to fill."""
 RANGES = 12
 """Load ranges of equal width up to the highest rate; neighbors that share a cascade share a gear."""
+WINDOW_SHARE = 0.25
+"""The share of the promise within which a change of load must show."""
+LEAST_WINDOW_S = 0.01
 COUNTED = 30
 """Arrivals at the highest rate that a window must show on average: fewer tell little of the rate."""
 
@@ -63,12 +66,11 @@ class TooFew(PlanError):
 class GearPlanner:
     """Makes gear plans of one family under a promise of `latency_s` at a percentile; nothing is kept between planners.
 
-    `allowed` restricts the cascades, for baselines: it is given a cascade's number of steps.
+    Cascades have `max_steps` steps at most; with 1 gears only switch between models.
     """
 
-    def __init__(self, family: Family, latency_s: float, allowed: Callable[[int], bool] = lambda steps: True) -> None:
-        self.family, self.latency_s = family, latency_s
-        self._allowed = allowed
+    def __init__(self, family: Family, latency_s: float, max_steps: int = MOST_STEPS) -> None:
+        self.family, self.latency_s, self.max_steps = family, latency_s, max_steps
         self._judged: dict[tuple[tuple[str, int], ...], Judged] = {}
         self._trials: dict[tuple[object, ...], Trial] = {}
         self._split: dict[tuple[object, ...], tuple[tuple[float, ...], ...]] = {}
@@ -106,7 +108,7 @@ class GearPlanner:
         most = self.family.max_rate_per_s
         if not gears or gears[-1].up_to_per_s < most:
             return None
-        window_s = min(1.0, max(WINDOW_S, COUNTED / most))
+        window_s = min(1.0, max(COUNTED / most, LEAST_WINDOW_S, min(WINDOW_S, WINDOW_SHARE * self.latency_s)))
         placed = {name for group in placement for name in group.models}
         return GearPlan(
             self.family.hardware,
@@ -122,7 +124,7 @@ class GearPlanner:
         """Return the cascades worth a gear when batches are that large."""
         key = tuple(sizes.items())
         if key not in self._judged:
-            self._judged[key] = self.family.cascades(sizes, *([1] if not self._allowed(2) else []))
+            self._judged[key] = self.family.cascades(sizes, self.max_steps)
         return self._judged[key]
 
     def place(self, sizes: Mapping[str, int], devices: int) -> tuple[Group, ...]:

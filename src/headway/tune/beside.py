@@ -14,7 +14,7 @@ from pathlib import Path
 
 from headway.serve.run import TOKEN_VARIABLE
 
-END_S = 5.0
+END_S = 10.0
 """How long a tuner may take to write down what came of its last decisions."""
 _STDERR = 2
 

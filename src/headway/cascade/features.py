@@ -192,9 +192,10 @@ class Known:
 
     def compute(self, names: Sequence[str]) -> None:
         """Compute features that are not known yet; what their look-ups have to fetch, at the same time."""
-        if self.features.lookups:
-            fetch_together(self, [name for name in self.features.closure(names) if name in self.features.lookups])
-        for name in names:
+        due = [name for name in names if name not in self._values]
+        if due and self.features.lookups:
+            fetch_together(self, [name for name in self.features.closure(due) if name in self.features.lookups])
+        for name in due:
             self.value(name)
 
     def value(self, name: str) -> Any:

@@ -114,6 +114,7 @@ BENCHES: dict[str, Callable[[BenchOptions], Iterable[Row]]] = {
         "faults-kill": "headway.bench.faults:kill",
         "faults-overload": "headway.bench.faults:overload",
         "soak": "headway.bench.soak:soak",
+        "features-cascade": "headway.bench.cascades.text:features_cascade",
         "features-topk": "headway.bench.cascades.topk:features_topk",
         "features-all": "headway.bench.cascades.joins:features_all",
         "inferline": "headway.bench.inferline.evaluate:inferline",

@@ -1,0 +1,180 @@
+"""Cascades served over real HTTP by real worker processes: alone, as a stage of a pipeline, and rehearsed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.e2e.cascade_models import FAMILY
+
+from headway.cascade import Cascade, Step, ValidationTable
+from headway.domains.cascade import DOMAIN
+from headway.domains.cascade.gears import Gear, GearPlan, Group
+from headway.domains.pipeline.declare import ReplicaConfig
+from headway.errors import PlanError, ServeError, SpecError
+from headway.plan.config import StageContext
+from headway.plan.plan import Plan
+from headway.profile import Profile, Row
+from headway.serve.run import LiveServer, running_in_thread
+from headway.sim.station import Arrivals
+from headway.spec.model import Spec
+
+NAMES = ("small", "large")
+SAMPLES = 40
+
+
+def table() -> ValidationTable:
+    labels = np.arange(SAMPLES) % 2
+    doubtful = np.arange(SAMPLES) % 5 == 0
+    small = np.where(doubtful & (np.arange(SAMPLES) % 10 == 0), 1 - labels, labels)
+    sure = {"small": np.where(doubtful, 0.1, 0.9), "large": np.full(SAMPLES, 0.95)}
+    return ValidationTable(labels, {"small": small, "large": labels}, sure)
+
+
+def gear_plan(devices: int = 1) -> GearPlan:
+    both = Gear(Cascade((Step("small", threshold=0.5), Step("large"))), 1000.0, (1, 1))
+    return GearPlan("cpu", (Group(NAMES, devices),), (("small", 4), ("large", 4)), (both,))
+
+
+def context_of(folder: Path, models: dict[str, dict[str, Any]], **fields: Any) -> tuple[Spec, Profile]:
+    """Return a spec of a cascade `sort` with a profile of a few milliseconds; `fields` may add stages."""
+    path = folder / "validation.csv"
+    table().write(path)
+    more = fields.pop("stages", {})
+    stage = {"kind": "cascade", "models": models, "table": str(path), "max_rate": "1000/s", **fields}
+    supply = {"cpu": {"price": "$1/h"}}
+    spec = Spec.from_dict(
+        {"name": "texts", "slo": {"latency": "30s"}, "supply": supply, "stages": {"sort": stage, **more}}
+    )
+    rows = [Row("sort", "cpu", size, 0.002, variant=name) for name in NAMES for size in (1, 4)]
+    rows += [Row(name, "cpu", 1, 0.001) for name in more]
+    return spec, Profile.from_rows(rows)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cascade")
+    (path / "family.py").write_text(FAMILY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Callable[[str], dict[str, str]]:
+    return lambda name: {"model": f"{folder / 'family.py'}:{name}"}
+
+
+@pytest.fixture(scope="module")
+def texts(folder: Path, model: Callable[[str], dict[str, str]]) -> Iterator[LiveServer]:
+    spec, profile = context_of(folder, {"small": model("Small"), "large": model("Large")})
+    with running_in_thread(Plan(spec, profile, {"sort": gear_plan(devices=2)})) as server:
+        yield server
+
+
+def ask(server: LiveServer, text: str) -> dict[str, Any]:
+    body = {"inputs": [{"name": "input", "shape": [1], "datatype": "BYTES", "data": [text]}]}
+    response = httpx.post(f"{server.url}/v2/models/texts/infer", json=body, timeout=60.0)
+    if response.status_code != 200:
+        return {"status": response.status_code, **response.json()}
+    (output,) = response.json()["outputs"]
+    return dict(output)
+
+
+def cascade_stats(server: LiveServer) -> dict[str, Any]:
+    stats: dict[str, Any] = httpx.get(f"{server.url}/stats", timeout=60.0).json()["stages"]["sort"]
+    return stats
+
+
+def test_the_answer_says_which_model_gave_it_and_how_sure_it_was(texts: LiveServer) -> None:
+    easy, hard = ask(texts, "x" * 19), ask(texts, "x" * 9)
+    assert (easy["datatype"], easy["shape"]) == ("FP64", [2])
+    assert np.allclose(easy["data"], [0.05, 0.95])
+    assert easy["parameters"]["model"] == "small"
+    assert easy["parameters"]["certainty"] == pytest.approx(0.9)
+    assert hard["data"] == ["short"]
+    assert hard["parameters"] == {"model": "large", "certainty": 0.99, "content_type": "str"}
+
+
+def test_an_input_that_fails_fails_alone(texts: LiveServer) -> None:
+    bad = ask(texts, "bad input")
+    assert bad["status"] == 500
+    assert "cannot read it" in bad["error"]
+
+
+def test_metrics_tell_gears_exits_and_certainty(texts: LiveServer) -> None:
+    before = cascade_stats(texts)["cascade"]["exits"]
+    for length in (1, 2, 10, 11, 19):
+        ask(texts, "x" * length)
+    found = cascade_stats(texts)["cascade"]
+    assert {name: found["exits"][name] - before[name] for name in NAMES} == {"small": 3, "large": 2}
+    assert found["escalations"]["small"] >= 2
+    assert sum(gear["held_s"] for gear in found["gears"]) > 0
+    page = httpx.get(f"{texts.url}/metrics", timeout=60.0).text
+    families = {family.name: family for family in text_string_to_metric_families(page)}
+    exits = {sample.labels["model"]: sample.value for sample in families["headway_cascade_exits"].samples}
+    assert exits == {name: float(count) for name, count in found["exits"].items()}
+    asked = [s for s in families["headway_cascade_certainty"].samples if s.name.endswith("_count")]
+    assert {s.labels["model"] for s in asked} == set(NAMES)
+    assert families["headway_cascade_gear"].samples[0].labels == {"pipeline": "texts", "stage": "sort"}
+
+
+def test_nothing_is_lost_when_workers_are_killed(texts: LiveServer) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(ask, texts, "x" * (1 + at % 19)) for at in range(60)]
+        for pid in cascade_stats(texts)["pids"][:3]:
+            os.kill(pid, signal.SIGKILL)
+        answers = [future.result() for future in asked]
+    assert [answer for answer in answers if "status" in answer] == []
+    assert [answer["parameters"]["model"] for answer in answers] == [
+        "small" if abs(1 + at % 19 - 10) >= 5 else "large" for at in range(60)
+    ]
+
+
+def test_a_cascade_is_one_stage_of_a_pipeline(folder: Path, model: Callable[[str], dict[str, str]]) -> None:
+    spec, profile = context_of(
+        folder,
+        {"small": model("Plain"), "large": model("Large")},
+        certainty=f"{folder / 'family.py'}:sure",
+        stages={"shout": {"after": "sort", **model("Upper")}},
+    )
+    plan = Plan(spec, profile, {"sort": gear_plan(), "shout": ReplicaConfig("cpu")})
+    with running_in_thread(plan) as server:
+        assert ask(server, "x" * 19)["data"] == ["{'LENGTH': 19}"]
+        assert ask(server, "x" * 9)["data"] == ["SHORT"]
+
+
+def test_a_rehearsal_escalates_the_items_that_the_simulator_escalates(folder: Path) -> None:
+    spec, profile = context_of(folder, {name: {} for name in NAMES})
+    plan = Plan(spec, profile, {"sort": gear_plan()})
+    with running_in_thread(plan) as server:
+        answers = [ask(server, "") for _ in range(SAMPLES + 5)]
+        found = cascade_stats(server)["cascade"]
+    context = StageContext("sort", spec.stages["sort"], spec, profile)
+    items = np.arange(SAMPLES + 5, dtype=np.int32)
+    served = DOMAIN.station(context, gear_plan(), sampled=False).serve(
+        Arrivals(np.arange(SAMPLES + 5.0), items, items), seed=0, record=True
+    )
+    assert [answer["parameters"]["model"] for answer in answers] == [NAMES[at] for at in served.answered_by]
+    assert found["accuracy"] == pytest.approx(served.departures.accuracy)
+
+
+def test_what_cannot_be_served_is_refused_in_a_sentence(folder: Path, model: Callable[[str], dict[str, str]]) -> None:
+    def live(models: dict[str, Any], plan: GearPlan | None = None, **fields: Any) -> Any:
+        spec, profile = context_of(folder, models, **fields)
+        return DOMAIN.live(StageContext("sort", spec.stages["sort"], spec, profile), plan or gear_plan())
+
+    with pytest.raises(PlanError, match=r"sort\.models\.large: has no model where others have one"):
+        live({"small": model("Small"), "large": {}})
+    with pytest.raises(SpecError, match=r"sort\.certainty: 'margn' is not known; did you mean 'margin'"):
+        live({"small": model("Small"), "large": model("Large")}, certainty="margn")
+    with pytest.raises(SpecError, match=r"sort\.models\.small\.model: there is no file"):
+        live({"small": {"model": "nowhere.py:Small"}, "large": model("Large")})
+    with pytest.raises(ServeError, match=r"its gears are made for a fixed number of devices \(1\)"):
+        live({name: {} for name in NAMES}).set_replicas(2)

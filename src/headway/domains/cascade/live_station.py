@@ -344,8 +344,8 @@ class CascadeLive:
     def set_replicas(self, count: int) -> None:
         """Raises ServeError: gears are made for a number of devices."""
         raise ServeError(
-            f"stage {self.name!r}: its gears are made for a fixed number of devices ({self.plan.devices}); serve a plan "
-            f"for {count} to have as many"
+            f"stage {self.name!r}: its gears are made for a fixed number of devices ({self.plan.devices}); to have "
+            f"{count}, serve a plan for as many"
         )
 
     def stats(self, now_s: float) -> StationStats:

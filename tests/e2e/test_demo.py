@@ -149,7 +149,7 @@ def test_an_interruption_leaves_no_process(tmp_path: Path, number: signal.Signal
         _, said = process.communicate(timeout=120)
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
     assert process.returncode == 130
     assert "Traceback" not in said
     # A worker whose start was interrupted ends by itself as soon as it finds its parent gone.

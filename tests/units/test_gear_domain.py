@@ -14,7 +14,7 @@ from tests.units.cascade_family import MODELS, profile, spec
 from headway.domains.cascade import DOMAIN
 from headway.domains.cascade.gears import GearPlan
 from headway.domains.cascade.station import CascadeStation
-from headway.errors import PlanError, ServeError, SpecError
+from headway.errors import PlanError, SpecError
 from headway.plan import Infeasible, Plan
 from headway.plan.config import StageContext
 from headway.plan.make import make
@@ -36,13 +36,14 @@ def trace(rate: float = 200.0, seconds: float = 8.0, seed: int = 1) -> Trace:
 
 @pytest.mark.parametrize("fields", [{}, {"device_memory": "350MB"}])
 def test_it_conforms(tmp_path: Path, fields: dict[str, Any]) -> None:
-    example = Example(spec(tmp_path, **fields), profile("cascade"), "cascade", 4.0)
+    example = Example(spec(tmp_path, **fields), profile("cascade"), "cascade", 3.0)
     suite.check_declaration(DOMAIN, example)
     configs = suite.check_configs(DOMAIN, example)
-    suite.check_moves(DOMAIN, example, configs[:2])
+    suite.check_moves(DOMAIN, example, configs[:1])
     suite.check_doors(DOMAIN, example, configs)
+    suite.check_live(DOMAIN, example, configs[0])
     arrivals = Trace.gamma(200.0, 2.0, requests=300, seed=7)
-    for config in configs[::7]:
+    for config in configs[::12]:
         for sampled in (False, True):
             suite.check_station(DOMAIN, example, config, arrivals, sampled=sampled)
 
@@ -77,8 +78,8 @@ def test_what_no_plan_can_be_right_about_is_said(tmp_path: Path) -> None:
         make(spec(tmp_path, {"accuracy": 0.999}), profile("cascade"), trace(), feasibility="trace")
     assert caught.value.obstacle.code == "accuracy"
     assert caught.value.obstacle.best_accuracy is not None
+    few = spec(tmp_path, {"accuracy": 0.925}, {"max": 2}, max_rate="1500/s")
     with pytest.raises(Infeasible, match="accuracy") as caught:
-        few = spec(tmp_path, {"accuracy": 0.925}, {"max": 2}, max_rate="1500/s")
         make(few, profile("cascade"), trace(900, 4), feasibility="trace")
     assert caught.value.obstacle.code == "accuracy"
 
@@ -120,7 +121,7 @@ def test_a_column_of_the_trace_says_which_sample_a_request_is(tmp_path: Path) ->
 def test_a_certified_family_has_only_gears_within_the_tolerance(tmp_path: Path) -> None:
     declared = spec(tmp_path, tolerance="5%", max_rate="200/s")
     table = cascade_family.table()
-    for config in DOMAIN.configs(context(declared), 6.0):
+    for config in DOMAIN.configs(context(declared), 3.0):
         for gear in config.gears:
             assert gear.accuracy is not None
             assert gear.accuracy >= table.accuracy("large") - 0.05
@@ -150,9 +151,6 @@ def test_what_is_lacking_is_named(tmp_path: Path) -> None:
         list(
             DOMAIN.configs(context(spec(tmp_path, models={"small": {}}, device_memory="1GB"), profile_of("small")), 4.0)
         )
-    config = next(iter(DOMAIN.configs(context(spec(tmp_path)), 4.0)))
-    with pytest.raises(ServeError, match="cannot be served"):
-        DOMAIN.live(context(spec(tmp_path)), config)
 
 
 def profile_of(model: str) -> Profile:
@@ -168,7 +166,7 @@ def test_start_up_counts_the_device_and_its_models(tmp_path: Path) -> None:
 def test_no_device_holds_more_than_its_memory(tmp_path: Path) -> None:
     declared = spec(tmp_path, device_memory="350MB")
     memory_mb = {name: 100.0 * (at + 1) for at, name in enumerate(MODELS)}
-    configs = list(DOMAIN.configs(context(declared), 6.0))
+    configs = list(DOMAIN.configs(context(declared), 3.0))
     assert any(len(config.placement) > 1 for config in configs)
     for config in configs:
         for group in config.placement:
@@ -187,7 +185,7 @@ def test_no_device_holds_more_than_its_memory(tmp_path: Path) -> None:
         ({"placement": [{"models": ["small"], "devices": 0}]}, r"placement\[0\]\.devices: 0 must be"),
         ({"placement": [{"models": ["small"], "devices": 1}]}, r"no device holds this model"),
         ({"hardware": 3}, r"hardware: 3 is not text"),
-        ({"max_batch": {}}, r"max_batch: unknown; did you mean 'max_batch_size'"),
+        ({"max_batch": {}}, r"max_batch: unknown; did you mean 'max_batch_sizes'"),
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_refused(tmp_path: Path, change: dict[str, Any], text: str) -> None:

@@ -16,6 +16,10 @@ WINDOW_S = 0.1
 """Arrivals are counted for so long before a gear is chosen (CascadeServe, section 4)."""
 ALPHA_PER_S = 8.0
 """No dearer gear while more than 1/8 s of arrivals waits (CascadeServe, section 4)."""
+FIELDS = (
+    "hardware", "devices", "placement", "max_batch_sizes", "gears", "gears_less_one",
+    "window_s", "alpha_per_s", "table",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ class GearPlan:
             "hardware": self.hardware,
             "devices": self.devices,
             "placement": [{"models": list(group.models), "devices": group.devices} for group in self.placement],
-            "max_batch_size": dict(self.max_batch_size),
+            "max_batch_sizes": dict(self.max_batch_size),
             "gears": [gear.to_dict() for gear in self.gears],
             "gears_less_one": [gear.to_dict() for gear in self.gears_less_one],
             "window_s": self.window_s,
@@ -116,13 +120,12 @@ class GearPlan:
 
 def parse_gear_plan(value: Mapping[str, Any], where: str) -> GearPlan:
     """Return the configuration that a mapping describes. Raises PlanError that names `where` and the field."""
-    names = ["devices", *(field.name for field in dataclasses.fields(GearPlan))]
-    _known(value, names, where)
+    _known(value, FIELDS, where)
     hardware = _get(value, "hardware", str, where)
     listed = _get(value, "placement", list, where)
     placement = tuple(_group(group, f"{where}.placement[{at}]") for at, group in enumerate(listed))
-    batches = tuple((name, _whole(size, f"{where}.max_batch_size.{name}", 1))
-                    for name, size in _get(value, "max_batch_size", Mapping, where).items())  # fmt: skip
+    batches = tuple((name, _whole(size, f"{where}.max_batch_sizes.{name}", 1))
+                    for name, size in _get(value, "max_batch_sizes", Mapping, where).items())  # fmt: skip
     gears = _gears(value, "gears", where)
     plan = GearPlan(
         hardware,
@@ -147,10 +150,10 @@ def _agrees(plan: GearPlan, where: str) -> None:
     placed = {name for group in plan.placement for name in group.models}
     for name in plan.models:
         if name not in placed:
-            raise PlanError(f"{where}.max_batch_size.{name}: no device holds this model; add it to placement")
+            raise PlanError(f"{where}.max_batch_sizes.{name}: no device holds this model; add it to placement")
     for name in sorted(placed):
         if name not in plan.models:
-            raise PlanError(f"{where}.placement: model {name!r} has no max_batch_size; give it one")
+            raise PlanError(f"{where}.placement: model {name!r} has no entry in max_batch_sizes; give it one")
     for field in ("gears", "gears_less_one"):
         rows: Sequence[Gear] = getattr(plan, field)
         for at, gear in enumerate(rows):
@@ -160,7 +163,7 @@ def _agrees(plan: GearPlan, where: str) -> None:
             order = [plan.models.index(name) for name in gear.cascade.models]
             if order != sorted(order):
                 raise PlanError(f"{where}.{field}[{at}]: asks {gear.cascade}; models are asked in the order of "
-                                f"max_batch_size: {', '.join(plan.models)}")  # fmt: skip
+                                f"max_batch_sizes: {', '.join(plan.models)}")  # fmt: skip
             if len(gear.min_queue) != len(gear.cascade):
                 raise PlanError(f"{where}.{field}[{at}].min_queue: needs {len(gear.cascade)} numbers, one per step")
         if any(after.up_to_per_s <= before.up_to_per_s for before, after in itertools.pairwise(rows)):

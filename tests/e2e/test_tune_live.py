@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,19 +83,16 @@ def settled(url: str) -> dict[str, Any]:
 
 
 def test_the_rate_doubles_and_the_tuner_adds_replicas(tmp_path: Path) -> None:
-    plan, journal, found = make_plan(), tmp_path / "decisions.jsonl", {}
-    with running(plan) as server:
+    plan, journal = make_plan(), tmp_path / "decisions.jsonl"
+    with running(plan) as server, ThreadPoolExecutor(1) as beside:
 
-        def watch() -> None:
+        def watch() -> dict[str, Any]:
             with Journal(journal) as written:
-                found.update(
-                    tune_live(plan, server.url, planned_on=planned_on(), act=True, seconds=13.0, journal=written)
-                )
+                return tune_live(plan, server.url, planned_on=planned_on(), act=True, seconds=13.0, journal=written)
 
-        watching = threading.Thread(target=watch)
-        watching.start()
+        watching = beside.submit(watch)
         outcome = replay(server.url, doubling(4.0, 7.0))
-        watching.join()
+        found = watching.result()
         stats = settled(server.url)
         live = Plan.from_dict(httpx.get(f"{server.url}/plan", timeout=60.0).json())
     held = {name: stage["replicas"]["ready"] for name, stage in stats["stages"].items()}

@@ -295,6 +295,7 @@ class Engine:
             "swap": self.swaps.to_dict(),
             "state": self.state,
             "ready": self.ready,
+            "refuses_late": self.limits.keep_promise,
             "now_s": now_s,
             "uptime_s": now_s - self.started_s,
             "requests": self.counts.to_dict(),

@@ -291,9 +291,10 @@ def tune_live(
     plans for multiples of it to change to; `tell` hears every decision as it is made. Raises HeadwayError.
     """
     about = replace(terms(plan, planned_on), gears=tuple(gears))
-    chosen = Sparing(named(name, about), RETRY_S if act else math.inf)
     head = {"tuner": name, "plan_hash": plan.hash, "url": url, "acts": act}
     with Server(url, token) as server:
+        about = replace(about, refuses_late=server.refuses_late)
+        chosen = Sparing(named(name, about), RETRY_S if act else math.inf)
         environment = Live(server, plan, about, act=act, seconds=seconds, stop=stop)
         if journal is not None:
             journal.started({**head, "simulated": False})

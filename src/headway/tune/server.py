@@ -15,7 +15,7 @@ from headway.plan.plan import Plan
 
 TIMEOUT_S = 10.0
 ATTEMPTS = 3
-"""How often a connection is tried before the server counts as gone."""
+"""How often a connection, or a question, is tried before the server counts as gone."""
 
 
 class Server:
@@ -50,29 +50,41 @@ class Server:
             raise ServeError(f"{self.url}: /stats does not tell arrivals; is the server of another version?")
         return found
 
+    @property
+    def refuses_late(self) -> bool:
+        """Whether the server refuses requests that would be answered later than promised."""
+        return bool(self._get("/stats?timings=false").get("refuses_late", False))
+
     def change(self, plan: Plan) -> dict[str, Any]:
-        """Ask for another plan; return the change, or `{"error": sentence}` when the server refuses it.
+        """Ask for another plan; return the change, or `{"error": sentence}` when the server refuses it or says nothing.
 
         Does not wait until what it needs has been started; a change of replicas that is under way gives way.
         """
         asked = {"wait": "false", "supersede": "true"}
-        reply = self._send("PUT", "/plan", params=asked, content=plan.to_json())
+        try:
+            reply = self._send("PUT", "/plan", params=asked, content=plan.to_json())
+        except ServeError as error:
+            return {"error": str(error)}
         value: dict[str, Any] = _json(reply)
         return value if reply.status_code in (200, 202) else {"error": str(value.get("error", reply.text))}
 
     def _get(self, path: str) -> Any:
-        reply = self._send("GET", path)
+        reply = self._send("GET", path, attempts=ATTEMPTS)
         if reply.status_code != 200:
             hint = "pass its token" if reply.status_code == 401 else "is it a Headway server?"
             raise ServeError(f"{self.url}: GET {path.partition('?')[0]} was answered with {reply.status_code}; {hint}")
         return _json(reply)
 
-    def _send(self, method: str, path: str, **what: Any) -> httpx.Response:
-        try:
-            return self._client.request(method, path, **what)
-        except httpx.HTTPError as error:
-            reason = str(error) or type(error).__name__
-            raise ServeError(f"{self.url}: the server cannot be reached: {reason}") from None
+    def _send(self, method: str, path: str, attempts: int = 1, **what: Any) -> httpx.Response:
+        for left in reversed(range(attempts)):
+            try:
+                return self._client.request(method, path, **what)
+            except httpx.HTTPError as error:
+                if left and isinstance(error, httpx.ReadTimeout):
+                    continue
+                reason = str(error) or type(error).__name__
+                raise ServeError(f"{self.url}: the server cannot be reached: {reason}") from None
+        raise ValueError(f"attempts {attempts} must be at least 1")
 
 
 def arrival_times_s(told: dict[str, Any]) -> NDArray[np.float64]:

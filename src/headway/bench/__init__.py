@@ -117,11 +117,14 @@ BENCHES: dict[str, Callable[[BenchOptions], Iterable[Row]]] = {
         "features-cascade": "headway.bench.cascades.text:features_cascade",
         "features-topk": "headway.bench.cascades.topk:features_topk",
         "features-all": "headway.bench.cascades.joins:features_all",
+        "gears-cost": "headway.bench.cascades.gears:gears_cost",
+        "gears-planning": "headway.bench.cascades.gears:gears_planning",
+        "gear-decision": "headway.bench.cascades.gears:gear_decision",
         "inferline": "headway.bench.inferline.evaluate:inferline",
     }.items()
 }
 
-BY_NAME_ONLY = frozenset({"calibration", "inferline", "soak"})
+BY_NAME_ONLY = frozenset({"calibration", "gears-cost", "inferline", "soak"})
 """Benchmarks that take so long that they run only when they are named."""
 
 

@@ -47,9 +47,13 @@ def next_gear(gear: int, rate_per_s: float, backlog: int, upper_rates_per_s: Rat
     >>> next_gear(1, 30.0, backlog=4, upper_rates_per_s=(40.0, 100.0), alpha_per_s=8.0)
     1
     """
-    wanted = 0
-    while wanted < len(upper_rates_per_s) - 1 and rate_per_s > upper_rates_per_s[wanted]:
-        wanted += 1
+    wanted, last = 0, len(upper_rates_per_s) - 1
+    while wanted < last:
+        middle = (wanted + last) // 2
+        if rate_per_s > upper_rates_per_s[middle]:
+            wanted = middle + 1
+        else:
+            last = middle
     if wanted < gear and rate_per_s < alpha_per_s * backlog:
         return gear
     return wanted

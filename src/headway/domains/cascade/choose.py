@@ -81,7 +81,8 @@ def fewest(
             listed = plans(devices)
         except TooFew:
             return None
-        return best(map(judge.judge, listed), latency_s=latency_s, accuracy=accuracy)
+        judged = (best([judge.judge(plan)], latency_s=latency_s, accuracy=accuracy) for plan in listed)
+        return next((one for one in judged if one is not None), None)
 
     low, high = 0, 1
     while (found := at(high)) is None and high < MOST_DEVICES:

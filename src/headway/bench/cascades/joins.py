@@ -6,6 +6,7 @@ joins the query with its tables in memory, and dictionaries in memory, which nee
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -100,6 +101,8 @@ class Variant:
 
 def features_all(options: BenchOptions) -> list[Row]:
     """Latency of point queries with every means, with each left out in turn, with pandas and with dictionaries."""
+    # One thread each: only a threading library that is loaded already can be limited.
+    importlib.import_module("sklearn.ensemble")
     from threadpoolctl import threadpool_limits
 
     data = flights.load(QUICK_LIMIT if options.quick else None)

@@ -100,6 +100,9 @@ class FourPasses:
         self.splits: list[Mapping[str, tuple[float, ...]]] = []
         self.utilization = [0.0] * ranges
         self._least_copies = dict.fromkeys(self.models, 1)
+        # Most rounds change one range: what the others were found to take is kept.
+        self._balanced: dict[tuple[object, ...], tuple[float, dict[str, tuple[float, ...]]]] = {}
+        self._trials: dict[tuple[Group, ...], Trial] = {}
 
     def run(self) -> GearPlan:
         """Return the plan. Raises NoGears when the first pass is left with an error."""
@@ -173,8 +176,10 @@ class FourPasses:
         self.placement = tuple(Group(models, count) for models, count in counts.items() if models)
         self.splits = []
         for at in range(len(self.rows)):
-            rates = self._rates(at)
-            self.utilization[at], split = balance(self.placement, rates, self.time_s)
+            asked = self.placement, at, self.rows[at]
+            if asked not in self._balanced:
+                self._balanced[asked] = balance(self.placement, self._rates(at), self.time_s)
+            self.utilization[at], split = self._balanced[asked]
             self.splits.append(split)
             if self.utilization[at] > 1 + 1e-9:
                 why = f"its devices would be used {100 * self.utilization[at]:.0f} %"
@@ -224,7 +229,9 @@ class FourPasses:
 
     def _batch(self, fault: Fault | None) -> Fault | None:
         """Find for each range the least queue of the first model that is in time, simulated at its highest rate."""
-        trial = Trial(self.family, self.sizes, self.placement)
+        if self.placement not in self._trials:
+            self._trials[self.placement] = Trial(self.family, self.sizes, self.placement)
+        trial = self._trials[self.placement]
         for at, row in enumerate(self.rows):
             cascade = self.judged.cascade(row)
             found = None

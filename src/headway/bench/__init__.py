@@ -120,6 +120,7 @@ BENCHES: dict[str, Callable[[BenchOptions], Iterable[Row]]] = {
         "gears-cost": "headway.bench.cascades.gears:gears_cost",
         "gears-planning": "headway.bench.cascades.gears:gears_planning",
         "gear-decision": "headway.bench.cascades.gears:gear_decision",
+        "gears-spike": "headway.bench.cascades.spike:gears_spike",
         "inferline": "headway.bench.inferline.evaluate:inferline",
     }.items()
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +48,7 @@ class Work:
         return computing
 
 
-def population(many: int, seed: int = 1, noise: float = 0.7) -> tuple[Array, NDArray[np.int64]]:
+def population(many: int, seed: int = 1, noise: float = 0.5) -> tuple[Array, NDArray[np.int64]]:
     """A truth, a dear feature that shows it well, and a cheap one that shows it less well."""
     draws = np.random.default_rng(seed)
     truth = draws.normal(size=many)
@@ -63,7 +64,7 @@ def parts(clock: Work, model: Any = None, cheap: int = 0, dear: int = 1) -> Part
     return Parts(Features(made), tuple(made), model or linear())
 
 
-def fitted(many: int = 6000, noise: float = 0.7, **given: Any) -> FittedCascade:
+def fitted(many: int = 6000, noise: float = 0.5, **given: Any) -> FittedCascade:
     clock = Work()
     return fit_cascade(parts(clock), *population(many, noise=noise), clock=clock, **given)
 
@@ -266,3 +267,10 @@ def test_labels_that_cannot_be_learned_from_are_refused(labels: Any, message: st
 def test_arguments_that_make_no_sense_are_refused(given: Any, message: str) -> None:
     with pytest.raises(CascadeError, match=message):
         fitted(400, **given)
+
+
+def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)
+    monkeypatch.delattr("sklearn.model_selection")
+    with pytest.raises(CascadeError, match=r"scikit-learn is not installed; pip install 'headway\[learn\]'"):
+        fitted(400)

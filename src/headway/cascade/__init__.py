@@ -9,6 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headway.cascade.adapt import Parts as Parts
+    from headway.cascade.features import Feature as Feature
+    from headway.cascade.features import Features as Features
+    from headway.cascade.fit import fit_cascade as fit_cascade
     from headway.cascade.guarantee import Certificate as Certificate
     from headway.cascade.guarantee import certify as certify
     from headway.cascade.guarantee import samples_needed as samples_needed
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from headway.cascade.model import Cascade as Cascade
     from headway.cascade.model import Step as Step
     from headway.cascade.paired import loss_bound as loss_bound
+    from headway.cascade.run import FittedCascade as FittedCascade
     from headway.cascade.search import Judged as Judged
     from headway.cascade.search import judge as judge
     from headway.cascade.table import ValidationTable as ValidationTable
@@ -26,18 +31,33 @@ _HOME = {
     "Cache": "lookup",
     "Cascade": "model",
     "Certificate": "guarantee",
+    "Feature": "features",
+    "Features": "features",
+    "FittedCascade": "run",
     "Judged": "search",
     "Lookup": "lookup",
+    "Parts": "adapt",
     "Step": "model",
     "ValidationTable": "table",
     "certify": "guarantee",
+    "fit_cascade": "fit",
     "fit_top_k": "topk",
     "judge": "search",
     "loss_bound": "paired",
     "samples_needed": "guarantee",
 }
 __all__ = ["Cascade", "Certificate", "Judged", "Step", "ValidationTable", "certify", "judge", "loss_bound"]
-__all__ += ["Cache", "Lookup", "fit_top_k", "samples_needed"]
+__all__ += [
+    "Cache",
+    "Feature",
+    "Features",
+    "FittedCascade",
+    "Lookup",
+    "Parts",
+    "fit_cascade",
+    "fit_top_k",
+    "samples_needed",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -61,9 +61,9 @@ def fit_cascade(
     lost against the full pipeline, fitted on the same rows, is at most `tolerance` with this `confidence`. Nothing is
     fitted after that. Test rows are the caller's to keep apart.
 
-    Among cascades that are seen to lose at most `expected_loss` (a fifth of the tolerance unless given) the one of
-    least cost is chosen, for batches of `batch_size` rows, or single ones when `mode` is "point". Costs are measured,
-    so that two runs may choose differently; a `clock` that is given decides them.
+    Among cascades that are seen to lose at most `expected_loss`, a standard error included (a fifth of the tolerance
+    unless given), the one of least cost is chosen, for batches of `batch_size` rows, or single ones when `mode` is
+    "point". Costs are measured, so that two runs may choose differently; a `clock` that is given decides them.
 
     Raises CascadeError when no cascade can be certified, naming the samples needed, and for labels or arguments that
     cannot be used. Willump (Kraft et al., MLSys 2020, section 4) with a bound in place of a point estimate.
@@ -133,19 +133,23 @@ class _Selection:
         judged, reference = self.judged, self.table.credit[FULL]
         alone = (judged.model[:, 0] == self.table.models.index(FULL)) & (judged.model[:, 1:] < 0).all(axis=1)
         seen = np.flatnonzero(~alone & (judged.accuracy >= reference.mean() - expected_loss - 1e-12))
-        if not seen.size:
+        z = NormalDist().inv_cdf(confidence) + NormalDist().inv_cdf(POWER)
+        least, target = math.inf, -1
+        for at in seen[np.argsort(judged.cost_s[seen], kind="stable")]:
+            lost = reference - credit(self.table, judged.cascade(int(at)))
+            # The cheapest of many is cheapest by luck too: a standard error is added (Breiman et al., CART, 1984, 3.4).
+            if lost.mean() + lost.std() / math.sqrt(lost.size) > expected_loss + 1e-12:
+                continue
+            limit = lost.mean() + z * math.sqrt((lost.var() + z * z / samples) / samples)
+            if limit < least:
+                least, target = limit, int(at)
+            if limit <= tolerance:
+                break
+        if target < 0:
             raise CascadeError(
                 f"cascade: every cheaper one is seen to lose more than {100 * expected_loss:.2g} points against the "
                 "full pipeline; allow a larger loss, or give models or features that are cheap and agree with it"
             )
-        z = NormalDist().inv_cdf(confidence) + NormalDist().inv_cdf(POWER)
-        limits = np.full(len(judged), math.inf)
-        for at in seen[np.argsort(judged.cost_s[seen], kind="stable")]:
-            lost = reference - credit(self.table, judged.cascade(int(at)))
-            limits[at] = lost.mean() + z * math.sqrt((lost.var() + z * z / samples) / samples)
-            if limits[at] <= tolerance:
-                break
-        target = int(np.argmin(limits))
         return self._up_to(target)
 
     def _up_to(self, target: int) -> list[Cascade]:
@@ -205,10 +209,9 @@ def _apart(
         return rows, truth, held, _truth(labels, count(held))
     if not 0.0 < calibration < 1.0:
         raise CascadeError(f"fit_cascade: calibration is {calibration}; a share lies between 0 and 1")
-    from sklearn.model_selection import train_test_split
-
+    split = _splitting().train_test_split
     try:
-        learn, rest = train_test_split(np.arange(len(truth)), test_size=calibration, stratify=truth, random_state=seed)
+        learn, rest = split(np.arange(len(truth)), test_size=calibration, stratify=truth, random_state=seed)
     except ValueError as error:
         raise CascadeError(
             f"labels: {len(truth)} rows cannot be split by {calibration:g} with each class in both parts: {error}"
@@ -218,11 +221,17 @@ def _apart(
 
 
 def _folds(truth: Truth, folds: int, seed: int) -> list[tuple[Places, Places]]:
-    from sklearn.model_selection import StratifiedKFold
-
     if np.unique(truth, return_counts=True)[1].min() < folds:
         raise CascadeError(f"labels: a class has fewer rows to learn from than the {folds} folds; give more rows of it")
-    return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(np.zeros(len(truth)), truth))
+    return list(_splitting().StratifiedKFold(folds, shuffle=True, random_state=seed).split(np.zeros(len(truth)), truth))
+
+
+def _splitting() -> Any:
+    try:
+        from sklearn import model_selection
+    except ModuleNotFoundError:
+        raise CascadeError("fit_cascade: scikit-learn is not installed; pip install 'headway[learn]'") from None
+    return model_selection
 
 
 def _truth(labels: Any, rows: int) -> Truth:

@@ -67,7 +67,12 @@ def _program(
     needs: NDArray[np.bool_], costs: NDArray[np.float64], worth: NDArray[np.float64], shares: Sequence[float]
 ) -> list[NDArray[np.bool_]]:
     """A mixed-integer program per budget: feature x brings its worth, and each generator y that it needs its cost."""
-    from scipy import optimize, sparse
+    try:
+        from scipy import optimize, sparse
+    except ModuleNotFoundError:
+        raise CascadeError(
+            "features: SciPy is not installed, and chooses among many; pip install 'headway[learn]'"
+        ) from None
 
     many, nodes = needs.shape
     of_feature, of_node = np.nonzero(needs)

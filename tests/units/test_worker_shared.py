@@ -124,3 +124,20 @@ def test_a_frame_that_points_outside_the_memory_is_refused() -> None:
         reader.space()[: len(frame)] = frame
         with pytest.raises(ServeError, match=says):
             reader.filled(len(frame))
+
+
+def test_a_rare_large_body_does_not_hold_its_memory_for_good() -> None:
+    descriptor = shared.create()
+    assert descriptor is not None
+    seen = os.dup(descriptor)
+    server, worker = Shared(os.dup(descriptor), "server"), Shared(descriptor, "worker")
+    large, small = bytes(8 * 2**20), bytes(range(256)) * 1024
+    for side in (server, worker):
+        side.put([large])
+        for _ in range(2 * shared.KEPT_BODIES):
+            side.put([small])
+    assert os.fstat(seen).st_blocks * 512 == 2 * len(small)
+    assert server.body(len(small)) == worker.body(len(small)) == small
+    os.close(seen)
+    server.close()
+    worker.close()

@@ -22,7 +22,9 @@ import httpx
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.e2e.cascade_models import FAMILY
 from tests.e2e.serve_models import MODELS
+from tests.e2e.test_cascade_live import ask, context_of, gear_plan
 from tests.e2e.test_serve import INFER, body, make_plan, outputs, wait_until
 
 from headway.domains.pipeline.declare import ReplicaConfig
@@ -370,3 +372,13 @@ def test_a_server_starts_a_ray_of_its_own_on_loopback_and_leaves_nothing_of_it(
     assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
     assert not list(Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}{server.process.pid}-*"))
     assert all(line.startswith("[hang] ") for line in passed_on())
+
+
+def test_a_cascade_has_its_models_on_ray_and_says_who_answered(ray: None, tmp_path: Path) -> None:
+    path = tmp_path / "family.py"
+    path.write_text(FAMILY)
+    family = {name: {"model": f"{path}:{name.capitalize()}"} for name in ("small", "large")}
+    spec, profile = context_of(tmp_path, family)
+    with on_ray(Plan(spec, profile, {"sort": gear_plan()})) as (server, _):
+        answers = [ask(server, "x" * length) for length in (1, 9, 11, 19)]
+    assert [answer["parameters"]["model"] for answer in answers] == ["small", "large", "large", "small"]

@@ -48,6 +48,8 @@ def live_station(
     rehearsed = _is_rehearsed(context.name, stage, plan)
     table = _table(context.name, stage, plan, needed=rehearsed)
     starters = _starters(context, stage, plan, folder, starter, rehearsed)
+    # A rehearsal knows no answers to compare where its table has scores alone.
+    comparable = not rehearsed or (table is not None and table.predicted is not None)
     return CascadeLive(
         context.name,
         plan,
@@ -57,7 +59,7 @@ def live_station(
         ],
         [_timeouts(context, plan.hardware, name, size) for name, size in plan.max_batch_size],
         Drift(table, plan.models, context.name),
-        Checks(len(plan.models) - 1, check_share, seed) if check_share > 0 else None,
+        Checks(len(plan.models) - 1, check_share, seed) if comparable and check_share > 0 else None,
         Rehearsal(table, plan.models, context.name, seed) if rehearsed and table is not None else None,
     )
 

@@ -24,8 +24,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.e2e.cascade_models import FAMILY
 from tests.e2e.serve_models import MODELS
+from tests.e2e.serving import INFER, body, make_plan, outputs, wait_until
 from tests.e2e.test_cascade_live import ask, context_of, gear_plan
-from tests.e2e.test_serve import INFER, body, make_plan, outputs, wait_until
 
 from headway.domains.pipeline.declare import ReplicaConfig
 from headway.errors import ServeError, WorkerTimeout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -22,16 +21,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.e2e.serve_models import MODELS
+from tests.e2e.serving import INFER, body, gated, make_plan, outputs, wait_until
 
-from headway.domains.pipeline.declare import ReplicaConfig
-from headway.errors import ServeError
 from headway.plan.plan import Plan
-from headway.profile import Profile, Row
 from headway.serve.app import HttpLimits
 from headway.serve.engine import Limits
-from headway.serve.http1 import Client
-from headway.serve.run import LiveServer, ServeOptions, bind, running, running_in_thread
-from headway.spec.model import Spec
+from headway.serve.run import LiveServer, ServeOptions, running_in_thread
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +34,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     path = tmp_path_factory.mktemp("models") / "models.py"
     path.write_text(MODELS)
     return lambda name: f"{path}:{name}"
-
-
-def make_plan(stages: dict[str, dict[str, Any]], name: str = "pages", **config: Any) -> Plan:
-    document = {"name": name, "slo": {"latency": "1s"}, "supply": {"cpu": {"price": "$1/h"}}, "stages": stages}
-    rows = [Row(stage, "cpu", size, 0.01) for stage in stages for size in (1, 8)]
-    return Plan(
-        Spec.from_dict(document),
-        Profile.from_rows(rows),
-        {stage: ReplicaConfig("cpu", **{"max_batch_size": 8, **config}) for stage in stages},
-    )
 
 
 @pytest.fixture(scope="module")
@@ -70,18 +55,6 @@ def pages(models: Callable[[str], str]) -> Iterator[LiveServer]:
 def client(pages: LiveServer) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=pages.url, timeout=60.0) as client:
         yield client
-
-
-INFER = "/v2/models/pages/infer"
-
-
-def body(text: str, **more: Any) -> dict[str, Any]:
-    return {"inputs": [{"name": "input", "shape": [1], "datatype": "BYTES", "data": [text]}], **more}
-
-
-def outputs(response: httpx.Response) -> dict[str, Any]:
-    assert response.status_code == 200, response.text
-    return {output["name"]: output["data"] for output in response.json()["outputs"]}
 
 
 def test_health_and_metadata_follow_the_protocol(client: httpx.Client) -> None:
@@ -231,15 +204,6 @@ def test_clients_that_vanish_do_no_harm(pages: LiveServer, client: httpx.Client)
     assert settled
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
-    end_s = time.monotonic() + timeout_s
-    while time.monotonic() < end_s:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return False
-
-
 def test_a_killed_worker_loses_nothing_and_answers_nothing_twice(models: Callable[[str], str]) -> None:
     plan = make_plan({"slow": {"model": models("Slow")}}, replicas=2)
     with running_in_thread(plan) as server, httpx.Client(base_url=server.url, timeout=60.0) as client:
@@ -276,12 +240,6 @@ def test_a_killed_worker_loses_nothing_and_answers_nothing_twice(models: Callabl
     }  # fmt: skip
     assert stats["stages"]["slow"]["restarts"] > 0
     assert stats["stages"]["slow"]["retries"] > 0
-
-
-def gated(models: Callable[[str], str], folder: Path) -> tuple[Plan, Path]:
-    """A stage of one replica that takes one item at a time, and works on it for as long as a file is not there."""
-    gate = folder / "gate"
-    return make_plan({"gated": {"model": models("Gated"), "options": {"gate": str(gate)}}}, max_batch_size=1), gate
 
 
 def test_overload_is_refused_late_requests_are_dropped_and_the_server_recovers(
@@ -336,83 +294,8 @@ def test_a_token_guards_all_but_the_probes(models: Callable[[str], str]) -> None
         assert client.post(INFER, json=body("x"), headers=shown).status_code == 200
 
 
-def test_a_terminated_server_answers_what_it_has_taken_and_exits_cleanly(
-    models: Callable[[str], str], tmp_path: Path
-) -> None:
-    plan, gate = gated(models, tmp_path)
-    with running(plan) as server, httpx.Client(base_url=server.url, timeout=60.0) as client:
-        with ThreadPoolExecutor(2) as threads:
-            asked = [threads.submit(client.post, INFER, json=body(str(i))) for i in range(2)]
-            try:
-                assert wait_until(lambda: client.get("/stats").json()["requests"]["in_flight"] == 2)
-                server.process.terminate()
-                assert wait_until(lambda: client.get("/stats").json()["state"] == "draining")
-                refused = client.post(INFER, json=body("late"))
-            finally:
-                gate.touch()
-            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-            assert [outputs(task.result())["gated"] for task in asked] == [["0"], ["1"]]
-        assert server.process.wait(60.0) == 0
-
-
 def test_a_stage_without_a_model_sleeps_its_profiled_time() -> None:
     with running_in_thread(make_plan({"a": {}, "b": {"after": "a"}})) as server, httpx.Client(timeout=60.0) as client:
         begin_s = time.monotonic()
         assert outputs(client.post(server.url + INFER, json=body("x"))) == {"b": ["x"]}
         assert time.monotonic() - begin_s >= 0.02
-
-
-def test_a_model_that_cannot_be_set_up_stops_the_server_with_the_reason(models: Callable[[str], str]) -> None:
-    plan = make_plan({"echo": {"model": models("Echo")}, "broken": {"after": "echo", "model": models("Broken")}})
-    with pytest.raises(ServeError, match="no such weights"), running_in_thread(plan):
-        pass
-
-
-def test_a_port_in_use_is_an_error_that_names_it() -> None:
-    with contextlib.closing(bind("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(ServeError, match=f"port {port} on 127.0.0.1 is in use"):
-            bind("127.0.0.1", port)
-
-
-@pytest.mark.parametrize(
-    ("host", "token", "warned"),
-    [("127.0.0.1", None, False), ("::1", None, False), ("0.0.0.0", None, True), ("0.0.0.0", "t", False)],
-)
-def test_an_open_address_without_a_token_is_warned_about(host: str, token: str | None, warned: bool) -> None:
-    assert (ServeOptions(host=host, token=token).warning is not None) == warned
-
-
-def test_a_server_process_that_cannot_start_says_so(models: Callable[[str], str], capfd: Any) -> None:
-    plan = make_plan({"broken": {"model": models("Broken")}})
-    with pytest.raises(ServeError, match="did not start"), running(plan):
-        pass
-    assert "no such weights" in capfd.readouterr().err
-
-
-def test_a_server_that_is_still_starting_says_so(models: Callable[[str], str], tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    plan = make_plan({"late": {"model": models("Late"), "options": {"gate": str(gate)}}})
-    sent = json.dumps(body("x")).encode()
-
-    async def main() -> tuple[list[int], int]:
-        server = LiveServer(plan)
-        serving = asyncio.create_task(server.run())
-        try:
-            while not server.url:
-                await asyncio.sleep(0.01)
-            client = Client(server.url)
-            paths = (("GET", "/v2/health/live", b""), ("GET", "/v2/health/ready", b""), ("POST", INFER, sent))
-            early = [(await client.request(*asked)).status for asked in paths]
-            gate.touch()
-            while (await client.request("GET", "/v2/health/ready")).status != 200:
-                await asyncio.sleep(0.02)
-            served = (await client.request("POST", INFER, sent)).status
-            await client.close()
-        finally:
-            gate.touch()
-            server.stop()
-            await serving
-        return early, served
-
-    assert asyncio.run(asyncio.wait_for(main(), 60.0)) == ([200, 503, 503], 200)

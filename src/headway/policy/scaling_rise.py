@@ -13,8 +13,9 @@ import numpy as np
 
 from headway.policy.envelopes import ALARM_Z, Floats
 
-SHORTEST_S, KNOTS_PER_OCTAVE = 0.25, 2
-"""How long ago a rise may have begun or ended, at the least, and how many such moments there are to a doubling."""
+SHORTEST_S, KNOTS_PER_OCTAVE = 0.25, 8
+"""How long ago a rise may have begun or ended, at the least, and how many such moments there are to a doubling: with
+fewer, a strong rise that began between two of them would seem to have ended."""
 TREND_S = 1.0
 """A rise that has lasted for less is taken for a step; it is over before one could act on it."""
 ENDED_Z = 1.64

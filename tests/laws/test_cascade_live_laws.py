@@ -87,7 +87,7 @@ def plan_of(station: CascadeStation, folder: Path) -> Plan:
 
 
 async def play(engine: Engine, arrival_s: np.ndarray, timeout_s: float) -> tuple[np.ndarray, list[Answer | None]]:
-    """Offer a request at each time; return when each was answered (infinite if not), and the answers (None: refused)."""
+    """Offer a request at each time; return when each was answered (else infinite), and the answers (None: refused)."""
     loop = asyncio.get_running_loop()
     done_s = np.full(arrival_s.size, np.inf)
     found: list[Answer | None] = [None] * arrival_s.size

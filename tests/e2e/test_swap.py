@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.e2e.serve_models import MODELS
+from tests.e2e.serving import wait_until
 
 from headway.domains.pipeline.declare import ReplicaConfig
 from headway.plan.plan import Plan
@@ -221,12 +222,3 @@ def test_tuners_are_told_when_requests_came(plan: Plan, client: httpx.Client) ->
     none = client.get("/stats", params={"arrivals_after": len(found)}).json()["arrivals"]
     assert none == {"cursor": len(found), "missed": 0, "first_s": None, "gaps_us": []}
     assert client.get("/stats", params={"arrivals_after": "x"}).status_code == 400
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
-    end_s = time.monotonic() + timeout_s
-    while time.monotonic() < end_s:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return False

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tests.e2e.faults.models import MODEL
+from tests.e2e.serving import wait_until
 
 from headway.domains.pipeline.declare import ReplicaConfig
 from headway.domains.pipeline.live import live_station
@@ -67,15 +67,6 @@ def assert_sound(server: LiveServer) -> None:
     assert [outcome(reply) for reply in order(server, [f"say {i}" for i in range(40)])] == [
         (200, str(i)) for i in range(40)
     ]
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
-    end_s = time.monotonic() + timeout_s
-    while time.monotonic() < end_s:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def body(text: str) -> bytes:

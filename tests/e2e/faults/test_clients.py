@@ -21,8 +21,8 @@ from tests.e2e.faults.served import (
     order,
     outcome,
     serving,
-    wait_until,
 )
+from tests.e2e.serving import wait_until
 
 from headway.serve.run import LiveServer
 

@@ -26,8 +26,8 @@ from tests.e2e.faults.served import (
     pids,
     restarts,
     serving,
-    wait_until,
 )
+from tests.e2e.serving import wait_until
 
 from headway.errors import ServeError
 from headway.serve.engine import Limits

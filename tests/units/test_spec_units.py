@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.spec.units import duration_s, duration_text, price_text, price_usd_per_hour, rate_per_s, share
+from headway.spec.units import duration_s, duration_text, price_text, price_usd_per_hour, rate_per_s, share, size_mb
 
 finite = st.floats(min_value=0, max_value=1e290, allow_nan=False)
 decimals = st.decimals(min_value=0, max_value=10**6, places=6)
@@ -52,6 +52,7 @@ def test_other_units() -> None:
     assert price_usd_per_hour("$24/d") == 1.0
     assert rate_per_s("3/ms") == 3000.0
     assert share("99.9%") == 0.999
+    assert size_mb("1.5GB") == 1500.0
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,9 @@ def test_odd_prices_are_refused(text: str) -> None:
         price_usd_per_hour(text)
 
 
-@pytest.mark.parametrize(("read", "text"), [(rate_per_s, "200"), (rate_per_s, "-2/s"), (share, "50"), (share, "-5%")])
+@pytest.mark.parametrize(
+    ("read", "text"), [(rate_per_s, "200"), (rate_per_s, "-2/s"), (share, "50"), (share, "-5%"), (size_mb, "4Gb")]
+)
 def test_other_odd_texts_are_refused(read: object, text: str) -> None:
     with pytest.raises(ValueError, match="; write"):
         read(text)  # type: ignore[operator]
@@ -78,7 +81,7 @@ def test_other_odd_texts_are_refused(read: object, text: str) -> None:
 
 @given(st.text(max_size=20))
 def test_any_text_is_read_as_a_finite_number_or_refused(text: str) -> None:
-    for read in (duration_s, price_usd_per_hour, rate_per_s, share):
+    for read in (duration_s, price_usd_per_hour, rate_per_s, share, size_mb):
         value = None
         with contextlib.suppress(ValueError):
             value = read(text)

@@ -1,4 +1,6 @@
-"""Human units, parsed once: durations to seconds, prices to dollars per hour, shares to fractions, rates to 1/s."""
+"""Human units, parsed once: durations to seconds, prices to dollars per hour, shares to fractions, rates to 1/s, sizes
+to megabytes.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ DURATION_PATTERN = rf"^\s*{_NUMBER}\s*(us|µs|ms|s|min|m|h|d)\s*$"
 PRICE_PATTERN = rf"^\s*\$\s*{_NUMBER}\s*/\s*(s|min|m|h|d)\s*$"
 SHARE_PATTERN = rf"^\s*{_NUMBER}\s*%\s*$"
 RATE_PATTERN = rf"^\s*{_NUMBER}\s*/\s*(ms|s|min|m|h|d)\s*$"
+SIZE_PATTERN = rf"^\s*{_NUMBER}\s*(MB|GB|TB)\s*$"
 
 _SECONDS = {
     "us": Decimal("1e-6"),
@@ -26,6 +29,7 @@ _SECONDS = {
     "h": Decimal(3600),
     "d": Decimal(86400),
 }
+_MEGABYTES = {"MB": Decimal(1), "GB": Decimal("1e3"), "TB": Decimal("1e6")}
 _LONGEST_TEXT = 100
 
 
@@ -78,6 +82,16 @@ def rate_per_s(text: str) -> float:
     """
     number, unit = _read(text, RATE_PATTERN, "a rate; write requests per ms, s, m, h or d, such as '200/s'")
     return _finite(number / _SECONDS[unit], text)
+
+
+def size_mb(text: str) -> float:
+    """Return the megabytes that a size such as `"400MB"` or `"16GB"` stands for. Raises ValueError for anything else.
+
+    >>> size_mb("16GB")
+    16000.0
+    """
+    number, unit = _read(text, SIZE_PATTERN, "a size; write a number with MB, GB or TB, such as '400MB'")
+    return _finite(number * _MEGABYTES[unit], text)
 
 
 def share(text: str) -> float:
@@ -153,6 +167,24 @@ Price = Annotated[
     _text_schema(PRICE_PATTERN, "$0.20/h"),
 ]
 """Dollars per hour; a text with a unit on the way in and out."""
+
+Rate = Annotated[
+    float,
+    BeforeValidator(_from_text(rate_per_s, "200/s")),
+    PlainSerializer(lambda value: f"{value!r}/s", return_type=str),
+    Field(ge=0),
+    _text_schema(RATE_PATTERN, "200/s"),
+]
+"""Requests per second; a text with a unit on the way in and out."""
+
+Size = Annotated[
+    float,
+    BeforeValidator(_from_text(size_mb, "400MB")),
+    PlainSerializer(lambda value: f"{value!r}MB", return_type=str),
+    Field(ge=0),
+    _text_schema(SIZE_PATTERN, "400MB", "16GB"),
+]
+"""Megabytes; a text with a unit on the way in and out."""
 
 Share = Annotated[
     float,

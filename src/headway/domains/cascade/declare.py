@@ -2,58 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from headway.spec.base import Name, Names, Options, Strict, nothing_is_empty
 from headway.spec.model import Stage
-from headway.spec.units import RATE_PATTERN, Share, rate_per_s
-
-SIZE_PATTERN = r"^\s*([0-9]+(?:\.[0-9]*)?)\s*(MB|GB|TB)\s*$"
-_MEGABYTES = {"MB": 1.0, "GB": 1e3, "TB": 1e6}
-
-
-def size_mb(text: str) -> float:
-    """Return the megabytes that a size such as `"400MB"` or `"16GB"` stands for. Raises ValueError for anything else.
-
-    >>> size_mb("16GB")
-    16000.0
-    """
-    match = re.match(SIZE_PATTERN, text) if len(text) <= 100 else None
-    if not match:
-        raise ValueError(f"{text[:100]!r} is not a size; write a number with MB, GB or TB, such as '400MB'")
-    return float(match[1]) * _MEGABYTES[match[2]]
-
-
-def _size(value: Any) -> float:
-    if isinstance(value, str):
-        return size_mb(value)
-    raise ValueError(f"{value!r} has no unit; write it as text like '400MB'")
-
-
-def _rate(value: Any) -> float:
-    if isinstance(value, str):
-        return rate_per_s(value)
-    raise ValueError(f"{value!r} has no unit; write it as text like '200/s'")
-
-
-Size = Annotated[
-    float,
-    BeforeValidator(_size),
-    PlainSerializer(lambda value: f"{value!r}MB", return_type=str),
-    WithJsonSchema({"type": "string", "pattern": SIZE_PATTERN, "examples": ["400MB", "16GB"]}),
-]
-"""Megabytes; a text with a unit on the way in and out."""
-
-Rate = Annotated[
-    float,
-    BeforeValidator(_rate),
-    PlainSerializer(lambda value: f"{value!r}/s", return_type=str),
-    WithJsonSchema({"type": "string", "pattern": RATE_PATTERN, "examples": ["200/s"]}),
-]
-"""Requests per second; a text with a unit on the way in and out."""
+from headway.spec.units import Rate, Share, Size
 
 
 class FamilyModel(Strict):

@@ -47,6 +47,16 @@ MOST_RATIO = 10.0
 WORKER_LOST = "WorkerLost"
 
 
+def given_up(tries: int) -> Result:
+    """Return what an item gets that no worker finished in so many tries.
+
+    >>> given_up(3).error.type
+    'WorkerLost'
+    """
+    text = f"the worker died, hung or refused the batch {tries} times while it had this item"
+    return Result(error=Failure(WORKER_LOST, text))
+
+
 class BatchStation:
     """Equal replicas that serve one batch each at a time.
 
@@ -185,25 +195,10 @@ class BatchStation:
         for work in batch:
             work.start_s = now_s
             work.batch_size = size
-        answer = self._hand(replica, batch)
+        inputs = [work.payload for work in batch]
+        answer = replica.hand(inputs, self.batch_timeout_s, self.first_batch_timeout_s, self._render)
         self._flights.add(answer)
         answer.add_done_callback(partial(self._landed, replica, replica.worker, batch, now_s, pool, threads))
-
-    def _hand(self, replica: Replica, batch: list[Work]) -> asyncio.Future[list[Result]]:
-        """Give a batch to a worker. A future where the worker gives one: a task would cost more than the sending."""
-        worker = replica.worker
-        timeout_s = self.batch_timeout_s
-        if not replica.proved:
-            timeout_s = max(timeout_s, self.first_batch_timeout_s)
-        try:
-            if worker is None:
-                raise WorkerDied("the worker has just been lost")
-            inputs = [work.payload for work in batch]
-            return asyncio.ensure_future(worker.predict(inputs, self._render, timeout_s))
-        except Exception as error:
-            answer: asyncio.Future[list[Result]] = asyncio.get_running_loop().create_future()
-            answer.set_exception(error)
-            return answer
 
     def _landed(
         self,
@@ -271,8 +266,7 @@ class BatchStation:
                 self._retries += 1
                 self._queue.appendleft(work)
             else:
-                text = f"the worker died, hung or refused the batch {work.tries} times while it had this item"
-                self._host.finished(work, Result(error=Failure(WORKER_LOST, text)), done_s)
+                self._host.finished(work, given_up(work.tries), done_s)
 
     async def render(self, work: Work, result: Result) -> Result:
         """Return the result with its value in a form that leaves the server: some worker of this stage converts it."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from headway.errors import ServeError
+from headway.errors import ServeError, WorkerDied
 from headway.serve.model_ref import HardwareView, ModelRef
 from headway.serve.wire import Input, Payload, Result
 
@@ -134,6 +134,24 @@ class Replica:
         self.restarts = 0
         self.retiring = False
         self.held_from_s = held_from_s
+
+    def hand(
+        self, inputs: Sequence[Input], timeout_s: float, first_timeout_s: float, render: bool = False
+    ) -> asyncio.Future[list[Result]]:
+        """Give a batch to the worker; one that has yet to finish a batch may take `first_timeout_s` for it.
+
+        A future where the worker gives one: a task would cost more than the sending. An error is the future's, too.
+        """
+        if not self.proved:
+            timeout_s = max(timeout_s, first_timeout_s)
+        try:
+            if self.worker is None:
+                raise WorkerDied("the worker has just been lost")
+            return asyncio.ensure_future(self.worker.predict(inputs, render, timeout_s))
+        except Exception as error:
+            answer: asyncio.Future[list[Result]] = asyncio.get_running_loop().create_future()
+            answer.set_exception(error)
+            return answer
 
     async def first_start(self) -> None:
         """Start the first worker. Raises ServeError when that fails: trying again would not help either."""

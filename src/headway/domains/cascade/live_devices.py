@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from headway.errors import ServeError, WorkerDied
+from headway.errors import ServeError
 from headway.serve.replica import DRAINING, READY, STARTING, Replica, StartWorker
 from headway.serve.station import StationHost
 from headway.serve.wire import Input, Result
@@ -104,16 +104,8 @@ class Devices:
     def hand(self, device: Device, model: int, inputs: Sequence[Input]) -> asyncio.Future[list[Result]]:
         """Give a batch to a device; it is busy until `done`."""
         device.busy = True
-        replica, timeouts = device.replicas[model], self._timeouts[model]
-        timeout_s = timeouts.batch_s if replica.proved else max(timeouts.batch_s, timeouts.first_s)
-        try:
-            if replica.worker is None:
-                raise WorkerDied("the worker has just been lost")
-            return asyncio.ensure_future(replica.worker.predict(inputs, False, timeout_s))
-        except Exception as error:
-            answer: asyncio.Future[list[Result]] = asyncio.get_running_loop().create_future()
-            answer.set_exception(error)
-            return answer
+        timeouts = self._timeouts[model]
+        return device.replicas[model].hand(inputs, timeouts.batch_s, timeouts.first_s)
 
     def done(self, device: Device, model: int, finished: bool) -> None:
         """Take a device back from a batch, which it has `finished` or not."""

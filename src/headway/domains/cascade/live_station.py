@@ -26,7 +26,7 @@ from headway.errors import ServeError, WorkerDied, WorkerTimeout
 from headway.policy.admission import expired
 from headway.policy.cascading import answers, due
 from headway.policy.sharing import stage_at
-from headway.serve.batcher import MAX_RETRIES, WORKER_LOST
+from headway.serve.batcher import MAX_RETRIES, given_up
 from headway.serve.replica import StartWorker
 from headway.serve.station import NEVER_S, StationHost, StationStats, Work
 from headway.serve.wire import Failure, Result, Told
@@ -292,8 +292,7 @@ class CascadeLive:
                 self._waiting += 1
                 self._queues[model].appendleft(ask)
             else:
-                text = f"the worker died, hung or refused the batch {ask.work.tries} times while it had this item"
-                self._host.finished(ask.work, Result(error=Failure(WORKER_LOST, text)), done_s)
+                self._host.finished(ask.work, given_up(ask.work.tries), done_s)
 
     def _look_again(self, now_s: float) -> None:
         """Ask the dearest model about an answer of another one, while nothing else is to do."""

@@ -125,7 +125,9 @@ BENCHES: dict[str, Callable[[BenchOptions], Iterable[Row]]] = {
     }.items()
 }
 
-BY_NAME_ONLY = frozenset({"calibration", "gears-cost", "inferline", "soak"})
+BY_NAME_ONLY = frozenset(
+    {"calibration", "features-all", "features-cascade", "features-topk", "gears-cost", "inferline", "soak"}
+)
 """Benchmarks that take so long that they run only when they are named."""
 
 

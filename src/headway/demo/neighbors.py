@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import time
-from pathlib import Path
 
-_STAT = Path("/proc/stat")
+from headway.serve.system import ProcessorTimes
 
 
 class Neighbors:
@@ -32,11 +31,25 @@ class Neighbors:
     @staticmethod
     def _now() -> tuple[float, float, float] | None:
         """Wall clock, busy seconds of all cores (stolen ones included), and our own processor seconds."""
-        try:
-            ticks = [int(word) for word in _STAT.read_text().split("\n", 1)[0].split()[1:9]]
-        except (OSError, ValueError):
+        times = ProcessorTimes.now()
+        if times is None:
             return None
-        user, nice, system, _, _, irq, soft_irq, steal = ticks
-        busy_s = (user + nice + system + irq + soft_irq + steal) / os.sysconf("SC_CLK_TCK")
         used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        return time.monotonic(), busy_s, sum(usage.ru_utime + usage.ru_stime for usage in used)
+        return time.monotonic(), times.busy_s + times.stolen_s, sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+NOTED = 0.1
+"""From which share of this machine's processor time on it is said that others took it."""
+
+
+def note(neighbors: Neighbors, what: str, shares: dict[str, float], notes: list[str]) -> None:
+    """Keep what others took during `what`, and say so where it was much."""
+    share = neighbors.share()
+    if share is None:
+        return
+    shares[what] = round(share, 3)
+    if share > NOTED:
+        notes.append(
+            f"During the {what} other programs took {100 * share:.0f}% of this machine's processors; what was measured "
+            "then says more about them than about the models."
+        )

@@ -22,7 +22,7 @@ from headway.errors import HeadwayError, ServeError
 from headway.plan.plan import Plan
 from headway.serve.http1 import Client, Reply
 from headway.serve.payloads import as_payloads, encode
-from headway.serve.system import descriptors, precise_loop
+from headway.serve.system import ProcessorTimes, descriptors, precise_loop
 from headway.sim.confidence import near_saturation, peak_utilization
 from headway.sim.outcome import (
     ANSWERED,
@@ -43,6 +43,8 @@ LEAD_S = 0.2
 OPEN_AHEAD = 16
 LATE_SHARE, LATE_S = 0.1, 0.005
 """A client that sends 1 % of the requests later than this, of the median latency and at all, blurs what it measures."""
+STOLEN_SHARE = 0.01
+"""A host that takes more of the client's machine from it than this blurs what is measured there."""
 MAX_CONNECTIONS = 4096
 _STATUS = {200: ANSWERED, 429: REJECTED, 503: REJECTED, 504: DROPPED}
 
@@ -104,12 +106,15 @@ def replay(
             before = await _get(client, "/stats")
             await client.open(min(OPEN_AHEAD, connections))
             client.keep_body = on_reply is not None
+            begun = ProcessorTimes.now()
             sent = await _send_all(client, trace, [frames[i] for i in index], timeout_s, on_reply, progress)
+            ended = ProcessorTimes.now()
+            stolen_share = None if begun is None or ended is None else ended.stolen_share(begun)
             client.keep_body = True
             after = await _get(client, f"/stats?samples=true&since_s={before['now_s']!r}", tolerant=True)
             if on_stats is not None and after is not None:
                 on_stats(before, after)
-            return _outcome(plan, trace, sent, before, after, seed, client.opened)
+            return _outcome(plan, trace, sent, before, after, seed, client.opened, stolen_share)
         finally:
             await client.close()
 
@@ -193,6 +198,7 @@ def _outcome(
     after: Mapping[str, Any] | None,
     seed: int,
     connections: int,
+    stolen_share: float | None,
 ) -> Outcome:
     status = np.array([_STATUS.get(int(code), FAILED) for code in sent.code], np.int8)
     # What the client sent too late, or never, says nothing of the server when it stays unanswered.
@@ -216,11 +222,12 @@ def _outcome(
         "lateness_p50_s": number(percentile(late_s, 50)),
         "lateness_p99_s": number(late_p99_s),
         "connections": connections,
+        "stolen_share": stolen_share,
         "errors": dict(sorted(sent.errors.items(), key=lambda pair: -pair[1])[:10]),
     }
     stages = {} if after is None else _stages(plan, before, after, span_s)
     doubts = _client_limits(int(sent.waited.sum()), int(held_back.sum()))
-    doubts += _lateness(late_p99_s, percentile(latency_s, 50))
+    doubts += _lateness(late_p99_s, percentile(latency_s, 50)) + _stolen(stolen_share)
     return Outcome(
         trace.arrival_s,
         latency_s,
@@ -244,6 +251,13 @@ def _lateness(late_p99_s: float, p50_s: float) -> tuple[str, ...]:
     if not late_p99_s > max(LATE_SHARE * p50_s, LATE_S):
         return ()
     return (f"client: 1% of the requests were sent {late_p99_s * 1e3:.3g} ms after their time, or later",)
+
+
+def _stolen(share: float | None) -> tuple[str, ...]:
+    """Return why latencies hold what other guests of the machine's host did."""
+    if share is None or share <= STOLEN_SHARE:
+        return ()
+    return (f"client: the host of its machine gave {100 * share:.2g}% of the processors' time to others",)
 
 
 def _client_limits(waited: int, held_back: int) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What many connections need of the operating system: timers that keep their microseconds, and file descriptors."""
+"""What serving and measuring need of the operating system: precise timers, file descriptors, processors of our own."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import select
 import selectors
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 RESERVE = 32
 """File descriptors left to everything but connections."""
 _SELECT_END = 1024
+_STAT = Path("/proc/stat")
 
 
 def precise_loop() -> asyncio.AbstractEventLoop:
@@ -78,3 +81,36 @@ def _open_files() -> int:
         return len(os.listdir("/dev/fd"))
     except OSError:
         return RESERVE
+
+
+class ProcessorTimes(NamedTuple):
+    """Seconds of all processors since the machine was started: working, idle, and taken away by the machine's host."""
+
+    busy_s: float
+    idle_s: float
+    stolen_s: float
+
+    @classmethod
+    def now(cls) -> ProcessorTimes | None:
+        """Return the times up to now; None where the system does not tell them.
+
+        >>> times = ProcessorTimes.now()
+        >>> times is None or times.busy_s > 0
+        True
+        """
+        try:
+            ticks = [int(word) for word in _STAT.read_text().split("\n", 1)[0].split()[1:9]]
+            user, nice, system, idle, waiting, irq, soft_irq, stolen = ticks
+        except (OSError, ValueError):
+            return None
+        second = os.sysconf("SC_CLK_TCK")
+        return cls((user + nice + system + irq + soft_irq) / second, (idle + waiting) / second, stolen / second)
+
+    def stolen_share(self, since: ProcessorTimes) -> float:
+        """Return which share of the processors' time the host gave to others since then.
+
+        >>> ProcessorTimes(2.0, 1.0, 1.0).stolen_share(ProcessorTimes(0.0, 0.0, 0.0))
+        0.25
+        """
+        passed_s = sum(self) - sum(since)
+        return (self.stolen_s - since.stolen_s) / passed_s if passed_s > 0 else 0.0

@@ -1,0 +1,113 @@
+"""What a balancer knows of its servers, and how it comes to know: columns that every routing policy reads.
+
+The caller tells what it sends, what is answered and what servers report; so the simulator and a gateway keep the same
+books. A missing report is NaN, never zero.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float64] | list[float]
+Flags: TypeAlias = NDArray[np.bool_] | list[bool]
+
+
+class Servers(NamedTuple):
+    """What a balancer knows of its servers, one entry each; columns are arrays, or lists where nothing is compiled.
+
+    `reported`: the load in the server's last report, in requests or any other unit of work, NaN when there is none;
+    `reported_at_s`: when that was; `sent`: the load sent to it that this report does not contain. `outstanding`:
+    requests of this balancer that it has not answered. `assigned`: requests it was ever given. `latency_s`: what
+    requests take there of late. `speed`: its workers, or any measure of how much faster it is than others. `alive`:
+    whether it may be chosen.
+    """
+
+    reported: Floats
+    reported_at_s: Floats
+    sent: Floats
+    outstanding: Floats
+    assigned: Floats
+    latency_s: Floats
+    speed: Floats
+    alive: Flags
+
+    @classmethod
+    def of(cls, speed: Floats) -> Servers:
+        """Return living servers of which nothing is known but their speed.
+
+        Raises ValueError where there is none, or a speed is not above 0.
+
+        >>> Servers.of([1.0, 2.0]).outstanding.tolist()
+        [0.0, 0.0]
+        """
+        speeds = np.array(speed, np.float64)
+        if speeds.size == 0 or not np.all(speeds > 0.0):
+            raise ValueError(f"servers: the speeds are {speeds.tolist()}; one or more numbers above 0 are needed")
+        sent, outstanding, assigned, latency_s = np.zeros((4, speeds.size))
+        never = np.full(speeds.size, -np.inf)
+        living = np.ones(speeds.size, np.bool_)
+        nothing = np.full(speeds.size, np.nan)
+        return cls(nothing, never, sent, outstanding, assigned, latency_s, speeds, living)
+
+    def lists(self) -> Servers:
+        """Return the same with lists as columns, which Python reads several times as fast as arrays."""
+        return Servers(*(np.asarray(column).tolist() for column in self))
+
+
+def load(servers: Servers, server: int) -> float:
+    """Return a server's load per unit of its speed: what it last reported and what was sent to it since."""
+    return float((servers.reported[server] + servers.sent[server]) / servers.speed[server])
+
+
+def own(servers: Servers, server: int) -> float:
+    """Return what of this balancer's a server has not answered, per unit of its speed: known without any report."""
+    return float(servers.outstanding[server] / servers.speed[server])
+
+
+def fresh(servers: Servers, server: int, now_s: float, stale_s: float) -> bool:
+    """Return whether a server's report may be used: there is one, and it is at most `stale_s` old."""
+    return not math.isnan(servers.reported[server]) and now_s - servers.reported_at_s[server] <= stale_s
+
+
+def note_sent(servers: Servers, server: int, work: float) -> None:
+    """Keep in mind that a request with so much work, in the unit of reports, was sent to a server."""
+    servers.sent[server] += work
+    servers.outstanding[server] += 1.0
+    servers.assigned[server] += 1.0
+
+
+def note_answered(servers: Servers, server: int) -> None:
+    """Keep in mind that a server has answered a request, or that it never will."""
+    servers.outstanding[server] = max(0.0, servers.outstanding[server] - 1.0)
+
+
+def note_report(servers: Servers, server: int, reported: float, unseen: float, at_s: float) -> None:
+    """Keep a report made at `at_s`: the server's load, and what had been sent by now that this does not contain.
+
+    A report older than the one at hand is not news.
+
+    >>> servers = Servers.of([1.0])
+    >>> note_report(servers, 0, reported=3.0, unseen=1.0, at_s=2.0)
+    >>> note_report(servers, 0, reported=9.0, unseen=0.0, at_s=1.0)
+    >>> load(servers, 0)
+    4.0
+    """
+    if at_s >= servers.reported_at_s[server]:
+        servers.reported[server] = reported
+        servers.reported_at_s[server] = at_s
+        servers.sent[server] = unseen
+
+
+def note_alive(servers: Servers, server: int) -> None:
+    """Let a server be chosen from now on; in turns it stands where the others are, not where it once was."""
+    least = math.inf
+    for at in range(len(servers.alive)):
+        if servers.alive[at] and at != server:
+            least = min(least, servers.assigned[at] / servers.speed[at])
+    if least < math.inf:
+        servers.assigned[server] = max(servers.assigned[server], math.floor(least * servers.speed[server]))
+    servers.alive[server] = True

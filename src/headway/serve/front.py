@@ -22,7 +22,9 @@ _LONGEST_PAUSE_S: Final = 5.0
 
 
 class Front:
-    """Listens for an application: what all connections share."""
+    """Listens for an application: what all connections share. `connection` is the class of these."""
+
+    connection: type[Connection] = Connection
 
     def __init__(self, app: App) -> None:
         self.app = app
@@ -37,7 +39,7 @@ class Front:
     async def start(self, listener: socket.socket) -> None:
         """Answer the connections that come to a listening socket."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self, loop), sock=listener, backlog=BACKLOG)
+        self._server = await loop.create_server(lambda: self.connection(self, loop), sock=listener, backlog=BACKLOG)
         self._watch()
 
     async def close(self, grace_s: float = 5.0) -> None:

@@ -54,11 +54,18 @@ class _Call:
 class Client:
     """Keeps connections to one server and sends each request on one of them, at once when one is free or may be opened.
 
-    Requests beyond `max_connections` at a time wait for a connection; `keep_body` False throws answers' bodies away.
+    Requests beyond `max_connections` at a time wait for a connection; `keep_body` False throws answers' bodies away; an
+    answer that is larger than `max_bytes` counts as none.
     """
 
     def __init__(
-        self, url: str, *, token: str | None = None, max_connections: int = 512, keep_body: bool = True
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        max_connections: int = 512,
+        keep_body: bool = True,
+        max_bytes: int = MAX_RESPONSE_BYTES,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -72,6 +79,7 @@ class Client:
             raise ServeError("the token holds characters that a header cannot; use printable ASCII")
         self._max = max_connections
         self.keep_body = keep_body
+        self.max_bytes = max_bytes
         self.opened = 0
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
@@ -251,8 +259,8 @@ class _Connection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         self._size += len(data)
-        if self._size > MAX_RESPONSE_BYTES:
-            self._give_up(f"the answer is larger than {MAX_RESPONSE_BYTES} bytes")
+        if self._size > self._client.max_bytes:
+            self._give_up(f"the answer is larger than {self._client.max_bytes} bytes")
         elif self._client.keep_body:
             self._body.append(data)
 

@@ -61,7 +61,7 @@ class Infer:
         """
         try:
             length = _whole(headers.get(b"inference-header-content-length"))
-            timeout_s = _timeout_s(headers.get(b"x-request-timeout"))
+            timeout_s = read_timeout_s(headers.get(b"x-request-timeout"))
             asked = oip.parse(body, length)
             if asked.outputs:
                 oip.check_outputs(asked, self._engine.graph.order)
@@ -131,8 +131,8 @@ def _whole(text: bytes | None) -> int | None:
     return int(text)
 
 
-def _timeout_s(text: bytes | None) -> float | None:
-    """Read the header `x-request-timeout`: seconds, or a duration with a unit such as `500ms`."""
+def read_timeout_s(text: bytes | None) -> float | None:
+    """Read the header `x-request-timeout`: seconds, or a duration with a unit such as `500ms`. Raises BadRequest."""
     if text is None:
         return None
     written = text.decode("latin-1").strip()

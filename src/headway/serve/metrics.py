@@ -97,11 +97,11 @@ class EngineCollector(Collector):
         size = HistogramMetricFamily(
             "headway_batch_size", "Items worked on together, per item.", labels=["pipeline", "stage"]
         )
-        _add(duration, [name, ""], engine.latency)
+        add(duration, [name, ""], engine.latency)
         for stage, record in engine.records.items():
-            _add(duration, [name, stage], record.duration)
-            _add(wait, [name, stage], record.queue_wait)
-            _add(size, [name, stage], record.batch_size)
+            add(duration, [name, stage], record.duration)
+            add(wait, [name, stage], record.queue_wait)
+            add(size, [name, stage], record.batch_size)
         yield from (duration, wait, size)
 
     def _stages(self) -> Iterator[Metric]:
@@ -143,5 +143,6 @@ class EngineCollector(Collector):
         yield from families.values()
 
 
-def _add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:
+def add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:
+    """Add a histogram of the server to a family of metrics."""
     family.add_metric(labels, histogram.cumulative(), histogram.total)

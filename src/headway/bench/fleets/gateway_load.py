@@ -1,0 +1,122 @@
+"""Load for the benchmark of streams: many streams at once, and how late each of their events comes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headway.errors import HeadwayError
+from headway.serve.run import fastest_loop
+
+_MARK: Final = b'"sent_s":'
+_SETTLE_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """What was seen of streams over `span_s`: seconds from sending to seeing each event, and reads that brought some.
+
+    `cpu_s`: what the proxy took meanwhile, None where that is not known.
+    """
+
+    late_s: NDArray[np.float64]
+    reads: int
+    span_s: float
+    cpu_s: float | None
+
+    @property
+    def events(self) -> int:
+        """Events that came."""
+        return len(self.late_s)
+
+    @property
+    def cpu_us(self) -> float | None:
+        """CPU time of the proxy per event, in microseconds."""
+        return None if self.cpu_s is None else 1e6 * self.cpu_s / max(1, self.events)
+
+
+class _Stream(asyncio.Protocol):
+    def __init__(self, frame: bytes, seen: _Seen) -> None:
+        self._frame = frame
+        self._seen = seen
+        self._head = b""
+        self.open = False
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        transport.write(self._frame)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.open:
+            self._head += data
+            self.open = b"\r\n\r\n" in self._head
+            if self.open and not self._head.startswith(b"HTTP/1.1 200"):
+                self._seen.problem = self._head[:80].decode("latin-1")
+            return
+        self._seen.note(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._seen.closing:
+            self._seen.problem = f"a stream ended: {exc}"
+
+
+class _Seen:
+    def __init__(self) -> None:
+        self.late_s = array("d")
+        self.reads = 0
+        self.problem = ""
+        self.closing = False
+
+    def note(self, data: bytes) -> None:
+        now_s = perf_counter()
+        self.reads += 1
+        place = data.find(_MARK)
+        while place >= 0:
+            self.late_s.append(now_s - float(data[place + 9 : data.index(b"}", place)]))
+            place = data.find(_MARK, place + 9)
+
+
+def streams(url: str, frame: bytes, count: int, seconds: float, meter: Callable[[], float | None]) -> Streamed:
+    """Hold `count` streams open and watch them for `seconds`. Raises HeadwayError when one is refused or ends."""
+
+    async def main() -> Streamed:
+        parts = urlsplit(url)
+        loop = asyncio.get_running_loop()
+        seen, found = _Seen(), []
+        for _ in range(count):
+            _, one = await loop.create_connection(lambda: _Stream(frame, seen), parts.hostname, parts.port)
+            found.append(one)
+        end_s = perf_counter() + 20.0
+        while not all(one.open for one in found) and perf_counter() < end_s and not seen.problem:
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(_SETTLE_S)
+        seen.late_s, seen.reads = array("d"), 0
+        before_s, begun_s = meter(), perf_counter()
+        await asyncio.sleep(seconds)
+        after_s, span_s = meter(), perf_counter() - begun_s
+        late_s, reads = np.array(seen.late_s), seen.reads
+        if seen.problem or not all(one.open for one in found):
+            raise HeadwayError(f"bench: not all of {count} streams were open: {seen.problem or 'some gave no answer'}")
+        seen.closing = True
+        for one in found:
+            one.transport.abort()
+        await asyncio.sleep(0.1)
+        cpu_s = None if before_s is None or after_s is None else after_s - before_s
+        return Streamed(late_s, reads, span_s, cpu_s)
+
+    with asyncio.Runner(loop_factory=fastest_loop) as runner:
+        gc.collect()
+        gc.freeze()
+        try:
+            return runner.run(main())
+        finally:
+            gc.unfreeze()

@@ -1,0 +1,156 @@
+"""Which upstream gets a request: the routing policies of the simulator, asked with what this gateway knows."""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from headway.errors import ServeError
+from headway.gateway.declare import GatewayOptions, Upstream
+from headway.gateway.relay import Relay
+from headway.policy.routing import CONSISTENT_HASH, Servers, draws, route
+from headway.policy.token_routing import LEAST_PREFILL, Tokens, believed, place, token_router
+
+_BLOCK_BYTES: Final = 1024
+_BLOCK_TOKENS: Final = _BLOCK_BYTES / 4.0
+_BLOCKS: Final = 4096
+"""Blocks of prompts that an engine is taken to keep whose memory is not known."""
+_ROOM: Final = 1e15
+"""KV tokens free in an engine that does not tell: its memory then decides nothing."""
+
+
+class Seen(NamedTuple):
+    """One decision with all that it was made from: columns as they were, the prompt, draws, key, and when."""
+
+    servers: Servers
+    tokens: Tokens
+    prompt: float
+    cached: list[float]
+    u: list[float]
+    key: int
+    now_s: float
+    chosen: int
+
+
+class Chooser:
+    """Asks the policy. `watch`, where set, is told every decision. Raises ServeError for a policy that is not known."""
+
+    def __init__(self, options: GatewayOptions, upstreams: tuple[Upstream, ...]) -> None:
+        try:
+            self.router = token_router(options.policy, stale_s=options.stale_s)
+        except ValueError as error:
+            raise ServeError(f"gateway: {error}") from None
+        self.servers = Servers.of([upstream.speed for upstream in upstreams]).lists()
+        budget = [upstream.token_budget for upstream in upstreams]
+        full_s = [upstream.iteration_s for upstream in upstreams]
+        nothing = [0.0] * len(upstreams)
+        self.tokens = Tokens(*([float(x) for x in column] for column in Tokens.of(budget, full_s, nothing, nothing)))
+        self.tokens.free[:] = [_ROOM] * len(upstreams)
+        self.prefixes = Prefixes(len(upstreams)) if self.router.code >= LEAST_PREFILL else None
+        self.name = options.policy
+        self.watch: Callable[[Seen], None] | None = None
+        self._counts = self.router.code < LEAST_PREFILL
+        self._draws = range(draws(self.router))
+        self._random = random.Random(options.seed).random
+        self._keyed = self.router.code == CONSISTENT_HASH
+        self._unknown = nothing
+
+    def __call__(self, relay: Relay, now_s: float) -> int:
+        """Return the number of an upstream, or one below 0 when none may have the request now."""
+        draw = self._random
+        u = [draw() for _ in self._draws]
+        key = _key(relay) if self._keyed else 0
+        if self._counts and not relay.barred and self.watch is None:
+            return route(self.router, self.servers, u, key, now_s)
+        # Whom this request may not go to is, for it alone, not alive.
+        alive = self.servers.alive
+        kept = [alive[number] for number in relay.barred]
+        for number in relay.barred:
+            alive[number] = False
+        try:
+            return self._place(relay, u, key, now_s)
+        finally:
+            for number, was in zip(relay.barred, kept, strict=True):
+                alive[number] = was
+
+    def _place(self, relay: Relay, u: list[float], key: int, now_s: float) -> int:
+        cached = self._unknown if self.prefixes is None else self.prefixes.cached(relay)
+        chosen = place(self.router, self.servers, self.tokens, relay.tokens, cached, u, key, now_s)
+        if self.watch is not None:
+            servers, tokens = (Servers(*map(list, self.servers)), Tokens(*map(list, self.tokens)))
+            self.watch(Seen(servers, tokens, relay.tokens, list(cached), u, key, now_s, chosen))
+        return chosen
+
+    def sent(self, relay: Relay, number: int) -> None:
+        """Keep in mind what a request brings to an upstream, until its first token."""
+        self.tokens.sent[number] += relay.tokens
+        if self.prefixes is not None:
+            self.prefixes.sent(relay, number)
+
+    def computed(self, relay: Relay, number: int) -> None:
+        """Keep in mind that an upstream has computed a request's prompt, or never will."""
+        self.tokens.sent[number] = max(0.0, self.tokens.sent[number] - relay.tokens)
+
+    def memory(self, number: int, usage: float | None, capacity: float | None) -> None:
+        """Keep what an engine tells of its KV memory: the share in use, and how many tokens it holds."""
+        if usage is not None and capacity is not None:
+            self.tokens.used[number] = usage * capacity
+            self.tokens.free[number] = (1.0 - usage) * capacity
+            if self.prefixes is not None:
+                self.prefixes.capacity[number] = capacity / _BLOCK_TOKENS
+
+
+class Prefixes:
+    """Which beginnings of prompts each upstream is believed to have computed, by blocks of their text."""
+
+    def __init__(self, upstreams: int) -> None:
+        self.capacity = [float(_BLOCKS)] * upstreams
+        self._held: list[OrderedDict[int, float]] = [OrderedDict() for _ in range(upstreams)]
+        self._volume = [0.0] * upstreams
+
+    def cached(self, relay: Relay) -> list[float]:
+        """Return how many tokens of a request's prompt each upstream is believed to have in its cache."""
+        blocks = _blocks(relay)
+        out = []
+        for held, volume, capacity in zip(self._held, self._volume, self.capacity, strict=True):
+            count = 0
+            for block in blocks:
+                stamp = held.get(block)
+                if stamp is None or not believed(volume, stamp, capacity):
+                    break
+                count += 1
+            out.append(min(relay.tokens, count * _BLOCK_TOKENS))
+        return out
+
+    def sent(self, relay: Relay, number: int) -> None:
+        """Keep in mind that an upstream computes a request's prompt."""
+        held = self._held[number]
+        for block in _blocks(relay):
+            if block not in held:
+                self._volume[number] += 1.0
+            held[block] = self._volume[number]
+            held.move_to_end(block)
+        while len(held) > self.capacity[number]:
+            held.popitem(last=False)
+
+
+def _blocks(relay: Relay) -> list[int]:
+    """Return a number for each whole block of a body, which depends on all that is before it too."""
+    found: list[int] | None = relay.blocks
+    if found is None:
+        found, before, body = [], 0, relay.message.body
+        for begin in range(0, len(body) - _BLOCK_BYTES + 1, _BLOCK_BYTES):
+            before = hash((before, body[begin : begin + _BLOCK_BYTES]))
+            found.append(before)
+        relay.blocks = found
+    return found
+
+
+def _key(relay: Relay) -> int:
+    """Return what requests that belong together share: a session that they name, else how their prompt begins."""
+    ask = relay.ask
+    session = relay.message.named.get(b"x-session-id") or (ask.prompt_cache_key or ask.user or "").encode()
+    return crc32(session or relay.message.body[:_BLOCK_BYTES])

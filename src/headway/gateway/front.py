@@ -1,0 +1,112 @@
+"""The gateway's HTTP: completions go to upstreams, all else is answered here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import parse_qs
+
+import msgspec
+
+from headway.gateway.ask import ApiError
+from headway.gateway.client import ClientConnection
+from headway.gateway.keys import Accounts
+from headway.gateway.replica import PATHS
+from headway.serve.app import App, HttpLimits
+from headway.serve.front import Front
+from headway.serve.infer import JSON, Headers
+
+if TYPE_CHECKING:
+    from headway.gateway.gateway import Gateway
+    from headway.serve.message import Message
+
+_encode: Final = msgspec.json.Encoder().encode
+_LAST: Final = 100
+Page = tuple[int, bytes, Headers]
+
+
+class Face:
+    """What connections ask an application for; the gateway has no other."""
+
+    def __init__(self, limits: HttpLimits, guard: Accounts) -> None:
+        self.limits = limits
+        self.guard = guard
+        self.infer = _NoInference()
+
+
+class _NoInference:
+    paths: frozenset[str] = frozenset()
+
+
+class GatewayFront(Front):
+    """Listens for a gateway."""
+
+    connection = ClientConnection
+
+    def __init__(self, gateway: Gateway) -> None:
+        super().__init__(cast("App", Face(gateway.options.http, gateway.accounts)))
+        self.gateway = gateway
+
+    def page(self, message: Message) -> Page:
+        """Return what is answered here: status, body and headers."""
+        path, _, query = message.url.partition(b"?")
+        if path in PATHS:
+            return _refusal(405, f"{message.method.decode()} is not possible here; POST is")
+        make = _PAGES.get(path)
+        if make is None:
+            where = path[:200].decode("latin-1")
+            return _refusal(404, f"there is nothing at {where}; completions are at /v1/chat/completions")
+        if message.method not in (b"GET", b"HEAD"):
+            return _refusal(405, f"{message.method.decode()} is not possible here; GET is")
+        return make(self.gateway, query)
+
+
+def _refusal(status: int, text: str) -> Page:
+    error = ApiError(status, text)
+    return status, error.body, error.headers
+
+
+def _json(value: Any, status: int = 200) -> Page:
+    return status, _encode(value), JSON
+
+
+def _live(gateway: Gateway, query: bytes) -> Page:
+    return _json({"live": True})
+
+
+def _ready(gateway: Gateway, query: bytes) -> Page:
+    ready = not gateway.draining and any(replica.up for replica in gateway.replicas)
+    return _json({"ready": ready}, 200 if ready else 503)
+
+
+def _models(gateway: Gateway, query: bytes) -> Page:
+    names = sorted(set().union(*(replica.models or () for replica in gateway.replicas if replica.up)))
+    listed = [{"id": name, "object": "model", "created": 0, "owned_by": "headway"} for name in names]
+    return _json({"object": "list", "data": listed})
+
+
+def _metrics(gateway: Gateway, query: bytes) -> Page:
+    from headway.gateway.metrics import CONTENT_TYPE, exposition
+
+    return 200, exposition(gateway), ((b"content-type", CONTENT_TYPE.encode()),)
+
+
+def _decisions(gateway: Gateway, query: bytes) -> Page:
+    asked = parse_qs(query.decode("latin-1")).get("last", [str(_LAST)])[0]
+    if not asked.isdigit() or len(asked) > 9:
+        return _refusal(400, f"last is {asked[:40]!r}; it must be a number of decisions")
+    return _json(gateway.journal.last(int(asked)))
+
+
+def _upstreams(gateway: Gateway, query: bytes) -> Page:
+    return _json([replica.to_dict(gateway.clock()) for replica in gateway.replicas])
+
+
+_PAGES: Final = {
+    b"/health": _live,
+    b"/healthz": _live,
+    b"/ready": _ready,
+    b"/v1/models": _models,
+    b"/metrics": _metrics,
+    b"/decisions": _decisions,
+    b"/upstreams": _upstreams,
+}

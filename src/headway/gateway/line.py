@@ -1,0 +1,238 @@
+"""One connection to an upstream. A parser in C watches where an answer ends; its bytes pass through as they came.
+
+An answer in chunks is not taken apart, so that an event of a stream costs one read, one look of the parser and one
+write. Only for a client of HTTP/1.0 are chunks undone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import httptools
+
+from headway.gateway.relay import TAIL_BYTES
+
+if TYPE_CHECKING:
+    from headway.gateway.relay import Relay
+    from headway.gateway.replica import Replica
+
+MAX_HEAD_BYTES: Final = 64 * 2**10
+_HOP: Final = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"te", b"trailer", b"upgrade"}
+)
+_HOP_LINE: Final = re.compile(rb"\r\n(?:%b|x-headway-[^:\r\n]*):[^\r\n]*" % b"|".join(sorted(_HOP)), re.I)
+_CODING_LINE: Final = re.compile(rb"\r\ntransfer-encoding:[^\r\n]*", re.I)
+_HEAD_END: Final = b"\r\n\r\n"
+
+
+class Line(asyncio.Protocol):
+    """A kept connection, at most one request at a time. What comes of that is told to the request's relay."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._transport: Any = None
+        self._relay: Relay | None = None
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self._feed: Callable[[bytes], None] = self._parser.feed_data
+        self._used = False
+        self._paused = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pass: Callable[[bytes], None] | None = None
+        self._raw = b""
+        self._skipped = 0
+        self._headed = self._framed = self._chunked = self._hop = False
+        self._complete = self._excess = self._keep = False
+
+    # What relays ask for
+
+    def send(self, relay: Relay, frame: bytes) -> None:
+        """Send a request; the relay hears of its answer."""
+        self._relay = relay
+        relay.line = self
+        self._transport.write(frame)
+
+    def pause(self) -> None:
+        """Read no more until `resume`: the client is slower than the upstream."""
+        if not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        self._paused = False
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Close the connection at once: so its upstream hears that nobody waits for the answer."""
+        self._relay = None
+        self._transport.abort()
+
+    # What the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        relay = self._relay
+        if relay is None:
+            # Nothing was asked: whatever this is, the next answer could not be told from it.
+            self.abort()
+            return
+        try:
+            self._feed(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(f"its answer is not HTTP/1.1: {error}")
+            return
+        send = self._pass
+        if send is None:
+            self._first(relay, data)
+        elif self._excess:
+            self._fail("more came than its answer")
+        else:
+            relay.pieces += 1
+            relay.tail.append(data if len(data) <= TAIL_BYTES else data[-TAIL_BYTES:])
+            send(data)
+            if self._complete:
+                self._end(relay)
+
+    def eof_received(self) -> None:
+        relay = self._relay
+        if relay is not None and self._headed and not self._framed and not self._complete:
+            # An answer without a length ends with its connection.
+            self._complete = True
+            if self._pass is None:
+                self._show(relay)
+            else:
+                self._end(relay)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        relay, self._relay = self._relay, None
+        self._replica.lost(self)
+        if relay is not None:
+            # A kept connection that is closed just as it is used again: the request was not looked at.
+            unseen = self._used and not self._raw and not relay.begun
+            relay.broken(f"it closed the connection{f': {exc}' if exc else ''}", unseen=unseen)
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._excess = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"content-length":
+            self._framed = True
+        elif name == b"transfer-encoding":
+            self._framed = self._chunked = True
+        elif name in _HOP or name.startswith(b"x-headway-"):
+            self._hop = True
+
+    def on_headers_complete(self) -> None:
+        self._headed = self._parser.get_status_code() >= 200
+
+    def on_message_complete(self) -> None:
+        if self._headed:
+            self._complete = True
+            self._keep = self._parser.should_keep_alive()
+        else:
+            self._skipped += 1
+            self._framed = self._chunked = self._hop = False
+
+    # Answers
+
+    def _first(self, relay: Relay, data: bytes) -> None:
+        """Hold the beginning of an answer back until a byte of its body: until then the request can be retried."""
+        raw = self._raw = self._raw + data if self._raw else data
+        if self._excess:
+            self._fail("more came than its answer")
+        elif not self._headed:
+            if len(raw) > MAX_HEAD_BYTES:
+                self._fail(f"the head of its answer is larger than {MAX_HEAD_BYTES} bytes")
+        elif self._complete or not raw.endswith(_HEAD_END):
+            self._show(relay)
+
+    def _show(self, relay: Relay) -> None:
+        status = self._parser.get_status_code()
+        if relay.declines(status):
+            self._relay = None
+            if self._complete and self._keep:
+                self._free()
+            else:
+                self._transport.abort()
+            relay.broken(f"it answered {status}", status)
+            return
+        head, body = self._parts()
+        if self._chunked and not relay.speaks_chunks:
+            relay.keep = False
+            head = _CODING_LINE.sub(b"", head)
+            self._pass = Unchunk(relay.write)
+            relay.first(status, head, b"")
+            self._pass(body)
+        else:
+            if not self._framed and not (self._complete and self._keep):
+                relay.keep = False
+            self._pass = relay.write
+            relay.first(status, head, body)
+        if self._complete:
+            self._end(relay)
+
+    def _parts(self) -> tuple[bytes, bytes]:
+        """Return the answer's head, without its empty line and what is between neighbours only, and what follows."""
+        raw, self._raw = self._raw, b""
+        begin = 0
+        for _ in range(self._skipped):
+            begin = raw.index(_HEAD_END, begin) + 4
+        end = raw.index(_HEAD_END, begin)
+        head = raw[begin:end]
+        if self._hop:
+            head = _HOP_LINE.sub(b"", head)
+        if not head.startswith(b"HTTP/1.1"):
+            head = b"HTTP/1.1" + head[8:]
+        return head, raw[end + 4 :]
+
+    def _end(self, relay: Relay) -> None:
+        self._relay = None
+        if self._keep:
+            self._free()
+        else:
+            self._transport.close()
+        relay.complete()
+
+    def _free(self) -> None:
+        if self._paused:
+            self.resume()
+        self._used = True
+        self._begin()
+        self._replica.free(self)
+
+    def _fail(self, why: str) -> None:
+        relay = self._relay
+        self.abort()
+        if relay is not None:
+            relay.broken(why)
+
+
+class Unchunk:
+    """Undoes the chunks of a body. It is fed what another parser has found to be well formed.
+
+    >>> found = []
+    >>> Unchunk(found.append)(b"2\\r\\nhi\\r\\n0\\r\\n\\r\\n")
+    >>> found
+    [b'hi']
+    """
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self.on_body = write
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self._parser.feed_data(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+
+    def __call__(self, data: bytes) -> None:
+        """Pass on what the chunks of `data` hold."""
+        self._parser.feed_data(data)

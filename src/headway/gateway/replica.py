@@ -1,0 +1,187 @@
+"""An upstream as it is now: whether it may be asked, how much it has to do, and the connections kept to it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from typing import Any, Final
+
+from headway.gateway.breaker import CLOSED, OPEN, TRIAL, Breaker
+from headway.gateway.declare import KINDS, GatewayOptions, Upstream
+from headway.gateway.line import Line
+from headway.gateway.reports import Report
+from headway.policy.routing import Servers, note_alive, note_answered, note_report, note_sent
+
+PATHS: Final = (b"/v1/chat/completions", b"/v1/completions")
+"""What is passed on to upstreams."""
+_NEW: Final = 0.1
+"""Weight of the newest in the moving average of times to the first token."""
+_SICK_CHECKS: Final = 2
+"""Health checks in a row that must fail before an upstream counts as down."""
+
+
+class Replica:
+    """One upstream. `servers` holds what the routing policy sees of all of them; this keeps the column `number`."""
+
+    def __init__(self, number: int, upstream: Upstream, options: GatewayOptions, servers: Servers) -> None:
+        self.number = number
+        self.upstream = upstream
+        self.name = upstream.name
+        self.kind = KINDS[upstream.kind]
+        self.breaker = Breaker(options.failures, options.open_s, options.open_most_s, options.slow_start_s)
+        self.up = True
+        self.draining = False
+        self.models = frozenset(upstream.models) or None
+        self.report: Report | None = None
+        self.report_s = 0.0
+        self.in_flight = 0
+        self.limit = upstream.max_in_flight
+        self.sent = self.answered = self.failed = self.retried = 0
+        self.prefix = {path: self._prefix(path) for path in PATHS}
+        self._servers = servers
+        self._connect_s = options.connect_s
+        self._tls = ssl.create_default_context() if upstream.address[2] else None
+        self._idle: list[Line] = []
+        self._lines: set[Line] = set()
+        self._sick = 0
+        if self.kind.metrics_path is None:
+            # Who never reports is known by what this gateway has sent there, and that is always news.
+            note_report(servers, number, 0.0, 0.0, float("inf"))
+
+    def _prefix(self, path: bytes) -> bytes:
+        upstream = self.upstream
+        token = b"" if upstream.token is None else b"authorization: Bearer %b\r\n" % upstream.token.encode()
+        where = upstream.base.encode() + path
+        return b"POST %b HTTP/1.1\r\nhost: %b\r\n%b" % (where, upstream.authority.encode(), token)
+
+    # Load
+
+    def began(self) -> None:
+        """Count a request that is sent there."""
+        self.sent += 1
+        self.in_flight += 1
+        note_sent(self._servers, self.number, 1.0)
+        if self.in_flight >= self.limit:
+            self._servers.alive[self.number] = False
+
+    def ended(self) -> None:
+        """Count a request that it is done with, or that was given up."""
+        self.in_flight -= 1
+        note_answered(self._servers, self.number)
+        # A report contains what has been answered since, as long as it is the last one.
+        self._servers.sent[self.number] -= 1.0
+        if self.up and self.in_flight < self.limit:
+            self._servers.alive[self.number] = True
+
+    def first_token(self, seconds: float) -> None:
+        """Take note of how long the first token took."""
+        old_s = self._servers.latency_s[self.number]
+        self._servers.latency_s[self.number] = old_s + _NEW * (seconds - old_s) if old_s else seconds
+
+    def reported(self, report: Report, at_s: float) -> None:
+        """Take in what the engine says of itself; one that does not tell its load is not taken for idle.
+
+        What of this gateway's the engine does not count yet has been sent all the same.
+        """
+        self.report, self.report_s = report, at_s
+        if report.load is not None:
+            note_report(self._servers, self.number, max(report.load, float(self.in_flight)), 0.0, at_s)
+
+    # Whether it may be asked
+
+    def check(self, now_s: float) -> None:
+        """Let what time alone brings about happen: a breaker that is tried, a share that grows."""
+        state = self.breaker.check(now_s)
+        up = state != OPEN and self._sick < _SICK_CHECKS and not self.draining
+        if up and not self.up:
+            if state == CLOSED:
+                self.breaker.returned(now_s)
+            note_alive(self._servers, self.number)
+        self.up = up
+        share = self.breaker.share(now_s)
+        self.limit = 1 if state == TRIAL else max(1, int(self.upstream.max_in_flight * share))
+        self._servers.speed[self.number] = self.upstream.speed * share
+        self._servers.alive[self.number] = up and self.in_flight < self.limit
+
+    def checked(self, healthy: bool, now_s: float) -> None:
+        """Take note of a health check."""
+        self._sick = 0 if healthy else self._sick + 1
+        self.check(now_s)
+
+    def is_well(self, now_s: float) -> None:
+        """Take note of an answer that shows that it works."""
+        self.breaker.succeeded(now_s)
+        if self.breaker.since_s == now_s:
+            self.check(now_s)
+
+    def is_ill(self, now_s: float) -> None:
+        """Take note of a request that it failed."""
+        self.failed += 1
+        self.breaker.failed(now_s)
+        self.check(now_s)
+
+    @property
+    def state(self) -> str:
+        """In one word: `up`, `draining`, `sick` (health checks fail), `open` or `trial` (its breaker)."""
+        if self.draining:
+            return "draining"
+        if self._sick >= _SICK_CHECKS:
+            return "sick"
+        return "up" if self.breaker.state == CLOSED else self.breaker.state
+
+    # Connections
+
+    def take(self) -> Line | None:
+        """Return a connection that is free, the one last used, or None."""
+        return self._idle.pop() if self._idle else None
+
+    def free(self, line: Line) -> None:
+        """Keep a connection for later."""
+        self._idle.append(line)
+
+    def lost(self, line: Line) -> None:
+        """Forget a connection that is closed."""
+        self._lines.discard(line)
+        if line in self._idle:
+            self._idle.remove(line)
+
+    async def connect(self) -> Line:
+        """Return a new connection. Raises OSError with a text that says why it cannot be had."""
+        host, port, _ = self.upstream.address
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._connect_s):
+                _, line = await loop.create_connection(lambda: Line(self), host, port, ssl=self._tls)
+        except TimeoutError:
+            raise OSError(f"no connection within {self._connect_s:g} s") from None
+        except OSError as error:
+            known = isinstance(error, ConnectionError) and error.errno is not None
+            raise OSError(os.strerror(error.errno or 0) if known else error.strerror or str(error)) from None
+        self._lines.add(line)
+        return line
+
+    def close(self) -> None:
+        """Close all connections."""
+        for line in tuple(self._lines):
+            line.abort()
+
+    def to_dict(self, now_s: float) -> dict[str, Any]:
+        """Return its state as JSON values; what is not known is null."""
+        report = self.report
+        return {
+            "name": self.name,
+            "kind": self.upstream.kind,
+            "state": self.state,
+            "in_flight": self.in_flight,
+            "limit": self.limit,
+            "models": sorted(self.models) if self.models is not None else None,
+            "sent": self.sent,
+            "answered": self.answered,
+            "failed": self.failed,
+            "retried": self.retried,
+            "report_age_s": None if report is None else round(now_s - self.report_s, 3),
+            "running": None if report is None else report.running,
+            "waiting": None if report is None else report.waiting,
+            "kv_usage": None if report is None else report.kv_usage,
+        }

@@ -1,0 +1,95 @@
+"""Looks after upstreams beside the requests: are they well, how much have they to do, which models do they serve."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import msgspec
+
+from headway.gateway.gateway import Gateway
+from headway.gateway.replica import Replica
+from headway.gateway.reports import parse
+from headway.serve.http1 import Client, Reply
+
+MAX_BYTES: Final = 4 * 2**20
+"""The largest page of metrics or list of models that is read."""
+_MODELS_EVERY_S: Final = 30.0
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+_decode_models: Final = msgspec.json.Decoder(_Models).decode
+
+
+class Watch:
+    """Asks one upstream again and again until it is cancelled."""
+
+    def __init__(self, gateway: Gateway, replica: Replica) -> None:
+        self._gateway = gateway
+        self._replica = replica
+        upstream, options = replica.upstream, gateway.options
+        self._client = Client(upstream.url, token=upstream.token, max_connections=1, max_bytes=MAX_BYTES)
+        self._base = upstream.base
+        self._timeout_s = min(options.health_every_s, options.connect_s)
+
+    async def run(self) -> None:
+        """Look after the upstream until cancelled."""
+        options, kind = self._gateway.options, self._replica.kind
+        jobs = [self._models()]
+        if kind.health_path is not None:
+            jobs.append(self._every(options.health_every_s, self._base + kind.health_path, self.healthy))
+        if kind.metrics_path is not None:
+            jobs.append(self._every(options.scrape_every_s, self._base + kind.metrics_path, self.reported))
+        try:
+            await asyncio.gather(*jobs)
+        finally:
+            await self._client.close()
+
+    async def _every(self, seconds: float, path: str, take: object) -> None:
+        while True:
+            asked_s = self._gateway.clock()
+            reply = await self._client.request("GET", path, timeout_s=self._timeout_s)
+            take(reply, asked_s)  # type: ignore[operator]
+            await asyncio.sleep(seconds)
+
+    async def _models(self) -> None:
+        if self._replica.upstream.models:
+            return
+        pause_s = self._gateway.options.health_every_s
+        while True:
+            reply = await self._client.request("GET", f"{self._base}/v1/models", timeout_s=self._timeout_s)
+            self.listed(reply)
+            pause_s = _MODELS_EVERY_S if self._replica.models else min(2.0 * pause_s, _MODELS_EVERY_S)
+            await asyncio.sleep(pause_s)
+
+    def healthy(self, reply: Reply, asked_s: float) -> None:
+        """Take in the answer to a health check."""
+        self._replica.checked(reply.status == 200, self._gateway.clock())
+
+    def reported(self, reply: Reply, asked_s: float) -> None:
+        """Take in a page of metrics; what cannot be read is no report, and the last one grows old."""
+        if reply.status != 200:
+            return
+        report = parse(self._replica.upstream.kind, reply.body.decode("utf-8", "replace"))
+        # From when it was asked for: what it says may be as old as that.
+        self._replica.reported(report, asked_s)
+        self._gateway.reported(self._replica, report)
+
+    def listed(self, reply: Reply) -> None:
+        """Take in a list of models; an upstream whose list cannot be read is taken to serve what it is asked."""
+        if reply.status != 200:
+            return
+        try:
+            found = frozenset(model.id for model in _decode_models(reply.body).data)
+        except msgspec.DecodeError:
+            return
+        if found and found != self._replica.models:
+            self._replica.models = found
+            self._gateway.models_changed()

@@ -1,0 +1,318 @@
+"""The gateway end to end: what clients get, whatever upstreams do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.e2e.upstreams import ANSWER, CHAT, Asked, Scripted, Stage, engine, gateway, play, stream, tokens
+
+from headway.gateway import ApiKey
+
+
+async def stall(asked: Asked) -> None:
+    await asked.gone(30.0)
+
+
+def test_an_answer_passes_as_it_came_with_the_reason_for_its_way() -> None:
+    async def scene() -> None:
+        async with gateway(Scripted(), policy="least-outstanding") as stage:
+            found = await stage.ask()
+            assert (found.status, found.body, found.whole) == (200, ANSWER, True)
+            name = stage.gateway.replicas[0].name
+            assert found.headers["x-headway-route"].startswith(f"{name}; least-outstanding; in_flight=0; attempt=1;")
+            asked = stage.upstreams[0].asked[0]
+            assert asked.json == {"model": "small", "messages": []}
+            assert asked.headers["host"] == name
+            assert stage.gateway.accounts.all[0].prompt_tokens == 9
+            assert stage.gateway.accounts.all[0].completion_tokens == 3
+
+    play(scene)
+
+
+def test_what_is_for_the_gateway_alone_does_not_reach_an_upstream() -> None:
+    async def scene() -> None:
+        extra = (
+            "authorization: Bearer mine\r\nx-request-timeout: 5s\r\nconnection: keep-alive, x-hop\r\nx-hop: 1\r\n"
+            "x-request-id: abc\r\nte: trailers\r\n"
+        )
+        async with gateway(Scripted(), declared={"token": "theirs"}) as stage:
+            assert (await stage.ask(extra=extra)).status == 200
+            seen = stage.upstreams[0].asked[0].headers
+            assert seen["authorization"] == "Bearer theirs"
+            assert seen["x-request-id"] == "abc"
+            assert not {"x-request-timeout", "connection", "x-hop", "te"} & set(seen)
+
+    play(scene)
+
+
+def test_a_stream_passes_event_by_event() -> None:
+    async def scene() -> None:
+        more = asyncio.Event()
+
+        async def behave(asked: Asked) -> None:
+            await asked.head()
+            await asked.event(json.dumps({"token": 0}))
+            await more.wait()
+            await asked.event(json.dumps({"token": 1}))
+            await asked.end()
+
+        async with gateway(Scripted(behave)) as stage:
+            client = await stage.client()
+            await client.ask(body={"model": "small", "stream": True})
+            head = await client.head()
+            assert head.headers["content-type"] == "text/event-stream"
+            assert tokens(await client.chunk()) == [0]
+            more.set()
+            assert tokens(await client.chunk()) == [1]
+            assert await client.chunk() == b""
+            client.close()
+
+    play(scene)
+
+
+def test_an_upstream_never_holds_more_than_its_share_and_the_rest_waits_in_order() -> None:
+    async def scene() -> None:
+        async def behave(asked: Asked) -> None:
+            await asyncio.sleep(0.02)
+            await asked.reply(ANSWER)
+
+        async with gateway(Scripted(behave), declared={"max_in_flight": 2}) as stage:
+            clients = [await stage.client() for _ in range(8)]
+            for number, client in enumerate(clients):
+                await client.ask(body={"model": "small", "number": number})
+                await asyncio.sleep(0.002)
+            found = [await client.answer() for client in clients]
+            assert {one.status for one in found} == {200}
+            assert stage.upstreams[0].most == 2
+            assert [asked.json["number"] for asked in stage.upstreams[0].asked] == list(range(8))
+
+    play(scene)
+
+
+def test_more_than_may_wait_is_refused_with_a_time_to_come_back() -> None:
+    async def scene() -> None:
+        async with gateway(Scripted(stall), declared={"max_in_flight": 1}, queue_limit=1) as stage:
+            held = [await stage.client() for _ in range(2)]
+            for client in held:
+                await client.ask()
+            await stage.until(lambda: len(stage.gateway.queue) == 1)
+            found = await stage.ask()
+            assert found.status == 429
+            assert int(found.headers["retry-after"]) >= 1
+            for client in held:
+                client.close()
+            counts = stage.gateway.counts
+            await stage.until(lambda: counts.in_flight == 0)
+            assert counts.to_dict() == {
+                "offered": 3, "answered": 0, "rejected": 1, "dropped": 2, "failed": 0, "late": 0, "in_flight": 0,
+            }  # fmt: skip
+
+    play(scene)
+
+
+def test_a_model_is_asked_of_those_that_serve_it() -> None:
+    async def scene() -> None:
+        async with gateway(Scripted(models=("small",)), Scripted(models=("small", "large"))) as stage:
+            names = [replica.name for replica in stage.gateway.replicas]
+            for _ in range(4):
+                assert (await stage.ask({"model": "large"})).upstream == names[1]
+            unknown = await stage.ask({"model": "lage"})
+            assert unknown.status == 404
+            assert "did you mean 'large'" in unknown.error
+            listed = json.loads((await stage.get("/v1/models")).body)
+            assert [model["id"] for model in listed["data"]] == ["large", "small"]
+
+    play(scene)
+
+
+def test_a_full_upstream_of_one_model_does_not_hold_up_another_model() -> None:
+    async def scene() -> None:
+        slow, fast = Scripted(stall, models=("a",)), Scripted(models=("b",))
+        async with gateway(slow, fast, declared={"max_in_flight": 1}) as stage:
+            held = [await stage.client() for _ in range(2)]
+            for client in held:
+                await client.ask(body={"model": "a"})
+            await stage.until(lambda: len(stage.gateway.queue) == 1)
+            assert (await stage.ask({"model": "b"})).status == 200
+            for client in held:
+                client.close()
+
+    play(scene)
+
+
+def test_keys_are_asked_for_and_have_limits_of_their_own() -> None:
+    async def scene() -> None:
+        keys = (ApiKey("calm", "s1"), ApiKey("hasty", "s2", requests_per_s=0.5, request_burst=2.0))
+        async with gateway(Scripted(), keys=keys) as stage:
+            assert (await stage.ask()).status == 401
+            assert (await stage.ask(extra="authorization: Bearer s3\r\n")).status == 401
+            assert (await stage.get("/healthz")).status == 200
+            assert (await stage.get("/metrics")).status == 401
+            hasty = [await stage.ask(extra="authorization: Bearer s2\r\n") for _ in range(3)]
+            assert [found.status for found in hasty] == [200, 200, 429]
+            assert hasty[2].headers["retry-after"] == "2"
+            assert (await stage.ask(extra="authorization: Bearer s1\r\n")).status == 200
+
+    play(scene)
+
+
+def test_those_who_were_served_least_go_first() -> None:
+    async def scene() -> None:
+        order: list[str] = []
+        gate = asyncio.Event()
+
+        async def behave(asked: Asked) -> None:
+            order.append(asked.json["who"])
+            await gate.wait()
+            await asked.reply(ANSWER)
+
+        keys = (ApiKey("greedy", "g"), ApiKey("modest", "m"))
+        async with gateway(Scripted(behave), declared={"max_in_flight": 1}, keys=keys, order="vtc") as stage:
+            clients = []
+            for who in "gggggm":
+                client = await stage.client()
+                await client.ask(body={"model": "small", "who": who}, extra=f"authorization: Bearer {who}\r\n")
+                clients.append(client)
+                await asyncio.sleep(0.005)
+            await stage.until(lambda: len(stage.gateway.queue) == 5)
+            gate.set()
+            for client in clients:
+                assert (await client.answer()).status == 200
+            assert "".join(order) == "gmgggg"
+
+    play(scene)
+
+
+def test_vllm_is_told_how_urgent_a_request_is() -> None:
+    async def scene() -> None:
+        async with gateway(Scripted(kind="vllm"), Scripted(), policy="round-robin", priority=True) as stage:
+            for text in ("short", "long" * 20_000):
+                for _ in range(2):
+                    found = await stage.ask({"model": "small", "prompt": text, "priority": -99})
+                    assert found.status == 200
+            told, untold = (one.asked for one in stage.upstreams)
+            values = [asked.json["priority"] for asked in told]
+            assert values[0] < values[1]
+            assert values[0] >= 0
+            assert [asked.json["priority"] for asked in untold] == [-99, -99]
+
+    play(scene)
+
+
+def test_a_drain_answers_what_was_let_in_and_nothing_else() -> None:
+    async def scene() -> None:
+        gate = asyncio.Event()
+
+        async def behave(asked: Asked) -> None:
+            await asked.head()
+            await asked.event(json.dumps({"token": 0}))
+            await gate.wait()
+            await asked.event(json.dumps({"token": 1}))
+            await asked.end()
+
+        async with gateway(Scripted(behave), grace_s=20.0) as stage:
+            client = await stage.client()
+            await client.ask()
+            head = await client.head()
+            stage.server.stop()
+            await stage.until(lambda: stage.gateway.draining)
+            assert (await stage.get("/ready")).status == 503
+            assert (await stage.ask()).status == 503
+            gate.set()
+            assert head.status == 200
+            assert tokens(await client.chunk() + await client.chunk()) == [0, 1]
+            assert await client.chunk() == b""
+            client.close()
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "method", "status", "says"),
+    [
+        (b"not json", CHAT, "POST", 400, "not a request of the OpenAI protocol"),
+        (b"[1, 2]", CHAT, "POST", 400, "not a request of the OpenAI protocol"),
+        (b'{"model": 7}', CHAT, "POST", 400, "not a request of the OpenAI protocol"),
+        (b'{"model": "small", "stream": "yes"}', CHAT, "POST", 400, "not a request of the OpenAI protocol"),
+        (b"[" * 100_000, CHAT, "POST", 400, "not a request of the OpenAI protocol"),
+        (b"{}", "/v1/embeddings", "POST", 404, "nothing at /v1/embeddings"),
+        (b"", CHAT, "GET", 405, "POST is"),
+        (b"{}", "/v1/models", "POST", 405, "GET is"),
+        (b"x" * 300_000, CHAT, "POST", 413, "larger than"),
+        (b"", "/decisions?last=x", "GET", 400, "last is"),
+    ],
+)
+def test_what_cannot_be_answered_says_why(body: bytes, path: str, method: str, status: int, says: str) -> None:
+    from headway.serve.app import HttpLimits
+
+    async def scene() -> None:
+        async with gateway(Scripted(), http=HttpLimits(max_body_bytes=200_000)) as stage:
+            client = await stage.client()
+            await client.ask(path, body, method=method)
+            found = await client.answer()
+            assert found.status == status
+            assert says in found.error
+            assert (await stage.ask()).status == 200
+            client.close()
+
+    play(scene)
+
+
+def test_what_happened_is_told_to_operators(tmp_path: Path) -> None:
+    log = tmp_path / "decisions.jsonl"
+
+    async def scene() -> None:
+        engine_like = Scripted(stream(3), kind="vllm")
+        engine_like.metrics = engine("vllm", running=2, waiting=1, kv_usage=0.25)
+        async with gateway(engine_like, decision_log=log, scrape_every_s=0.05) as stage:
+            await stage.until(lambda: stage.gateway.replicas[0].report is not None)
+            assert (await stage.ask({"model": "small", "stream": True})).status == 200
+            page = (await stage.get("/metrics")).body.decode()
+            name = stage.gateway.replicas[0].name
+            for line in (
+                'headway_requests_total{status="answered"} 1.0',
+                "headway_requests_in_flight 0.0",
+                f'headway_upstream_requests_total{{result="answered",upstream="{name}"}} 1.0',
+                f'headway_upstream_kv_usage{{upstream="{name}"}} 0.25',
+                'headway_key_tokens_total{key="anyone",kind="completion"} 3.0',
+                "headway_first_token_seconds_count 1.0",
+            ):
+                assert line in page, f"{line} is not in\n{page}"
+            [told] = json.loads((await stage.get("/decisions?last=5")).body)
+            assert (told["upstream"], told["answered"], told["status"]) == (name, "answered", 200)
+            assert told["load"] == 3.0
+            [state] = json.loads((await stage.get("/upstreams")).body)
+            assert (state["state"], state["running"], state["sent"]) == ("up", 2.0, 1)
+
+    play(scene)
+    [line] = log.read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["answered"] == "answered"
+
+
+def test_thousands_of_streams_at_once_are_all_whole() -> None:
+    streams, length = 2000, 4
+
+    async def one(stage: Stage) -> bool:
+        client = await stage.client()
+        await client.ask(body={"model": "small", "stream": True})
+        found = await client.answer()
+        client.close()
+        return found.whole and tokens(found.body) == list(range(length))
+
+    async def scene() -> None:
+        from headway.serve.system import descriptors
+
+        with descriptors(4 * streams + 200) as room:
+            count = min(streams, (room - 200) // 4)
+            behave = stream(length, gap_s=0.3)
+            async with gateway(Scripted(behave), Scripted(behave), declared={"max_in_flight": count}) as stage:
+                found: list[Any] = await asyncio.gather(*(one(stage) for _ in range(count)))
+                assert all(found)
+                assert stage.gateway.counts.to_dict()["answered"] == count
+                assert sum(one.most for one in stage.upstreams) > count // 4
+
+    play(scene)

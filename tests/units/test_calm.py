@@ -57,7 +57,7 @@ def test_the_first_undisturbed_attempt_is_kept_else_the_least_disturbed(
             yield ProcessorTimes(total_s - stolen, 0.0, stolen)
 
     seen = times()
-    monkeypatch.setattr(calm, "wait", lambda: None)
+    monkeypatch.setattr(calm, "PAUSE_S", 0.0)
     monkeypatch.setattr(ProcessorTimes, "now", lambda: next(seen))
     made: list[int] = []
 
@@ -70,7 +70,6 @@ def test_the_first_undisturbed_attempt_is_kept_else_the_least_disturbed(
     assert stolen == pytest.approx(share)
 
 
-def test_nothing_is_waited_for_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_system_does_not_tell_the_first_attempt_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ProcessorTimes, "now", lambda: None)
-    calm.wait()
     assert calm.calmest(lambda: 7) == (7, 0.0)

@@ -16,9 +16,8 @@ from headway.serve.system import ProcessorTimes
 T = TypeVar("T")
 
 ATTEMPTS = 4
-LOOK_S = 3.0
-"""How long the host is watched before a measurement begins."""
-LONGEST_WAIT_S = 120.0
+PAUSE_S = 20.0
+"""How long after a disturbed measurement the next one begins: what others do comes and goes by minutes."""
 
 
 def calmest(attempt: Callable[[], T], attempts: int = ATTEMPTS) -> tuple[T, float]:
@@ -31,9 +30,9 @@ def calmest(attempt: Callable[[], T], attempts: int = ATTEMPTS) -> tuple[T, floa
     ('measured', True)
     """
     best: tuple[T, float] | None = None
-    for _ in range(attempts):
-        if attempts > 1:
-            wait()
+    for number in range(attempts):
+        if number:
+            time.sleep(PAUSE_S)
         begun = ProcessorTimes.now()
         result = attempt()
         ended = ProcessorTimes.now()
@@ -44,16 +43,3 @@ def calmest(attempt: Callable[[], T], attempts: int = ATTEMPTS) -> tuple[T, floa
             break
     assert best is not None
     return best
-
-
-def wait(longest_s: float = LONGEST_WAIT_S) -> None:
-    """Return when the host has left this machine its processors for some seconds, or after a while all the same."""
-    end_s = time.monotonic() + longest_s
-    while time.monotonic() < end_s:
-        begun = ProcessorTimes.now()
-        if begun is None:
-            return
-        time.sleep(LOOK_S)
-        ended = ProcessorTimes.now()
-        if ended is None or ended.stolen_share(begun) <= STOLEN_SHARE:
-            return

@@ -1,7 +1,8 @@
 """How fast requests are served: Headway, Ray Serve and LitServe, one after the other, under the same load.
 
 Every server gets the same model classes, bodies, batch sizes, threads and cores, and every answer comes from a worker
-process. MLServer is left out: its last release (1.7.1) wants FastAPI below 0.116 and cannot be installed beside these.
+process. What the machine's host disturbs is measured again. MLServer is left out: its last release (1.7.1) wants
+FastAPI below 0.116 and cannot be installed beside these.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headway.bench import BenchOptions, Row
+from headway.bench.calm import ATTEMPTS, calmest
 from headway.bench.load import Load, closed_loop, open_loop, post
 from headway.bench.rivals import HEADWAY, RIVALS, Server, running
 from headway.bench.served import Case, case_of
@@ -105,11 +107,18 @@ def _measure(server: str, case: Case, options: BenchOptions, light: bool) -> Mea
 def _load(server: Server, case: Case, options: BenchOptions, light: bool = False) -> tuple[list[Load], Load | None]:
     seconds = QUICK_S if options.quick else case.window_s
     url, frame = server.url, post(server.path, case.body())
-    loads = [
-        closed_loop(url, frame, connections=case.connections, seconds=seconds, warmup_s=seconds / 2, meter=server.cpu_s)
-        for _ in range(1 if options.quick else WINDOWS)
-    ]
-    calm = open_loop(url, frame, rate_per_s=OPEN_RATE_PER_S, seconds=seconds, seed=options.seed) if light else None
+
+    def full() -> Load:
+        return closed_loop(
+            url, frame, connections=case.connections, seconds=seconds, warmup_s=seconds / 2, meter=server.cpu_s
+        )
+
+    def some() -> Load:
+        return open_loop(url, frame, rate_per_s=OPEN_RATE_PER_S, seconds=seconds, seed=options.seed)
+
+    windows, attempts = (1, 1) if options.quick else (WINDOWS, ATTEMPTS)
+    loads = [calmest(full, attempts)[0] for _ in range(windows)]
+    calm = calmest(some, attempts)[0] if light else None
     for load in [*loads, *([calm] if calm is not None else [])]:
         if load.failed or not len(load.latency_s):
             raise HeadwayError(f"bench: {url} left {load.failed} requests without a good answer")

@@ -123,7 +123,8 @@ def test_explaining_names_steps_costs_and_certificate() -> None:
     assert told[2].startswith("full: reached by")
     assert ", 100 us a row, sees cheap, dear; answered" in told[2]
     assert "times as fast as full for 1,000 rows at once" in told[3]
-    assert told[4].startswith(f"{made.cascade} loses at most")
+    assert told[4].startswith("where the time went: dear ")
+    assert told[5].startswith(f"{made.cascade} loses at most")
 
 
 def test_single_rows_pay_fixed_costs_each_time() -> None:

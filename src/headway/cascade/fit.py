@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headway.cascade.adapt import Parts, Scorer, adapt
+from headway.cascade.calibrated import Learn, learner
 from headway.cascade.candidates import FULL, Candidate, Places, Trained, Truth, candidates, costs, out_of_fold, scores
-from headway.cascade.certainty import Certainty, certainty
+from headway.cascade.certainty import Certainty
 from headway.cascade.costs import Costs
 from headway.cascade.features import Clock
 from headway.cascade.guarantee import by_safety, certify
@@ -65,6 +66,9 @@ def fit_cascade(
     unless given), the one of least cost is chosen, for batches of `batch_size` rows, or single ones when `mode` is
     "point". Costs are measured, so that two runs may choose differently; a `clock` that is given decides them.
 
+    `how_certain` says how scores become a certainty: by name ("margin", "highest", "entropy"; "calibrated" and
+    "calibrated-by-class" are learned from the rows that cascades are chosen on), or a function.
+
     Raises CascadeError when no cascade can be certified, naming the samples needed, and for labels or arguments that
     cannot be used. Willump (Kraft et al., MLSys 2020, section 4) with a bound in place of a point estimate.
 
@@ -82,7 +86,7 @@ def fit_cascade(
     parts, truth = adapt(pipeline, rows), _truth(labels, count(rows))
     learn, learned, held, held_truth = _apart(rows, truth, calibration, seed)
     at_once = batch_size if mode == "batch" else 1
-    settings = _Settings(certainty(how_certain), folds, max_steps, at_once, seed, clock)
+    settings = _Settings(learner(how_certain), folds, max_steps, at_once, seed, clock)
     selection = _select(parts, models or {}, learn, learned, settings)
     expected = tolerance / 5 if expected_loss is None else expected_loss
     chosen = selection.sequence(tolerance, expected, confidence, count(held))
@@ -90,19 +94,18 @@ def fit_cascade(
     names = dict.fromkeys([*(name for cascade in chosen for name in cascade.models), FULL])
     needed = {name: selection.candidates[name] for name in names}
     fitted = {name: trained.model(candidate) for name, candidate in needed.items()}
-    table = _table(held_truth, fitted, scores(trained.features, fitted, needed, held), settings.how_certain)
+    table = _table(held_truth, fitted, scores(trained.features, fitted, needed, held), selection.sure)
     certificate = certify(table, chosen, FULL, tolerance=tolerance, confidence=confidence, seed=seed)[-1]
     reached = judge(table, [certificate.cascade], selection.step_s).reaching[0]
     evidence = Evidence(certificate, selection.costs, tuple(reached.tolist()), at_once, parts.inputs)
-    sure = dict.fromkeys(fitted, settings.how_certain)
-    return FittedCascade(certificate.cascade, trained.features, fitted, sure, evidence=evidence, clock=clock)
+    return FittedCascade(certificate.cascade, trained.features, fitted, selection.sure, evidence=evidence, clock=clock)
 
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
     """How cascades are searched for."""
 
-    how_certain: Certainty
+    learn: Learn
     folds: int
     max_steps: int
     at_once: int
@@ -115,6 +118,7 @@ class _Selection:
     """What the choice rests on: candidates, what they said of rows that they had not seen, and what they cost."""
 
     candidates: Mapping[str, Candidate]
+    sure: Mapping[str, Certainty]
     table: ValidationTable
     judged: Judged
     costs: Costs
@@ -180,7 +184,11 @@ def _select(parts: Parts, models: Mapping[str, Any], rows: Rows, truth: Truth, s
         for name, columns in fold.said.items():
             said.setdefault(name, np.zeros((len(truth), columns.shape[1])))[fold.held] = columns
     spent = costs(fold, found, rest, at_once=at_once, seed=seed, clock=clock)
-    table = _table(truth, fold.models, said, settings.how_certain)
+    sure = {
+        name: settings.learn(columns, fold.models[name].classes[columns.argmax(axis=1)] == truth)
+        for name, columns in said.items()
+    }
+    table = _table(truth, fold.models, said, sure)
     judged = search(
         table,
         lambda names: spent.steps_s(names, at_once),
@@ -189,15 +197,18 @@ def _select(parts: Parts, models: Mapping[str, Any], rows: Rows, truth: Truth, s
         seed=seed,
         features={name: candidate.features for name, candidate in found.items()},
     )
-    return _Selection(found, table, judged, spent, at_once)
+    return _Selection(found, sure, table, judged, spent, at_once)
 
 
 def _table(
-    truth: Truth, models: Mapping[str, Scorer], said: Mapping[str, NDArray[np.float64]], how_certain: Certainty
+    truth: Truth,
+    models: Mapping[str, Scorer],
+    said: Mapping[str, NDArray[np.float64]],
+    sure: Mapping[str, Certainty],
 ) -> ValidationTable:
     same_classes(models)
     predicted = {name: models[name].classes[columns.argmax(axis=1)] for name, columns in said.items()}
-    return ValidationTable(truth, predicted, {name: how_certain(columns) for name, columns in said.items()})
+    return ValidationTable(truth, predicted, {name: sure[name](columns) for name, columns in said.items()})
 
 
 def _apart(

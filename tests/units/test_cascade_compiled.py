@@ -7,13 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import sparse
-from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor, RandomForestClassifier
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+)
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import LinearSVC
+from treelite import gtil
+from treelite import sklearn as treelite_sklearn
 
 from headway.cascade.adapt import scorer
 from headway.cascade.compiled import Compiled, Measured, compiled
+from headway.cascade.forest import flattened
 from headway.errors import CascadeError
 
 ROWS = np.random.default_rng(1).normal(size=(300, 5)).astype(np.float32).astype(np.float64)
@@ -141,3 +150,34 @@ def test_what_cannot_be_compiled_says_so(model: Any, rows: Any, says: str) -> No
         model.fit(ROWS, TWO)
     with pytest.raises(CascadeError, match=says):
         compiled(model, rows)
+
+
+@pytest.mark.parametrize(
+    ("model", "labels"),
+    [
+        (HistGradientBoostingClassifier(max_iter=15), TWO),
+        (HistGradientBoostingClassifier(max_iter=8), THREE),
+        (HistGradientBoostingRegressor(max_iter=15), ROWS[:, 2]),
+        (GradientBoostingClassifier(n_estimators=15), TWO),
+        (GradientBoostingRegressor(n_estimators=15), ROWS[:, 2]),
+    ],
+)
+def test_boosted_trees_are_walked_to_the_leaves_that_treelite_finds(model: Any, labels: Any) -> None:
+    holes = "Hist" in type(model).__name__
+    forest = treelite_sklearn.import_model(model.fit(HOLES if holes else ROWS, labels))
+    flat = flattened(forest)
+    assert flat is not None
+    rows = np.vstack([ROWS, 10 * ROWS, np.where(holes, np.nan, 0.0) * ROWS])
+    raw = gtil.predict(forest, rows, nthread=1, pred_margin=True).reshape(len(rows), -1)
+    assert flat(rows) == pytest.approx(raw, rel=1e-6, abs=1e-6)
+
+
+def test_trees_that_are_more_than_sums_of_numbers_are_left_to_treelite() -> None:
+    forest = RandomForestClassifier(3, random_state=0).fit(ROWS, THREE)
+    assert flattened(treelite_sklearn.import_model(forest)) is None
+    groups = np.column_stack([np.digitize(ROWS[:, 0], [-1, 0, 1]), ROWS[:, 1]])
+    model = HistGradientBoostingClassifier(max_iter=8, categorical_features=[0]).fit(groups, TWO)
+    assert flattened(treelite_sklearn.import_model(model)) is None
+    fast = compiled(model, groups, clock=ticking(FASTER))
+    assert fast.form == "trees"
+    assert np.allclose(fast.predict_proba(groups), model.predict_proba(groups), atol=1e-5)

@@ -48,6 +48,8 @@ class Scorer:
 
     scores: Callable[[Block], NDArray[np.float64]]
     classes: NDArray[Any]
+    model: Any = None
+    """What computes the scores, where that is an object with methods."""
 
 
 def adapt(pipeline: Any, rows: Rows) -> Parts:
@@ -91,7 +93,7 @@ def scorer(model: Any, classes: Iterable[Any] | None = None) -> Scorer:
         model = _onnx(Path(model))
     for method in ("predict_proba", "decision_function"):
         if hasattr(model, method):
-            return Scorer(partial(_scores, getattr(model, method)), np.asarray(model.classes_))
+            return Scorer(partial(_scores, getattr(model, method)), np.asarray(model.classes_), model)
     if not callable(model):
         raise CascadeError(
             f"model: a {type(model).__name__} gives no scores; it needs predict_proba, decision_function or a call"

@@ -1,25 +1,34 @@
 """Models in a faster form: used only where it was measured to be faster and to give the same scores.
 
-Much of what a small model costs for one row is checking its input, not computing. Linear models are one product, trees
-go through treelite, all others through ONNX Runtime (skl2onnx) in single precision; in one thread.
+Much of what a small model costs for one row is checking its input, not computing. Linear models are one product; trees
+are walked by a compiled loop (`forest`), or by treelite where they are more than sums of numbers; all others go through
+ONNX Runtime (skl2onnx) in single precision. All of it in one thread. Of what generates features, counting runs of
+characters has another form (`ngrams`).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headway.cascade.features import Clock
-from headway.cascade.rows import Block, count, take
+from headway.cascade.adapt import scorer
+from headway.cascade.features import Clock, Feature, Features, Known
+from headway.cascade.rows import Block, Rows, count, take
 from headway.errors import CascadeError
+from headway.sim.jit import enabled
+
+if TYPE_CHECKING:
+    from headway.cascade.run import FittedCascade
 
 Floats = NDArray[np.float64]
+T = TypeVar("T")
 Form = Callable[[Block], Floats]
 """Gives the scores of a block: class probabilities where the model has them, else decisions, else predictions."""
 
@@ -117,6 +126,50 @@ def compiled(model: Any, sample: Block, *, rounds: int = 7, clock: Clock = time.
     return Compiled(model, form, score, measured)
 
 
+class CompiledText:
+    """A fitted vectorizer that counts runs of characters in the form that was measured to be the faster one."""
+
+    def __init__(self, vectorizer: Any, counting: Form, measured: Measured) -> None:
+        self.vectorizer, self.measured, self._counting = vectorizer, measured, counting
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what else the vectorizer has."""
+        if name.startswith("__") or name == "vectorizer":
+            raise AttributeError(name)
+        return getattr(self.vectorizer, name)
+
+    def transform(self, texts: Any) -> Any:
+        """Return the matrix of texts."""
+        fast = self.measured.point if count(texts) <= FEW else self.measured.batch
+        return (self._counting if fast else self.vectorizer.transform)(texts)
+
+
+def compiled_text(vectorizer: Any, sample: Any, *, rounds: int = 5, clock: Clock = time.perf_counter) -> CompiledText:
+    """Return a fitted vectorizer of scikit-learn that uses its compiled form where that is faster on texts like these.
+
+    Raises CascadeError when there are no texts, and for a vectorizer that does not count runs of characters.
+    """
+    if count(sample) == 0:
+        raise CascadeError("compiled text: the sample has no texts; give some like those that will be asked for")
+    if not enabled():
+        raise CascadeError("compiled text: compiling is turned off by HEADWAY_JIT=0")
+    from headway.cascade.ngrams import CharCounts, can_count
+
+    if not can_count(vectorizer):
+        raise CascadeError(
+            f"compiled text: a {type(vectorizer).__name__} like this has no compiled form; fitted ones with "
+            'analyzer="char" have one'
+        )
+    forms: dict[str, Form] = {"interpreted": vectorizer.transform, "compiled": CharCounts(vectorizer).transform}
+    exact, other = (form(sample) for form in forms.values())
+    apart: Any = abs(exact - other)
+    difference = float(apart.max()) if apart.nnz else 0.0
+    point = _seconds(forms, take(sample, np.arange(1)), rounds, clock)
+    batch = _seconds(forms, take(sample, np.arange(min(BATCH, count(sample)))), rounds, clock)
+    measured = Measured(point["interpreted"], point["compiled"], batch["interpreted"], batch["compiled"], difference)
+    return CompiledText(vectorizer, forms["compiled"], measured)
+
+
 def interpreted(model: Any) -> Form:
     """Return the scores as the model itself computes them."""
     form: Form = getattr(model, _method(model))
@@ -158,9 +211,12 @@ def _linear(model: Any) -> Form:
 
 def _probabilities(decision: Floats) -> Floats:
     if decision.shape[1] == 1:
-        with np.errstate(over="ignore"):
-            upper = 1.0 / (1.0 + np.exp(-decision[:, 0]))
-        return np.column_stack((1.0 - upper, upper))
+        from scipy.special import expit
+
+        both = np.empty((decision.shape[0], 2))
+        expit(decision[:, 0], out=both[:, 1])
+        np.subtract(1.0, both[:, 1], out=both[:, 0])
+        return both
     powers = np.exp(decision - decision.max(axis=1, keepdims=True))
     shares: Floats = powers / powers.sum(axis=1, keepdims=True)
     return shares
@@ -169,11 +225,18 @@ def _probabilities(decision: Floats) -> Floats:
 def _trees(model: Any) -> Form:
     from treelite import TreeliteError, gtil, sklearn
 
+    from headway.cascade.forest import flattened
+
     try:
         forest = sklearn.import_model(model)
     except TreeliteError as error:
         raise CascadeError(f"compiled model: treelite cannot take over a {type(model).__name__}: {error}") from error
     probable = _method(model) == "predict_proba"
+    flat, link = flattened(forest), str(forest.get_header_accessor().get_field("postprocessor"))
+    if flat is not None and probable and link in ("sigmoid", "softmax"):
+        return lambda block: _probabilities(flat(block))
+    if flat is not None and not probable and link == "identity":
+        return lambda block: flat(block).ravel()
 
     def score(block: Block) -> Floats:
         found = gtil.predict(forest, block, nthread=1)
@@ -232,3 +295,44 @@ def _seconds(forms: dict[str, Form], block: Block, rounds: int, clock: Clock) ->
             form(block)
             taken[name].append(clock() - began)
     return {name: median(times) for name, times in taken.items()}
+
+
+def compiled_cascade(fitted: FittedCascade, rows: Rows) -> FittedCascade:
+    """Return a cascade whose models and text generators are compiled where that is faster on rows like these.
+
+    Raises CascadeError when there are no rows. What has no other form stays as it is.
+    """
+    from headway.cascade.costs import measure
+    from headway.cascade.run import FittedCascade
+
+    known, evidence = fitted.features.known(rows), fitted.evidence
+    made = {}
+    for name, feature in fitted.features.items():
+        fast = _or_none(partial(compiled_text, feature.compute), partial(known.inputs, name))
+        made[name] = feature if fast is None else Feature(fast.transform, feature.needs, feature.of)
+    sees = {step.model: step.features for step in fitted.cascade.steps}
+    if evidence is not None:
+        sees.setdefault(evidence.certificate.reference, evidence.inputs)
+    models = dict(fitted.models)
+    for name, inputs in sees.items():
+        one = models[name]
+        faster = None if one.model is None else _or_none(partial(compiled, one.model), partial(_stacked, known, inputs))
+        models[name] = one if faster is None else scorer(faster)
+    features = Features(made)
+    if evidence is not None:
+        uses = {name: (inputs, models[name].scores) for name, inputs in sees.items()}
+        sizes = sorted({1, max(1, evidence.at_once // 10), evidence.at_once})
+        evidence = replace(evidence, costs=measure(features, uses, rows, sizes=sizes, clock=fitted.clock))
+    return FittedCascade(fitted.cascade, features, models, fitted.certainty, evidence=evidence, clock=fitted.clock)
+
+
+def _stacked(known: Known, inputs: tuple[str, ...]) -> list[Block]:
+    return [known.stacked(inputs)]
+
+
+def _or_none(make: Callable[[Any], T], inputs: Callable[[], list[Any]]) -> T | None:
+    """What is made of the first input, or None for what has no other form."""
+    try:
+        return make(inputs()[0])
+    except CascadeError:
+        return None

@@ -79,6 +79,7 @@ class Features(Mapping[str, Feature]):
         self._features = dict(features)
         for name, feature in self._features.items():
             _check(name, feature, self._features)
+        self._closures: dict[tuple[str, ...], tuple[str, ...]] = {}
         self.lookups = frozenset(name for name, feature in features.items() if isinstance(feature.compute, Lookup))
         try:
             self._order = tuple(TopologicalSorter({name: f.needs for name, f in features.items()}).static_order())
@@ -105,8 +106,11 @@ class Features(Mapping[str, Feature]):
         >>> Features({"b": Feature(len, needs=("a",)), "a": Feature(len)}).closure(["b"])
         ('a', 'b')
         """
+        asked = tuple(names)
+        if asked in self._closures:
+            return self._closures[asked]
         wanted: set[str] = set()
-        ahead = list(names)
+        ahead = list(asked)
         while ahead:
             name = ahead.pop()
             if name not in self._features:
@@ -114,7 +118,8 @@ class Features(Mapping[str, Feature]):
             if name not in wanted:
                 wanted.add(name)
                 ahead.extend(self._features[name].needs)
-        return tuple(name for name in self._order if name in wanted)
+        found = self._closures[asked] = tuple(name for name in self._order if name in wanted)
+        return found
 
     def known(self, rows: Rows, *, spent: Spent | None = None, clock: Clock = time.perf_counter) -> Known:
         """Return what is known of rows: nothing yet, until a block is asked for."""

@@ -55,6 +55,10 @@ def select(rows: Rows, columns: Columns) -> Any:
     >>> select([{"text": "a", "stars": 5}, {"text": "b", "stars": 1}], "text")
     ['a', 'b']
     """
+    if type(rows) is list and rows and type(rows[0]) is dict:
+        found = _of_mappings(rows, columns)
+        if found is not None:
+            return found
     names = column_names(rows)
     for column in columns if isinstance(columns, tuple) else (columns,):
         if column not in names and not (isinstance(column, int) and -len(names) <= column < len(names)):
@@ -93,6 +97,8 @@ def as_block(value: Any, name: str) -> Block:
     >>> as_block([1.0, 2.0], "size").shape
     (2, 1)
     """
+    if type(value) is np.ndarray and value.ndim == 2:
+        return value
     if hasattr(value, "tocsr"):
         return value.tocsr()
     try:
@@ -118,7 +124,17 @@ def stack(blocks: Sequence[Block]) -> Block:
         from scipy import sparse
 
         return sparse.hstack(blocks, format="csr")
-    return np.hstack(blocks)
+    return np.concatenate(blocks, axis=1)
+
+
+def _of_mappings(rows: list[dict[Any, Any]], columns: Columns) -> list[Any] | None:
+    """Columns of mappings without looking at their names first; None where one lacks a column."""
+    try:
+        if isinstance(columns, tuple):
+            return [[row[column] for column in columns] for row in rows]
+        return [row[columns] for row in rows]
+    except KeyError:
+        return None
 
 
 def _labels(names: Sequence[str | int], columns: Any) -> Any:

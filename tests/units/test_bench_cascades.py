@@ -26,6 +26,18 @@ def test_a_store_answers_look_ups_over_a_socket() -> None:
         client.table("plane")(["N1"])
 
 
+def test_questions_to_a_store_can_be_begun_and_left() -> None:
+    tables = {"plane": {"N1": [1.0], "N2": [2.0]}, "route": {"A": [7.0]}}
+    with serving(tables, late_s=0.001) as client:
+        plane, route = client.table("plane"), client.table("route")
+        first, other = plane.begin(["N1"]), route.begin(["A"])
+        assert [row.tolist() for row in (*other(), *first()) if row is not None] == [[7.0], [1.0]]
+        plane.begin(["N1"])
+        (row,) = plane(["N2"])
+        assert row is not None
+        assert row.tolist() == [2.0]
+
+
 def test_tables_are_read_by_one_key_or_several() -> None:
     table = pd.DataFrame({"origin": ["JFK", "LGA"], "hour": [5, 6], "temp": [1.5, 2.5], "wind": [3, 4]})
     rows = by_key(table, ("origin", "hour"))

@@ -219,6 +219,74 @@ def test_features_fetch_their_look_ups_together_by_themselves() -> None:
     assert features.known([{"a": 1, "b": 2}]).stacked(["a", "b"]).tolist() == [[1.0, 1.0]]
 
 
+class Ahead:
+    """A source that can be asked before it is heard, and says what happened when."""
+
+    def __init__(self, name: str, said: list[str]) -> None:
+        self.name, self.said = name, said
+
+    def __call__(self, keys: list[Key]) -> list[Any]:
+        return self.begin(keys)()
+
+    def begin(self, keys: list[Key]) -> Any:
+        self.said.append(f"ask {self.name}")
+
+        def rows() -> list[Any]:
+            self.said.append(f"hear {self.name}")
+            if keys == [13]:
+                raise OSError("gone")
+            return [[float(key)] for key in keys]  # type: ignore[arg-type]
+
+        return rows
+
+
+def test_sources_that_can_be_asked_ahead_are_all_asked_before_one_is_waited_for() -> None:
+    said: list[str] = []
+    lookups = {name: Lookup(Ahead(name, said), cache=Cache(10)) for name in ("a", "b", "c")}
+    features = Features({name: Feature(lookup, of=name) for name, lookup in lookups.items()})
+    row = {"a": 1, "b": 2, "c": 3}
+    assert features.known([row]).stacked(features).tolist() == [[1.0, 2.0, 3.0]]
+    assert said == ["ask a", "ask b", "ask c", "hear a", "hear b", "hear c"]
+    assert features.known([row]).stacked(features).tolist() == [[1.0, 2.0, 3.0]]
+    assert len(said) == 6
+    assert [(one.calls, one.count.hits, one.count.misses) for one in lookups.values()] == [(1, 1, 1)] * 3
+
+
+def test_sources_are_not_asked_ahead_where_one_alone_is_missing_or_none_is_remote() -> None:
+    said: list[str] = []
+    cached, other = (Lookup(Ahead(name, said), cache=Cache(10)) for name in ("a", "b"))
+    cached([1])
+    said.clear()
+    features = Features({"a": Feature(cached, of="a"), "b": Feature(other, of="b")})
+    assert features.known([{"a": 1, "b": 2}]).stacked(["a", "b"]).tolist() == [[1.0, 2.0]]
+    assert said == ["ask b", "hear b"]
+    said.clear()
+    near = Features({name: Feature(Lookup(Ahead(name, said), remote=False), of=name) for name in ("a", "b")})
+    near.known([{"a": 1, "b": 2}]).stacked(["a", "b"])
+    assert said == ["ask a", "hear a", "ask b", "hear b"]
+
+
+def test_sources_of_both_kinds_are_fetched_together() -> None:
+    said: list[str] = []
+
+    def plain(keys: list[Key]) -> list[Any]:
+        said.append("plain")
+        return [[9.0]] * len(keys)
+
+    features = Features({"a": Feature(Lookup(plain), of="a"), "b": Feature(Lookup(Ahead("b", said)), of="b")})
+    assert features.known([{"a": 1, "b": 2}]).stacked(["a", "b"]).tolist() == [[9.0, 2.0]]
+    assert said == ["ask b", "plain", "hear b"]
+
+
+def test_a_source_asked_ahead_that_fails_names_its_keys_and_missing_keys_are_not_asked_for() -> None:
+    said: list[str] = []
+    features = Features({name: Feature(Lookup(Ahead(name, said), default=[-1.0]), of=name) for name in ("a", "b")})
+    assert features.known([{"a": None, "b": None}]).stacked(["a", "b"]).tolist() == [[-1.0, -1.0]]
+    assert said == []
+    with pytest.raises(CascadeError, match=r"feature 'b': look-up: fetching 13 failed: OSError\('gone'\)"):
+        features.known([{"a": 1, "b": 13}]).stacked(["a", "b"])
+
+
 def test_an_error_in_one_of_several_sources_is_raised() -> None:
     def broken(keys: list[Key]) -> list[Any]:
         raise OSError("gone")

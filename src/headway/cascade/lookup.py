@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from headway.cascade.features import Known
 
 Key = Hashable
-Fetch = Callable[[list[Key]], Mapping[Key, Any] | Sequence[Any]]
+Found = Mapping[Key, Any] | Sequence[Any]
+Fetch = Callable[[list[Key]], Found]
 Floats = NDArray[np.float64]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,8 @@ class Lookup:
     sequences of equal length. A key that the mapping lacks, whose row is None, or that is itself missing (None or NaN)
     is unknown: it gets the row `default` where one is declared, else it is an error, and never zero by accident.
     Unknown keys are cached too. `remote`: fetching waits for something else than this process's cores, so several such
-    look-ups are worth doing at the same time, in at most `workers` threads each (`fetch_together`).
+    look-ups are worth doing at the same time (`fetch_together`): in at most `workers` threads each, or without any when
+    the source can be asked and heard apart: `fetch.begin(keys)` asks, and returns what waits for the rows.
     Raises CascadeError that names the key when fetching fails, or when a key is unknown and there is no default.
 
     >>> seats = Lookup(lambda keys: {"N14228": [149.0]}, default=[0.0])
@@ -167,21 +170,21 @@ class Lookup:
 
     def fetch(self, keys: list[Key]) -> dict[Key, Floats | None]:
         """Return the rows of distinct keys from the source, past the cache, and keep them in it; None is unknown."""
-        real = [key for key in keys if key is not None]
-        asked_s = 0.0 if self.cache is None else self.cache.clock()
-        rows = self._rows(real) if real else {}
-        if len(real) < len(keys):
-            rows[None] = None
-        with self._lock:
-            self._calls += bool(real)
-            self._asked += len(keys)
-        if self.cache is not None:
-            self.cache.put(rows, asked_s)
-        return rows
+        real = _real(keys)
+        return self._kept(keys, real, lambda: self._fetch(real), self._now_s())
 
-    def submit(self, keys: list[Key]) -> Future[dict[Key, Floats | None]]:
-        """Start to fetch distinct keys in a thread of this look-up."""
-        return self._threads.submit(self.fetch, keys)
+    @property
+    def begins(self) -> bool:
+        """Whether the source can be asked first and heard later, without a thread."""
+        return hasattr(self._fetch, "begin")
+
+    def begin(self, keys: list[Key]) -> Callable[[], dict[Key, Floats | None]]:
+        """Ask the source for distinct keys, in its own way or in a thread; what is returned waits for their rows."""
+        if not self.begins:
+            return self._threads.submit(self.fetch, keys).result
+        real, asked_s = _real(keys), self._now_s()
+        coming = self._guarded(real, lambda: self._fetch.begin(real)) if real else dict  # type: ignore[attr-defined]
+        return lambda: self._kept(keys, real, coming, asked_s)
 
     def row(self, key: Key, found: Floats | None) -> Floats:
         """Return what a key's row is: what was found, else the default."""
@@ -192,13 +195,32 @@ class Lookup:
             raise CascadeError(f"look-up: {what}; declare a default for unknown keys")
         return self._default
 
-    def _rows(self, keys: list[Key]) -> dict[Key, Floats | None]:
+    def _now_s(self) -> float:
+        return 0.0 if self.cache is None else self.cache.clock()
+
+    def _kept(
+        self, keys: list[Key], real: list[Key], coming: Callable[[], Found], asked_s: float
+    ) -> dict[Key, Floats | None]:
+        """What comes from the source, kept in the cache."""
+        rows = self._rows(real, self._guarded(real, coming)) if real else {}
+        if len(real) < len(keys):
+            rows[None] = None
+        with self._lock:
+            self._calls += bool(real)
+            self._asked += len(keys)
+        if self.cache is not None:
+            self.cache.put(rows, asked_s)
+        return rows
+
+    def _guarded(self, keys: list[Key], ask: Callable[[], T]) -> T:
         try:
-            rows = self._fetch(keys)
+            return ask()
         except CascadeError:
             raise
         except Exception as error:
             raise CascadeError(f"look-up: fetching {_shown(keys)} failed: {error!r}") from error
+
+    def _rows(self, keys: list[Key], rows: Found) -> dict[Key, Floats | None]:
         if isinstance(rows, Mapping):
             found = [rows.get(key) for key in keys]
         else:
@@ -222,16 +244,16 @@ class Asked:
     def __init__(self, lookup: Lookup, keys: list[Key], known: dict[Key, Floats | None], missing: list[Key]) -> None:
         self.lookup, self.missing = lookup, missing
         self._keys, self._known = keys, known
-        self._coming: Future[dict[Key, Floats | None]] | None = None
+        self._coming: Callable[[], dict[Key, Floats | None]] | None = None
 
     def send(self) -> None:
-        """Start to fetch what is missing, in another thread."""
-        self._coming = self.lookup.submit(self.missing)
+        """Start to fetch what is missing; `receive` waits for it."""
+        self._coming = self.lookup.begin(self.missing)
 
     def receive(self) -> None:
         """Have what is missing: wait for it, or fetch it here and at once when it was not sent for."""
         if self.missing:
-            self._known |= self._coming.result() if self._coming is not None else self.lookup.fetch(self.missing)
+            self._known |= self._coming() if self._coming is not None else self.lookup.fetch(self.missing)
             self.missing = []
 
     def block(self) -> Floats:
@@ -253,8 +275,8 @@ class Asked:
 def fetch_together(known: Known, names: Iterable[str]) -> None:
     """Compute the look-ups among these features of some rows; what has to be fetched, at the same time.
 
-    With less than two sources to ask no thread is used: handing over costs more than it saves. What is fetched in a
-    thread is timed by how long it was waited for.
+    With less than two sources to ask none is asked ahead: handing over to a thread costs more than it saves. What is
+    fetched ahead is timed by how long it was waited for.
     """
     asked: dict[str, tuple[Asked, float]] = {}
     for name in names:
@@ -263,8 +285,11 @@ def fetch_together(known: Known, names: Iterable[str]) -> None:
             inputs = known.inputs(name)
             began = known.clock()
             asked[name] = lookup.ask(*inputs), known.clock() - began
-    for remote in [one for one, _ in asked.values() if one.missing and one.lookup.remote][1:]:
-        remote.send()
+    remote = [one for one, _ in asked.values() if one.missing and one.lookup.remote]
+    for one in remote if len(remote) > 1 else ():
+        # The thread that waits for all of them fetches the first of those that need a thread.
+        if one.lookup.begins or one is not remote[0]:
+            one.send()
     for name, (one, asking_s) in asked.items():
         began = known.clock()
         try:
@@ -336,8 +361,15 @@ def as_keys(keys: Any) -> list[Key]:
 
 def _key(value: Any) -> Key:
     if isinstance(value, list | tuple):
-        return None if any(part is None or part != part for part in value) else tuple(value)
+        for part in value:
+            if part is None or part != part:
+                return None
+        return tuple(value)
     return value if value == value else None
+
+
+def _real(keys: list[Key]) -> list[Key]:
+    return [key for key in keys if key is not None]
 
 
 def _row(values: Any, of: str) -> Floats:

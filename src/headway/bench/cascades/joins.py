@@ -1,14 +1,15 @@
 """Point queries that join eight tables, made fast by all means together, and what each of these means is worth.
 
-The tables are kept by a process of its own (`store`). Compared with: the pandas pipeline as people write it, which
-joins the query with its tables in memory, and dictionaries in memory, which need no store at all.
+The tables are kept by a process of its own (`store`), once as near as the loopback interface and once a millisecond
+away. Compared with: the pandas pipeline as people write it, which joins the query with its tables in memory, and
+dictionaries in memory, which need no store at all.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headway.bench import BenchOptions, Row
-from headway.bench.cascades import flights
+from headway.bench.cascades import batches, flights
 from headway.bench.cascades.flights import KEYS, Flights
 from headway.bench.cascades.store import Client, serving
 from headway.cascade.adapt import Scorer, scorer
@@ -42,6 +43,8 @@ CACHE_ENTRIES = 2_000
 TTL_S = 3_600.0
 WARM, QUERIES, BLOCK = 2_000, 2_000, 100
 QUICK_QUERIES, QUICK_LIMIT = 200, 3_000
+FAR_S, FAR_QUERIES = 0.001, 400
+"""A store in another rack answers after about a millisecond."""
 PANDAS_SHARE = 10
 """One query of so many is also put to pandas, which takes a hundred times as long."""
 RESAMPLES = 300
@@ -79,13 +82,27 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """Which of the means are used."""
+    """Which of the means are used. `ahead`: together without threads, by asking all sources before waiting for any."""
 
     cascade: bool = True
     lazy: bool = True
     cache: bool = True
     compiled: bool = True
     together: bool = True
+    ahead: bool = True
+
+
+ABLATION = {
+    "whole": Means(),
+    "without-cascade": Means(cascade=False),
+    "without-lazy-features": Means(lazy=False),
+    "without-cache": Means(cache=False),
+    "without-compiled": Means(compiled=False),
+    "without-concurrency": Means(together=False),
+    "with-threads": Means(ahead=False),
+    "without-cache-and-concurrency": Means(cache=False, together=False),
+    "without-any": Means(*[False] * 6),
+}
 
 
 @dataclass
@@ -99,44 +116,39 @@ class Variant:
     runner: FittedCascade | None = None
 
 
-def features_all(options: BenchOptions) -> list[Row]:
-    """Latency of point queries with every means, with each left out in turn, with pandas and with dictionaries."""
+def features_all(options: BenchOptions) -> Iterator[Row]:
+    """Latency of point queries with every means, with each left out in turn, with pandas and with dictionaries; then
+    the same with a store that is further away, and batches."""
     # One thread each: only a threading library that is loaded already can be limited.
     importlib.import_module("sklearn.ensemble")
     from threadpoolctl import threadpool_limits
 
     data = flights.load(QUICK_LIMIT if options.quick else None)
-    with threadpool_limits(1), serving({name: data.rows(name) for name in KEYS}) as client:
-        learned = learn(data, client, options)
-        auc = _auc_rows(data, learned, options.seed)
-        clock = DataClock()
-        variants = {
-            "whole": _variant(data, learned, client, clock, Means()),
-            "without-cascade": _variant(data, learned, client, clock, Means(cascade=False)),
-            "without-lazy-features": _variant(data, learned, client, clock, Means(lazy=False)),
-            "without-cache": _variant(data, learned, client, clock, Means(cache=False)),
-            "without-compiled": _variant(data, learned, client, clock, Means(compiled=False)),
-            "without-concurrency": _variant(data, learned, client, clock, Means(together=False)),
-            "without-cache-and-concurrency": _variant(data, learned, client, clock, Means(cache=False, together=False)),
-            "without-any": _variant(data, learned, client, clock, Means(*[False] * 5)),
-            "indexed": Variant(partial(_indexed, learned.full, {name: data.rows(name) for name in KEYS})),
-            "pandas": Variant(partial(_pandas, data, learned.full), every=PANDAS_SHARE),
-        }
-        _replay(data, variants, clock, QUICK_QUERIES if options.quick else QUERIES)
-    return [*_latency_rows(variants), *auc, *_use_rows(variants["whole"])]
+    tables = {name: data.rows(name) for name in KEYS}
+    with threadpool_limits(1):
+        with serving(tables) as client:
+            learned = learn(data, client, options.seed)
+            yield from _auc_rows(data, learned, options.seed)
+            yield from _near(data, learned, client, tables, options.quick)
+        with serving(tables, FAR_S) as client:
+            yield from _far(data, learn(data, client, options.seed, learned), client, options.quick)
+        yield from batches.rows(data, learned, options)
 
 
-def learn(data: Flights, client: Client, options: BenchOptions) -> Learned:
-    """Fit the full model; choose the small one and its threshold on the selection part, by expected cost."""
+def learn(data: Flights, client: Client, seed: int, before: Learned | None = None) -> Learned:
+    """Fit the full model; choose the small one and its threshold on the selection part, by expected cost.
+
+    The full model is that of `before` where it is known.
+    """
     wide = {part: data.joined(data.parts[part]).to_numpy(np.float64) for part in ("train", "selection")}
     columns = _columns(data)
-    full = _model(200).fit(wide["train"], data.late["train"])
+    full = _model(200).fit(wide["train"], data.late["train"]) if before is None else before.full
     late = data.late["selection"]
     features = remote_features(data, client, DataClock(), Means(cache=False, together=False))
     known = _known(features, wide["selection"], columns)
-    worth = block_importance(lambda block: _auc(late, _score(full, block)), known, INPUTS, repeats=2, seed=options.seed)
+    worth = block_importance(lambda block: _auc(late, _score(full, block)), known, INPUTS, repeats=2, seed=seed)
     some = data.parts["selection"].head(500).to_dict("records")
-    costs = measure(features, {"all": (INPUTS, len)}, some, sizes=(1,), rounds=50, seed=options.seed)
+    costs = measure(features, {"all": (INPUTS, len)}, some, sizes=(1,), rounds=50, seed=seed)
     cost_s = {name: cost.of(1) for name, cost in costs.features.items()}
     full_score = _score(full, wide["selection"])
     best: tuple[float, Learned] | None = None
@@ -147,7 +159,7 @@ def learn(data: Flights, client: Client, options: BenchOptions) -> Learned:
         threshold, share = _threshold(late, score, full_score)
         expected_s = sum(cost_s[n] for n in names) + (1 - share) * sum(cost_s[n] for n in INPUTS if n not in names)
         if best is None or expected_s < best[0]:
-            best = expected_s, Learned(full, small, names, threshold, columns)
+            best = expected_s, replace(candidate, small=small, threshold=threshold)
     if best is None:
         raise HeadwayError("bench features-all: no cheap subset of the features was found")
     return best[1]
@@ -159,7 +171,10 @@ def remote_features(data: Flights, client: Client, clock: DataClock, means: Mean
     for name, keys in KEYS.items():
         cache = Cache(CACHE_ENTRIES, TTL_S, clock) if means.cache else None
         unknown = [float("nan")] * len(data.columns(name))
-        lookup = Lookup(client.table(name), cache=cache, default=unknown, remote=means.together)
+        table = client.table(name)
+        # Without its `begin` a source needs threads to be asked beside others.
+        fetch = table if means.ahead else table.__call__
+        lookup = Lookup(fetch, cache=cache, default=unknown, remote=means.together)
         made[name] = Feature(lookup, of=keys if len(keys) > 1 else keys[0])
     return Features(made)
 
@@ -170,20 +185,55 @@ def margin(scores: Floats) -> Floats:
     return apart
 
 
+def _near(
+    data: Flights, learned: Learned, client: Client, tables: Mapping[str, Mapping[Any, Floats]], quick: bool
+) -> list[Row]:
+    clock = DataClock()
+    variants = {name: _variant(data, learned, client, clock, means) for name, means in ABLATION.items()}
+    variants["indexed"] = Variant(partial(_indexed, learned.full, tables))
+    variants["indexed-compiled"] = Variant(partial(_indexed, compiled(learned.full, _sample(data)), tables))
+    variants["pandas"] = Variant(partial(_pandas, data, learned.full), every=PANDAS_SHARE)
+    queries = QUICK_QUERIES if quick else QUERIES
+    _replay(data, variants, clock, min(WARM, queries), queries)
+    bars = {"pandas": ">= 16", "indexed": ">= 4"}
+    rows = [*_latency_rows("features-all", variants, bars), *_use_rows("features-all", variants["whole"])]
+    for name in ("without-any", "whole"):
+        rows += _time_rows(f"features-all/time/{name}", variants[name])
+    return rows
+
+
+def _far(data: Flights, learned: Learned, client: Client, quick: bool) -> list[Row]:
+    clock = DataClock()
+    variants = {name: _variant(data, learned, client, clock, means) for name, means in ABLATION.items()}
+    _replay(data, variants, clock, WARM // 10 if quick else WARM // 2, FAR_QUERIES // 10 if quick else FAR_QUERIES)
+    return [*_latency_rows("features-all/far", variants, {}), *_use_rows("features-all/far", variants["whole"])]
+
+
 def _variant(data: Flights, learned: Learned, client: Client, clock: DataClock, means: Means) -> Variant:
     features = remote_features(data, client, clock, means)
-    sample = data.joined(data.parts["selection"].head(2_000)).to_numpy(np.float64)
-    full, small = learned.full, learned.small
-    if means.compiled:
-        full, small = compiled(full, sample), compiled(small, sample[:, learned.wide(learned.inputs)])
-    models = {"full": scorer(full)}
-    steps = [Step("full", INPUTS)]
-    if means.cascade:
-        models["small"] = scorer(small) if means.lazy else _narrowed(small, learned)
-        steps.insert(0, Step("small", learned.inputs if means.lazy else INPUTS, learned.threshold))
-    runner = FittedCascade(Cascade(tuple(steps)), features, models, {"small": margin})
+    models, steps = models_of(learned, _sample(data) if means.compiled else None, means.cascade, means.lazy)
+    runner = FittedCascade(Cascade(steps), features, models, {"small": margin})
     lookups = {name: feature.compute for name, feature in features.items() if isinstance(feature.compute, Lookup)}
     return Variant(lambda query: float(runner.predict_proba([query])[0, 1]), lookups=lookups, runner=runner)
+
+
+def models_of(
+    learned: Learned, sample: Floats | None, cascade: bool = True, lazy: bool = True
+) -> tuple[dict[str, Scorer], tuple[Step, ...]]:
+    """Return models and steps; compiled where there is a sample to compare on."""
+    full, small = learned.full, learned.small
+    if sample is not None:
+        full, small = compiled(full, sample), compiled(small, sample[:, learned.wide(learned.inputs)])
+    models, steps = {"full": scorer(full)}, [Step("full", INPUTS)]
+    if cascade:
+        models["small"] = scorer(small) if lazy else _narrowed(small, learned)
+        steps.insert(0, Step("small", learned.inputs if lazy else INPUTS, learned.threshold))
+    return models, tuple(steps)
+
+
+def _sample(data: Flights) -> Floats:
+    wide: Floats = data.joined(data.parts["selection"].head(2_000)).to_numpy(np.float64)
+    return wide
 
 
 def _narrowed(small: Any, learned: Learned) -> Scorer:
@@ -209,15 +259,16 @@ def _pandas(data: Flights, model: Any, query: Mapping[str, Any]) -> float:
     return float(model.predict_proba(data.joined(pd.DataFrame([query])).to_numpy(np.float64))[0, 1])
 
 
-def _replay(data: Flights, variants: Mapping[str, Variant], clock: DataClock, queries: int) -> None:
+def _replay(data: Flights, variants: Mapping[str, Variant], clock: DataClock, warm: int, queries: int) -> None:
     """Put consecutive flights to every variant, block by block in turn; the first of them only warm the caches."""
-    warm = min(WARM, queries)
     asked = data.parts["test"].head(warm + queries).to_dict("records")
     for begin in range(0, len(asked), BLOCK):
         for variant in variants.values():
             for place, query in enumerate(asked[begin : begin + BLOCK], begin):
                 if place % variant.every:
                     continue
+                if place == warm and variant.runner is not None:
+                    variant.runner.reset()
                 clock.at(query)
                 began = perf_counter()
                 variant.query(query)
@@ -225,30 +276,38 @@ def _replay(data: Flights, variants: Mapping[str, Variant], clock: DataClock, qu
                     variant.latency_s.append(perf_counter() - began)
 
 
-def _latency_rows(variants: Mapping[str, Variant]) -> list[Row]:
+def _latency_rows(head: str, variants: Mapping[str, Variant], bars: Mapping[str, str]) -> list[Row]:
     whole = np.array(variants["whole"].latency_s) * 1e3
     rows = []
     for name, variant in variants.items():
         found = np.array(variant.latency_s) * 1e3
-        bar = {"pandas": ">= 16", "indexed": ">= 4"}.get(name)
         for what, figure in (("median", np.median), ("mean", np.mean), ("p99", lambda ms: np.percentile(ms, 99))):
             ours, theirs = float(figure(whole)), float(figure(found))
-            head = f"features-all/{name}/{what}"
             if name == "whole":
-                rows.append(Row(head, ours, "ms"))
+                rows.append(Row(f"{head}/{name}/{what}", ours, "ms"))
             else:
                 # Judged by the mean: a median would not see the queries that a cache or a cheap model cannot answer.
-                rows.append(Row(head, ours, "ms", theirs, theirs / ours, bar if what == "mean" else None))
+                bar = bars.get(name) if what == "mean" else None
+                rows.append(Row(f"{head}/{name}/{what}", ours, "ms", theirs, theirs / ours, bar))
     return rows
 
 
-def _use_rows(whole: Variant) -> list[Row]:
+def _use_rows(head: str, whole: Variant) -> list[Row]:
     assert whole.runner is not None
-    rows = [Row("features-all/answered-by-small", whole.runner.counters.shares["small"], "of queries")]
+    rows = [Row(f"{head}/answered-by-small", whole.runner.counters.shares["small"], "of queries")]
     for name, lookup in whole.lookups.items():
         rate = lookup.count.hit_rate
-        rows.append(Row(f"features-all/hit-rate/{name}", 0.0 if rate is None else rate, "of look-ups"))
+        rows.append(Row(f"{head}/hit-rate/{name}", 0.0 if rate is None else rate, "of look-ups"))
     return rows
+
+
+def _time_rows(head: str, variant: Variant) -> list[Row]:
+    """Where the time of a query goes, in the mean: each feature, each model, and what is left for putting together."""
+    assert variant.runner is not None
+    counters = variant.runner.counters
+    parts = {**counters.spent.seconds, **counters.model_s}
+    parts["else"] = sum(variant.latency_s) - sum(parts.values())
+    return [Row(f"{head}/{name}", 1e6 * spent_s / counters.rows, "us per query") for name, spent_s in parts.items()]
 
 
 def _auc_rows(data: Flights, learned: Learned, seed: int) -> list[Row]:

@@ -34,6 +34,7 @@ def profile(
     spec: Spec,
     samples: Sequence[Any] | str | os.PathLike[str] = ("",),
     *,
+    labels: Sequence[Any] | str | os.PathLike[str] | None = None,
     folder: str | os.PathLike[str] = ".",
     batch_sizes: Sequence[int] | None = None,
     budget_s: float | None = None,
@@ -43,19 +44,35 @@ def profile(
 
     `samples` are what requests carry: a folder, a JSONL file, or a list of text, bytes, arrays and JSON values; one
     empty text unless given. Models of pages or pictures need real ones, and fan-out is only as true as the samples.
-    `folder` is where the spec's model files are looked up; `budget_s` the time to share out. A cell that fails is
-    listed in the profile's `stamp["problems"]` and does not lose the others. Raises ProfileError and SpecError.
+    `labels` are the right answers, in their order or as a CSV file: with them the validation table of every cascade is
+    written where the spec says. `folder` is where the spec's model files are looked up; `budget_s` the time to share
+    out. A cell that fails is listed in the profile's `stamp["problems"]` and does not lose the others. Raises
+    ProfileError, SpecError and CascadeError.
     """
     from headway.profile.measure import measure
-    from headway.profile.samples import read_samples
+    from headway.profile.samples import named_samples
 
     if isinstance(samples, str | os.PathLike):
-        inputs = read_samples(samples)
+        inputs = named_samples(samples)
     else:
         from headway.serve.values import encode
 
-        inputs = [encode(sample) for sample in samples]
-    return measure(spec, inputs, folder=folder, batch_sizes=batch_sizes, budget_s=budget_s, seed=seed)
+        inputs = {str(number): encode(sample) for number, sample in enumerate(samples, start=1)}
+    given = list(inputs.values())
+    right = None
+    if labels is not None:
+        from headway.profile.labels import read_labels
+
+        if isinstance(labels, str | os.PathLike):
+            right = read_labels(labels, list(inputs))
+        else:
+            right = [str(label) for label in labels]
+    measured = measure(spec, given, folder=folder, batch_sizes=batch_sizes, budget_s=budget_s, seed=seed)
+    if right is not None:
+        from headway.profile.labeled import validate
+
+        validate(spec, given, right, folder=folder)
+    return measured
 
 
 def simulate(

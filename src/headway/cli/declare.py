@@ -62,14 +62,15 @@ def check(
 def _missing_models(spec: Spec, folder: Path) -> list[str]:
     """Say which model files are not there: the spec may be right all the same, for another machine."""
     from headway.errors import SpecError
-    from headway.profile.target import models_named
+    from headway.profile.target import field_of, models_named
     from headway.serve.model_ref import resolve
 
     found = []
     for name, stage in spec.stages.items():
+        where = {model: field_of(stage, name, variant) for variant, model in reversed(models_named(stage).items())}
         for model in dict.fromkeys(models_named(stage).values()):
             try:
-                resolve(model, folder, f"stages.{name}.model")
+                resolve(model, folder, where[model])
             except SpecError as error:
                 found.append(str(error))
     return found
@@ -113,6 +114,14 @@ def profile(
             "beside the spec, else one empty text.",
         ),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels",
+            help="The right answers, for stages of kind cascade: a CSV file with `label` for each sample in order, or "
+            "`sample,label` (a file's name, or a line's number); else `labels.csv` beside the spec.",
+        ),
+    ] = None,
     batch_sizes: Annotated[
         list[int] | None,
         typer.Option("--batch-size", min=1, help="A batch size to measure, 1 among them; may be given several times."),
@@ -127,21 +136,26 @@ def profile(
 ) -> None:
     """Measure what work costs on this machine.
 
-    Every stage that names a model is run in its own worker process with pinned threads. With `-o FILE.csv` finished
-    cells are kept in `FILE.cells.json` until all are: the same command goes on where an earlier one was interrupted.
-    Exit code 1 when a stage that names a model has no row at all; what was measured is written all the same.
+    Every stage that names a model is run in its own worker process with pinned threads; of a cascade every model of
+    the family. With `-o FILE.csv` finished cells are kept in `FILE.cells.json` until all are: the same command goes on
+    where an earlier one was interrupted. With labels every model of a cascade is asked about every sample, and the
+    validation table is written that the spec names. Exit code 1 when a stage that names a model has no row at all, a
+    model of a cascade has none, or its table is not there; what was measured is written all the same.
     """
     from datetime import UTC, datetime
 
+    from headway.profile.labeled import validate
     from headway.profile.measure import measure
     from headway.report.words import profile_problems
 
     declared = read_spec(spec)
     cells = None if output is None else output.with_suffix(".cells.json")
     with Progress("profile") as progress:
+        inputs = _samples(spec, samples, progress)
+        right = _labels(spec, labels, list(inputs), declared)
         measured = measure(
             declared,
-            _samples(spec, samples, progress),
+            list(inputs.values()),
             folder=spec.parent,
             batch_sizes=batch_sizes,
             budget_s=budget,
@@ -153,36 +167,70 @@ def profile(
         problems = measured.stamp.get("problems", [])
         for sentence in profile_problems(measured.stamp):
             progress.note(sentence)
-    if output is not None:
-        measured.write(output)
-        if cells is not None and not any("batch_size" in problem for problem in problems):
-            cells.unlink(missing_ok=True)
+        if output is not None:
+            measured.write(output)
+            if cells is not None and not any("batch_size" in problem for problem in problems):
+                cells.unlink(missing_ok=True)
+        if right is not None:
+            told = validate(
+                declared, list(inputs.values()), right, folder=spec.parent,
+                progress=lambda state: progress.step(state.done, state.total, state.text),
+            )  # fmt: skip
+            for line in told.values():
+                progress.note(line)
     emit(measured.to_dict(), json, lambda: _rows(measured))
     missing = _not_measured(declared, measured)
     if missing:
         raise HeadwayError(
             f"profile: nothing was measured of {', '.join(missing)}; the reasons are above, and the other rows are kept"
         )
+    _check_tables(declared)
+
+
+def _check_tables(spec: Spec) -> None:
+    """Raise HeadwayError for a stage whose file of labeled samples is not there: no plan can be made without."""
+    from headway.profile.labeled import lacking
+
+    for name, path in lacking(spec).items():
+        raise HeadwayError(
+            f"profile: stages.{name}: there is no {path}, and no labels to make it from; give the samples' right "
+            "answers as --labels FILE.csv, or as labels.csv beside the spec"
+        )
 
 
 def _not_measured(spec: Spec, profile: Profile) -> list[str]:
-    """Return the stages that name a model and have no row: no plan can be made of this profile."""
-    from headway.profile.target import models_named
+    """Return the stages that name a model, and a cascade's models, that have no row: no plan can be made of it."""
+    from headway.profile.target import HasFamily, models_named
 
-    measured = {row.stage for row in profile.rows}
-    return [name for name, stage in spec.stages.items() if models_named(stage) and name not in measured]
+    measured = {(row.stage, row.variant) for row in profile.rows}
+    stages = {stage for stage, _ in measured}
+    missing = [name for name, stage in spec.stages.items() if models_named(stage) and name not in stages]
+    for name, stage in spec.stages.items():
+        if name in stages and isinstance(stage, HasFamily):
+            missing += [f"{name}/{model}" for model in stage.named_models if (name, model) not in measured]
+    return missing
 
 
-def _samples(spec: Path, given: Path | None, progress: Progress) -> list[Payload]:
-    from headway.profile.samples import read_samples
+def _samples(spec: Path, given: Path | None, progress: Progress) -> dict[str, Payload]:
+    from headway.profile.samples import named_samples
     from headway.serve.wire import Payload
 
     beside = (spec.parent / "samples", spec.parent / "samples.jsonl")
     found = given or next((path for path in beside if path.exists()), None)
     if found is not None:
-        return read_samples(found)
+        return named_samples(found)
     progress.note("no samples are given; every stage without a parent is measured with an empty text")
-    return [Payload("text", b"")]
+    return {"1": Payload("text", b"")}
+
+
+def _labels(spec: Path, given: Path | None, names: list[str], declared: Spec) -> list[str] | None:
+    """The labels that are given, or lie beside a spec that has a use for them."""
+    from headway.profile.labeled import wanted
+    from headway.profile.labels import read_labels
+
+    beside = spec.parent / "labels.csv"
+    found = given or (beside if beside.exists() and wanted(declared) else None)
+    return None if found is None else read_labels(found, names)
 
 
 def _rows(profile: Profile) -> Table:
@@ -209,6 +257,7 @@ VERBS = (
         (
             "headway profile headway.yaml -o profile.csv",
             "headway profile headway.yaml --samples pages/ --budget 90s -o profile.csv",
+            "headway profile digits.yaml --samples images/ --labels labels.csv -o profile.csv",
         ),
     ),
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from headway.errors import nearest
 from headway.profile.profile import Profile, Row
-from headway.profile.target import Measurable
+from headway.profile.target import HasFamily, Measurable
 
 if TYPE_CHECKING:
     from headway.spec.model import Spec
@@ -24,9 +24,10 @@ def unmatched(profile: Profile, spec: Spec) -> list[str]:
     found = _unknown(profile.rows, lambda row: row.stage, "stage", tuple(spec.stages))
     found += _unknown(rows, lambda row: row.hardware, "hardware", tuple(spec.supply))
     for name, stage in spec.stages.items():
-        if isinstance(stage, Measurable):
+        if isinstance(stage, Measurable | HasFamily):
             own = [row for row in rows if row.stage == name]
-            found += _unknown(own, lambda row: row.variant, f"stage {name!r}, variant", stage.variant_names)
+            valid = tuple(stage.models) if isinstance(stage, HasFamily) else stage.variant_names
+            found += _unknown(own, lambda row: row.variant, f"stage {name!r}, variant", valid)
     return found
 
 

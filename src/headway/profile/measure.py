@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from headway.errors import HeadwayError, ProfileError, WorkerTimeout
 from headway.files import content_hash
@@ -24,6 +24,8 @@ from headway.profile.target import Model, NotStarted, Target, models, targets
 from headway.serve.model_ref import HardwareView
 from headway.serve.wire import Payload
 from headway.spec.model import Spec
+
+T = TypeVar("T")
 
 UNHURRIED_CELL_S = 10.0
 """The longest that a cell is measured for precision's sake when there is no budget."""
@@ -117,7 +119,7 @@ def measure(
         said={name: Said(name, log) for name in stages},
         seed=seed,
     )
-    return _complete(run.profile(date))
+    return complete(run.profile(date))
 
 
 @dataclass
@@ -320,7 +322,7 @@ def _made_from(target: Target, origin: str) -> str:
     return content_hash([model.fingerprint, dict(model.options), hardware.threads, hardware.device, origin])
 
 
-def _complete(work: Coroutine[Any, Any, Profile]) -> Profile:
+def complete(work: Coroutine[Any, Any, T]) -> T:
     """Run to the end, in a thread of its own where an event loop already runs, as in a notebook."""
     try:
         asyncio.get_running_loop()

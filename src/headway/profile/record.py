@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from headway.errors import HeadwayError, ServeError, WorkerDied
+from headway.errors import HeadwayError, ProfileError, ServeError, WorkerDied
 from headway.profile.profile import RecordedVisits
 from headway.profile.said import Said
 from headway.profile.target import Model, NotStarted, started
@@ -108,6 +108,26 @@ class Recorder:
             ]
         return self.recording
 
+    async def inputs_of(self, stage: str, samples: Sequence[Payload]) -> list[list[Input]]:
+        """Return per sample what it becomes at a stage, under the first variant of each. Workers are stopped first.
+
+        Raises ProfileError for a sample that fails on its way there.
+        """
+        choice = combinations(self._graph, self._stages)[0]
+        found: list[list[Input]] = []
+        try:
+            for number, sample in enumerate(samples):
+                met: list[tuple[str, Input]] = []
+                if await self._walk(self._graph, number, sample, choice, {}, met=met) is None:
+                    problems = {**self.recording.problems, **self.recording.not_started}
+                    why = next((f"{name}: {text}" for name, text in problems.items()), "it was not answered")
+                    raise ProfileError(f"sample {number + 1} does not reach stage {stage!r}: {why}")
+                found.append([payload for name, payload in met if name == stage])
+        finally:
+            for worker in self._workers.values():
+                await worker.stop()
+        return found
+
     async def _walk(
         self,
         graph: Graph,
@@ -116,10 +136,11 @@ class Recorder:
         choice: Mapping[str, str],
         results: dict[tuple[object, ...], Result],
         only: frozenset[str] | None = None,
+        met: list[tuple[str, Input]] | None = None,
     ) -> dict[str, int] | None:
         """Take one sample through the graph; return how many items entered each stage, or None when one failed.
 
-        Results are shared between choices that agree on a stage and all stages above it.
+        Results are shared between choices that agree on a stage and all stages above it. `met` gets every item.
         """
         queue: list[Item] = []
         walk = Walk(graph, queue.append, self._seed)
@@ -130,6 +151,8 @@ class Recorder:
             item = queue.pop(0)
             stage = item.stage
             visits[stage] = visits.get(stage, 0) + 1
+            if met is not None:
+                met.append((stage, item.payload))
             key = (stage, item.key, *(choice.get(name) for name in (*self._above[stage], stage)))
             if key not in results:
                 if only is None or stage in only:
@@ -160,7 +183,7 @@ class Recorder:
         try:
             worker = await self._worker(variants[variant])
             (result,) = await worker.predict([payload], timeout_s=self._timeout_s)
-            return result
+            return _answer_of(result, variants[variant])
         except HeadwayError as error:
             key = (stage, variant)
             if isinstance(error, NotStarted):
@@ -230,7 +253,7 @@ def combinations(graph: Graph, stages: Mapping[str, Mapping[str, Model]]) -> lis
 
     All of them, or when they are more than `MAX_COMBINATIONS` every change of one stage from the first of each.
     """
-    choosing = [n for n in graph.order if graph.children[n] and len(stages.get(n, {})) > 1]
+    choosing = [n for n in graph.order if graph.children[n] and _chooses(stages.get(n, {}))]
     total = 1
     for name in choosing:
         total *= len(stages[name])
@@ -240,3 +263,15 @@ def combinations(graph: Graph, stages: Mapping[str, Mapping[str, Model]]) -> lis
     first = {name: next(iter(stages[name])) for name in choosing}
     changes = [{**first, name: v} for name in choosing for v in list(stages[name])[1:]]
     return [first, *changes][:MAX_COMBINATIONS]
+
+
+def _chooses(variants: Mapping[str, Model]) -> bool:
+    """Whether a stage has variants to choose from: a family's models are all there, and the first stands for them."""
+    return len(variants) > 1 and all(model.answer is None for model in variants.values())
+
+
+def _answer_of(result: Result, model: Model) -> Result:
+    """What a result is to the stages that follow."""
+    if model.answer is None or result.branches is None:
+        return result
+    return Result(value=result.branches[model.answer][0])

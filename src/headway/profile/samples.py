@@ -32,16 +32,21 @@ def read_samples(path: str | os.PathLike[str]) -> list[Payload]:
     Traceback (most recent call last):
     headway.errors.ProfileError: nowhere: cannot read the samples: No such file or directory
     """
+    return list(named_samples(path).values())
+
+
+def named_samples(path: str | os.PathLike[str]) -> dict[str, Payload]:
+    """Return the same with a name for each: the name of its file, or the number of its line from 1 on."""
     target = Path(path)
     try:
         if target.is_dir():
             files = sorted(f for f in target.iterdir() if f.is_file() and not f.name.startswith("."))
-            found: Iterable[tuple[str, Payload]] = ((str(file), _of_file(file)) for file in files)
+            found: Iterable[tuple[str, Payload]] = ((file.name, _of_file(file)) for file in files)
         elif target.suffix.lower() in _LINES:
             found = _of_lines(target)
         else:
-            found = [(str(target), _of_file(target))]
-        samples = _within_limits(found)
+            found = [(target.name, _of_file(target))]
+        samples = _within_limits(found, target)
     except OSError as error:
         raise ProfileError(f"{target}: cannot read the samples: {error.strerror or error}") from None
     if not samples:
@@ -102,7 +107,7 @@ def _of_lines(path: Path) -> Iterable[tuple[str, Payload]]:
             if line.strip():
                 value = _check_json(line, where)
                 yield (
-                    where,
+                    str(number),
                     Payload("text", value.encode()) if isinstance(value, str) else Payload("json", line.strip()),
                 )
 
@@ -115,13 +120,14 @@ def _check_json(data: bytes, where: str) -> object:
     return value
 
 
-def _within_limits(found: Iterable[tuple[str, Payload]]) -> list[Payload]:
-    samples: list[Payload] = []
+def _within_limits(found: Iterable[tuple[str, Payload]], path: Path) -> dict[str, Payload]:
+    samples: dict[str, Payload] = {}
     total = 0
-    for where, sample in found:
-        samples.append(sample)
+    for name, sample in found:
+        samples[name] = sample
         total += len(sample.data)
         if len(samples) > MAX_SAMPLES or total > MAX_TOTAL_BYTES:
+            where = path / name if path.is_dir() else f"{path}:{name}"
             raise ProfileError(
                 f"{where}: at most {MAX_SAMPLES} samples and {MAX_TOTAL_BYTES} bytes are read; give fewer"
             )

@@ -35,9 +35,33 @@ class Measurable(Protocol):
     def variant(self, name: str) -> Variant: ...
 
 
+@runtime_checkable
+class HasFamily(Protocol):
+    """A stage done by several models together, such as those of the domain `cascade`: no choice, each has its rows."""
+
+    @property
+    def models(self) -> Mapping[str, object]:
+        """All of its models, by the names that the profile has for them as variants."""
+        ...
+
+    @property
+    def named_models(self) -> Mapping[str, str]:
+        """Those that say what does the work."""
+        ...
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The branches of its workers' results; the last one holds the answer."""
+        ...
+
+    def worker(self, name: str, folder: str, where: str, *, rendered: bool) -> tuple[ModelRef, Mapping[str, Any]]:
+        """What a worker loads for a model, with its options; raises SpecError, beginning with `where`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Model:
-    """One variant of one stage, ready to be loaded by a worker."""
+    """One variant of one stage, ready to be loaded by a worker; `answer` is the branch of a family's answers."""
 
     stage: str
     variant: str
@@ -45,6 +69,7 @@ class Model:
     options: Mapping[str, Any]
     children: tuple[str, ...]
     fingerprint: str
+    answer: str | None = None
 
     @property
     def label(self) -> str:
@@ -69,10 +94,17 @@ class Target:
 
 def models_named(stage: Stage) -> dict[str, str]:
     """Return the models that a stage names, by variant; empty for a stage without code."""
+    if isinstance(stage, HasFamily):
+        return dict(stage.named_models)
     if not isinstance(stage, Measurable):
         return {}
     named = {name: stage.variant(name).model for name in stage.variant_names}
     return {name: model for name, model in named.items() if model is not None}
+
+
+def field_of(stage: Stage, name: str, variant: str) -> str:
+    """Return the field of the spec that names a model."""
+    return f"stages.{name}.models.{variant}.model" if isinstance(stage, HasFamily) else f"stages.{name}.model"
 
 
 def models(spec: Spec, folder: str | os.PathLike[str]) -> dict[str, dict[str, Model]]:
@@ -82,18 +114,29 @@ def models(spec: Spec, folder: str | os.PathLike[str]) -> dict[str, dict[str, Mo
     """
     found: dict[str, dict[str, Model]] = {}
     for name, stage in spec.stages.items():
-        if not isinstance(stage, Measurable):
-            continue
         children = tuple(edge.child for edge in spec.graph.children[name])
         for variant_name, written in models_named(stage).items():
-            ref = resolve(written, folder, f"stages.{name}.model")
-            model = Model(name, variant_name, ref, dict(stage.variant(variant_name).options), children, ref.fingerprint)
+            ref = resolve(written, folder, field_of(stage, name, variant_name))
+            if isinstance(stage, HasFamily):
+                model = _of_family(stage, name, variant_name, folder, ref, rendered=not children)
+            else:
+                assert isinstance(stage, Measurable)
+                options = dict(stage.variant(variant_name).options)
+                model = Model(name, variant_name, ref, options, children, ref.fingerprint)
             found.setdefault(name, {})[variant_name] = model
     if not found:
         raise ProfileError(
             "profile: no stage names a model, so there is nothing to measure; add model: file.py:Class or file.onnx"
         )
     return found
+
+
+def _of_family(
+    stage: HasFamily, name: str, model: str, folder: str | os.PathLike[str], named: ModelRef, *, rendered: bool
+) -> Model:
+    """A model as its workers serve it; what it is known by is the file that the spec names, not what stands around."""
+    ref, options = stage.worker(model, os.fspath(folder), f"stages.{name}", rendered=rendered)
+    return Model(name, model, ref, options, stage.branches, named.fingerprint, answer=stage.branches[-1])
 
 
 def targets(
@@ -108,8 +151,7 @@ def targets(
     found = []
     for name, variants in stages.items():
         stage = spec.stages[name]
-        assert isinstance(stage, Measurable)
-        largest = stage.max_batch_size
+        largest = stage.max_batch_size if isinstance(stage, Measurable) else None
         wanted = sorted(set(batch_sizes)) if batch_sizes is not None else _powers_of_two(largest or MAX_BATCH_SIZE)
         sizes = tuple(size for size in wanted if largest is None or size <= largest)
         for hardware_name in stage.hardware_names or tuple(spec.supply):

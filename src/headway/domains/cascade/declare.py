@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from headway.spec.base import Name, Names, Options, Strict, nothing_is_empty
 from headway.spec.model import Stage
 from headway.spec.units import Rate, Share, Size
+
+if TYPE_CHECKING:
+    from headway.serve.model_ref import ModelRef
 
 
 class FamilyModel(Strict):
@@ -97,6 +101,24 @@ class CascadeStage(Stage):
         if self.hardware is None:
             return None
         return (self.hardware,) if isinstance(self.hardware, str) else tuple(self.hardware)
+
+    @property
+    def named_models(self) -> dict[str, str]:
+        """What does the work, by the names of the models that say it; a family without can be planned and rehearsed."""
+        return {name: model.model for name, model in self.models.items() if model.model is not None}
+
+    def worker(self, name: str, folder: str, where: str, *, rendered: bool) -> tuple[ModelRef, Mapping[str, Any]]:
+        """Return what a worker loads for a model, as it is served: with how certain the model is. Raises SpecError."""
+        from headway.domains.cascade.wrapped import wrapped
+
+        return wrapped(self, name, folder, where, rendered=rendered)
+
+    @property
+    def branches(self) -> tuple[str, str]:
+        """The branches of its workers' results: what is known about an answer, and the answer."""
+        from headway.domains.cascade.live_answers import ABOUT, ANSWER
+
+        return ABOUT, ANSWER
 
     @model_validator(mode="after")
     def _every_model_fits(self) -> CascadeStage:

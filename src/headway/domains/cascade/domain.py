@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headway.domains.cascade.declare import CascadeStage
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     from headway.plan.oracle import Oracle
     from headway.serve.replica import MakeStarter
     from headway.serve.station import LiveStation
+    from headway.serve.wire import Payload
     from headway.sim.worklaw import Gains
-    from headway.spec.model import Hardware
+    from headway.spec.model import Hardware, Spec
 
 MOST_DEVICES = 1024
 """Devices beyond which no plan is looked for."""
@@ -177,6 +179,30 @@ class CascadeDomain:
         from headway.domains.cascade.live import live_station
 
         return live_station(context, config, starter=starter)
+
+    def lacking(self, spec: Spec, name: str) -> str | None:
+        """The validation table of a stage, where it is not there."""
+        from pathlib import Path
+
+        stage = spec.stages[name]
+        assert isinstance(stage, CascadeStage)
+        return None if Path(stage.table).is_file() else stage.table
+
+    def validate(
+        self,
+        spec: Spec,
+        name: str,
+        samples: Sequence[Payload],
+        labels: Sequence[str],
+        *,
+        folder: str | os.PathLike[str],
+        progress: Callable[[int, int, str], None],
+        log: Callable[[str], None] | None,
+    ) -> str:
+        """Ask a stage's models about the samples and write its validation table; return what it shows in a line."""
+        from headway.domains.cascade.validate import write_table
+
+        return write_table(spec, name, samples, labels, folder=folder, progress=progress, log=log)
 
     def hardware(self, context: StageContext) -> tuple[str, ...]:
         """Hardware that the devices may be of: declared, priced, and with a profile of every model."""

@@ -7,24 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from headway.cascade import ValidationTable
-from headway.cascade.certainty import NAMED
 from headway.domains.cascade.declare import CascadeStage
 from headway.domains.cascade.family import cascade_stage, planned_table
 from headway.domains.cascade.gears import GearPlan
-from headway.domains.cascade.live_answers import ABOUT, ANSWER, Rehearsal, StepModel
+from headway.domains.cascade.live_answers import ABOUT, ANSWER, Rehearsal
 from headway.domains.cascade.live_check import SHARE, Checks
 from headway.domains.cascade.live_devices import Timeouts
 from headway.domains.cascade.live_drift import Drift
 from headway.domains.cascade.live_station import CascadeLive
+from headway.domains.cascade.wrapped import wrapped
 from headway.domains.pipeline.declare import ReplicaConfig
 from headway.domains.pipeline.live import batch_timeout_s
-from headway.errors import PlanError, SpecError, nearest
+from headway.errors import PlanError, nearest
 from headway.plan.config import StageContext
 from headway.serve.batcher import FIRST_BATCH_TIMEOUT_S
-from headway.serve.model_ref import HardwareView, ModelRef, resolve, sleeping
+from headway.serve.model_ref import HardwareView, ModelRef, sleeping
 from headway.serve.replica import MakeStarter, StartWorker, worker_starter
 
 _NUMBERED = re.compile(r"^(.*:)(\d+)$")
@@ -114,28 +112,11 @@ def _worker(
     context: StageContext, stage: CascadeStage, hardware: str, name: str, size: int, folder: str, rendered: bool
 ) -> tuple[ModelRef, Mapping[str, Any]]:
     """What a worker loads for a model, and with which options."""
-    declared = stage.models[name]
-    if declared.model is None:
+    if stage.models[name].model is None:
         # What serving adds comes by itself.
         service = context.profile.service(context.name, name, hardware, overhead=False)
         return sleeping(service, size, sampled=True), {}
-    where = f"stages.{context.name}"
-    certainty: Any = stage.certainty
-    if certainty not in NAMED:
-        if ":" not in certainty:
-            raise SpecError(
-                f"{where}.certainty: {certainty!r} is not known{nearest(certainty, NAMED)}; write one of "
-                f"{', '.join(NAMED)}, or file.py:function"
-            )
-        certainty = msgspec.to_builtins(resolve(certainty, folder, f"{where}.certainty"))
-    ref = resolve(declared.model, folder, f"{where}.models.{name}.model")
-    options = {
-        "model": msgspec.to_builtins(ref),
-        "options": declared.options,
-        "certainty": certainty,
-        "rendered": rendered,
-    }
-    return ModelRef("python", module=StepModel.__module__, class_name=StepModel.__name__), options
+    return wrapped(stage, name, folder, f"stages.{context.name}", rendered=rendered)
 
 
 def _timeouts(context: StageContext, hardware: str, name: str, size: int) -> Timeouts:

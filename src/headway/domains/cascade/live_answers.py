@@ -88,11 +88,11 @@ class StepModel:
             return output[0], output[0], float(output[1])
         if not self._named:
             return output, output, float(self._certainty([output])[0])
-        scores = _scores(output)
+        scores = scores_of(output)
         return output, int(np.argmax(scores)), float(self._certainty(scores[None])[0])
 
 
-def _scores(output: Any) -> Any:
+def scores_of(output: Any) -> Any:
     """One row of at least two scores, or a single probability as two."""
     if isinstance(output, Mapping):
         rows = [value for value in output.values() if np.asarray(value).dtype.kind == "f"]

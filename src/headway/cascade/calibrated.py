@@ -106,9 +106,9 @@ def calibrated(table: ValidationTable, learned_from: ValidationTable, by_class: 
     predicted class has a curve of its own, so that a threshold is one by class. Raises CascadeError for a table without
     predictions, graded credits, or a model that `learned_from` lacks.
 
-    >>> table = ValidationTable([0, 1, 1], {"a": [0, 1, 0]}, {"a": [0.9, 0.8, 0.1]})
+    >>> table = ValidationTable([0, 1, 1], {"a": [0, 0, 0]}, {"a": [0.9, 0.1, 0.1]})
     >>> calibrated(table, table).certainty["a"].tolist()
-    [1.0, 1.0, 0.0]
+    [1.0, 0.0, 0.0]
     """
     if table.predicted is None or learned_from.predicted is None:
         raise CascadeError("calibration: the table has no predictions, so nothing says which answers were right")

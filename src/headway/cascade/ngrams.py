@@ -33,7 +33,7 @@ class CharCounts:
 
     >>> from sklearn.feature_extraction.text import TfidfVectorizer
     >>> fitted = TfidfVectorizer(analyzer="char", ngram_range=(1, 3)).fit(["tea cup", "cup"])
-    >>> abs(CharCounts(fitted).transform(["a cup"]) - fitted.transform(["a cup"])).max() < 1e-12
+    >>> bool(abs(CharCounts(fitted).transform(["a cup"]) - fitted.transform(["a cup"])).max() < 1e-12)
     True
     """
 

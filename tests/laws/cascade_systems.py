@@ -11,6 +11,7 @@ import numpy as np
 
 from headway.cascade import Cascade, Step, ValidationTable
 from headway.domains.cascade.gears import Gear, GearPlan, Group
+from headway.domains.cascade.halves import judged_on
 from headway.domains.cascade.station import CascadeStation, shuffled
 from headway.policy.admission import expired
 from headway.policy.cascading import answers, due, next_gear
@@ -93,7 +94,7 @@ class PlainCascade:
 
     def __init__(self, station: CascadeStation, arrivals: Arrivals, seed: int) -> None:
         self.plan, self.station, self.arrivals = station.plan, station, arrivals
-        self.sample = shuffled(seed, station.name, arrivals.request.size, station.table.samples)[arrivals.item]
+        self.sample = shuffled(seed, station.name, arrivals.request.size, judged_on(station.table))[arrivals.item]
         self.columns = max(table.shape[1] for table in station.service_s.values())
         self.key = batch_key(seed, station.name) if self.columns > 1 else 0
         groups = sorted(self.plan.placement, key=lambda group: len(group.models))

@@ -13,8 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.units.cascade_family import profile, spec
 
+from headway.cascade import judge
+from headway.domains.cascade.baselines import restricted
 from headway.domains.cascade.family import Family, work_s
 from headway.domains.cascade.gears import Gear, Group
+from headway.domains.cascade.halves import chosen_on
 from headway.domains.cascade.passes import FourPasses, NoGears, queue_lengths
 from headway.domains.cascade.place import balance, model_sets, peak_utilization, placements
 from headway.domains.cascade.planner import GearPlanner, TooFew, ladder
@@ -97,20 +100,42 @@ def test_every_range_is_served_by_the_most_accurate_cascade_that_can() -> None:
 
 def test_gears_serve_as_much_as_they_say(family: Family) -> None:
     planner = GearPlanner(family, 0.1)
+    table = family.table.take(chosen_on(family.table))
     for plan in planner.plans(2):
         sizes = dict(plan.max_batch_size)
-        judged = planner.judged(sizes)
-        by_name = {str(judged.cascade(row)): row for row in range(len(judged))}
-        work = work_s(judged, tuple(sizes), family.cost_s(sizes))
+        cost_s = family.cost_s(sizes)
         for gear in plan.gears:
-            row = by_name[str(gear.cascade)]
-            busy = peak_utilization(plan.placement, tuple(sizes), gear.up_to_per_s * work[row])
+            work = work_s(judge(table, [gear.cascade], cost_s), tuple(sizes), cost_s)
+            busy = peak_utilization(plan.placement, tuple(sizes), gear.up_to_per_s * work[0])
             assert float(busy) == pytest.approx(gear.utilization)
             assert gear.latency_s is not None
             assert gear.latency_s <= 0.1
         assert plan.gears[-1].up_to_per_s >= family.max_rate_per_s
         accuracies = [gear.accuracy for gear in plan.gears if gear.accuracy is not None]
         assert accuracies == sorted(accuracies, reverse=True)
+
+
+@pytest.mark.parametrize("fields", [{}, {"device_memory": "350MB"}])
+@pytest.mark.parametrize("accuracy", [None, 0.85])
+def test_every_plan_of_a_baseline_is_one_of_gears(
+    tmp_path: Path, fields: dict[str, Any], accuracy: float | None
+) -> None:
+    """So gears never need more devices than one model, switching models or one cascade for all loads."""
+    plans = {name: make(3) for name, make in restricted(family_of(tmp_path, **fields), 0.1, accuracy, 600.0).items()}
+    gears = set(plans.pop("gears"))
+    assert all(plans.values())
+    for listed in plans.values():
+        assert gears.issuperset(listed)
+
+
+def test_what_must_be_carried_may_be_less_than_what_gears_are_made_for(tmp_path: Path) -> None:
+    family = family_of(tmp_path, max_rate="700/s")
+    with pytest.raises(TooFew):
+        GearPlanner(family_of(tmp_path, max_rate="2000/s"), 0.1).plans(1)
+    plans = GearPlanner(family, 0.1, up_to_per_s=2000.0).plans(1)
+    assert plans
+    assert all(plan.gears[-1].up_to_per_s >= 700.0 for plan in plans)
+    assert any(len(plan.gears) > 1 for plan in plans)
 
 
 def test_gears_with_a_device_less_serve_no_more(family: Family) -> None:

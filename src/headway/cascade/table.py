@@ -145,7 +145,11 @@ class ValidationTable:
         return part
 
     def split(self, shares: Sequence[float], seed: int) -> tuple[ValidationTable, ...]:
-        """Return disjoint parts of about these shares, each class in each part by its share (stratified).
+        """Return the tables of disjoint `parts` of about these shares. Raises CascadeError."""
+        return tuple(self.take(rows) for rows in self.parts(shares, seed))
+
+    def parts(self, shares: Sequence[float], seed: int) -> tuple[NDArray[np.int64], ...]:
+        """Return the rows of disjoint parts of about these shares, each class in each part by its share (stratified).
 
         What the shares leave of 1 is left out. Within a class rows fall to the parts at random. Raises CascadeError for
         shares that are not positive or exceed 1 together, and for a part that no sample falls to.
@@ -172,7 +176,7 @@ class ValidationTable:
                 f"validation table: no sample of {self.samples} falls to the part of share {empty[0]:g}; more samples "
                 "or fewer parts are needed"
             )
-        return tuple(self.take(part == at) for at in range(bounds.size))
+        return tuple(np.flatnonzero(part == at) for at in range(bounds.size))
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> ValidationTable:

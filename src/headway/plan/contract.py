@@ -125,6 +125,15 @@ class HasRichest(Protocol):
 
 
 @runtime_checkable
+class NamesShortage(Protocol):
+    """It knows more of a capacity that does not suffice than that it does not."""
+
+    def shortage(self, context: StageContext) -> str | None:
+        """Return what all that supply allows cannot carry, as the end of a sentence; None when it carries all."""
+        ...
+
+
+@runtime_checkable
 class TellsAccuracy(Protocol):
     """How accurate its answers are shows only when it is simulated: its stations' departures have `credit`.
 

@@ -12,6 +12,7 @@ import numpy as np
 from headway.errors import HeadwayError
 from headway.plan.accuracy import combinations, stage_accuracy
 from headway.plan.config import Config
+from headway.plan.contract import NamesShortage
 from headway.plan.oracle import Oracle
 from headway.plan.promise import duration_text
 from headway.plan.smallest import (
@@ -86,7 +87,8 @@ def explain_infeasible(oracle: Oracle, choices: list[dict[str, str]], smallest: 
         fastest_s = oracle.simulations.fastest_s(choices[0])
         stage = max(fastest_s, key=lambda n: fastest_s[n])
     limits = " (see max and pool under supply)" if limited(oracle) else ""
-    text = f"{promise} with the supply allowed: stage {stage!r} runs out of capacity{limits}{offer(smallest)}"
+    why = f"stage {stage!r} runs out of capacity{limits}{_shortage(oracle, stage)}"
+    text = f"{promise} with the supply allowed: {why}{offer(smallest)}"
     return Obstacle("capacity", stage, text, smallest_s)
 
 
@@ -132,8 +134,16 @@ def _short_of_floor(oracle: Oracle, stages: Mapping[str, Config]) -> Obstacle | 
     text = (
         f"no plan found reaches the accuracy floor of {slo.accuracy:.4g} within "
         f"{oracle.criterion.text(slo.latency_s)}; the one that answers soonest reaches {accuracy:.4g}"
+        f"{_shortage(oracle, oracle.simulations.telling[0])}"
     )
     return Obstacle("accuracy", oracle.simulations.telling[0], text, best_accuracy=accuracy)
+
+
+def _shortage(oracle: Oracle, stage: str) -> str:
+    """What the stage's domain can say of it, as the end of a sentence."""
+    domain = oracle.domains[stage]
+    said = domain.shortage(oracle.contexts[stage]) if isinstance(domain, NamesShortage) else None
+    return f": {said}" if said else ""
 
 
 def _inaccurate(oracle: Oracle) -> Obstacle:

@@ -9,11 +9,13 @@ import numpy as np
 
 from headway.domains.cascade.family import Family
 from headway.domains.cascade.gears import GearPlan
+from headway.domains.cascade.halves import Rows
+from headway.domains.cascade.loss import Loss, run_with_loss
 from headway.domains.cascade.planner import TooFew
-from headway.domains.cascade.station import CascadeStation
+from headway.domains.cascade.station import SAMPLE, CascadeStation, shuffled
 from headway.errors import PlanError
 from headway.sim.outcome import percentile
-from headway.sim.station import Arrivals
+from headway.sim.station import Arrivals, Departures, Floats
 from headway.trace import Trace
 
 MOST_DEVICES = 512
@@ -29,22 +31,39 @@ class Judgment:
 
 
 class Judge:
-    """Simulates gear plans of a family on one trace with mean service times; every plan sees the same samples."""
+    """Simulates gear plans of a family on one trace with mean service times; every plan sees the same samples.
 
-    def __init__(self, family: Family, trace: Trace, *, percent: float = 95.0, seed: int = 0) -> None:
+    These are the table's samples that chose no cascade, or the given ones. `judged` counts the simulations.
+    """
+
+    def __init__(
+        self, family: Family, trace: Trace, *, percent: float = 95.0, seed: int = 0, samples: Rows | None = None
+    ) -> None:
         self.family, self.percent, self.seed = family, percent, seed
         items = np.arange(trace.requests, dtype=np.int32)
-        self._arrivals = Arrivals(trace.arrival_s, items, items, attributes=trace.columns)
+        columns = dict(trace.columns)
+        if samples is not None:
+            columns[SAMPLE] = shuffled(seed, family.where, trace.requests, samples).astype(np.float64)
+        self.arrivals = Arrivals(trace.arrival_s, items, items, attributes=columns)
         self.judged = 0
 
-    def judge(self, plan: GearPlan) -> Judgment:
-        """Return what a plan does."""
+    def judge(self, plan: GearPlan, loss: Loss | None = None) -> Judgment:
+        """Return what a plan does, with a device lost on the way or not."""
+        left = self.run(plan, loss)
+        return Judgment(plan, left.accuracy or 0.0, percentile(self.latency_s(left), self.percent))
+
+    def run(self, plan: GearPlan, loss: Loss | None = None) -> Departures:
+        """Return what becomes of every request under a plan."""
         self.judged += 1
         tables = {name: self.family.service[name].table(size, sampled=False) for name, size in plan.max_batch_size}
         station = CascadeStation(self.family.where, plan, tables, self.family.table)
-        left = station.run(self._arrivals, seed=self.seed, record=False)
-        latency_s = left.done_s - self._arrivals.arrival_s[left.item]
-        return Judgment(plan, left.accuracy or 0.0, percentile(latency_s, self.percent))
+        if loss is not None:
+            return run_with_loss(station, self.arrivals, loss, seed=self.seed)
+        return station.run(self.arrivals, seed=self.seed, record=False)
+
+    def latency_s(self, left: Departures) -> Floats:
+        """Return how long each departure took, in their order."""
+        return left.done_s - self.arrivals.arrival_s[left.item]
 
 
 def best(
@@ -57,15 +76,17 @@ def best(
     """
     if latency_s is None and accuracy is None:
         raise PlanError("gears are chosen by a latency, an accuracy or both; give at least one")
-    kept = [
-        one
-        for one in judgments
-        if (latency_s is None or one.latency_s <= latency_s + 1e-9)
-        and (accuracy is None or one.accuracy >= accuracy - 1e-12)
-    ]
+    kept = [one for one in judgments if keeps(one, latency_s, accuracy)]
     if latency_s is None:
         return min(kept, key=lambda one: (one.latency_s, -one.accuracy), default=None)
     return max(kept, key=lambda one: (one.accuracy, -one.latency_s), default=None)
+
+
+def keeps(one: Judgment, latency_s: float | None, accuracy: float | None) -> bool:
+    """Return whether a plan keeps what is promised of it."""
+    return (latency_s is None or one.latency_s <= latency_s + 1e-9) and (
+        accuracy is None or one.accuracy >= accuracy - 1e-12
+    )
 
 
 def fewest(
@@ -81,8 +102,7 @@ def fewest(
             listed = plans(devices)
         except TooFew:
             return None
-        judged = (best([judge.judge(plan)], latency_s=latency_s, accuracy=accuracy) for plan in listed)
-        return next((one for one in judged if one is not None), None)
+        return next((one for one in map(judge.judge, listed) if keeps(one, latency_s, accuracy)), None)
 
     low, high = 0, 1
     while (found := at(high)) is None and high < MOST_DEVICES:

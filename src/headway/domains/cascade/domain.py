@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from headway.domains.cascade.declare import CascadeStage
@@ -63,23 +65,14 @@ class CascadeDomain:
         return self._supply(context, config.hardware).startup_s + slowest_s
 
     def configs(self, context: StageContext, max_cost_usd_per_hour: float) -> Iterator[GearPlan]:
-        """A small family of gear plans for every number of devices that carries the highest rate, at most so dear.
-
-        Raises PlanError, naming the range of rates and the model, where as many as supply allows are too few.
-        """
-        from headway.domains.cascade.planner import TooFew
-
+        """A small family of gear plans for every number of devices that carries the highest rate, at most so dear."""
         for hardware in self.hardware(context):
             planner = self.planner(context, hardware)
             allowed = self.most_devices(context, planner.family)
             price = self._supply(context, hardware).price_usd_per_hour
             most = allowed if price == 0 else min(allowed, int(max_cost_usd_per_hour / price + 1e-9))
             for devices in range(1, most + 1):
-                try:
-                    yield from planner.plans(devices)
-                except TooFew:
-                    if devices == allowed:
-                        raise
+                yield from _plans(planner, devices)
 
     def most_usd_per_hour(self, context: StageContext, items: int) -> float:
         """As many devices as are worth a look, and of no more use than there are items at once."""
@@ -91,35 +84,40 @@ class CascadeDomain:
 
     def moves(self, context: StageContext, config: GearPlan) -> Iterator[tuple[str, GearPlan]]:
         """One device more or less, with the gears that so many carry in batches of the same size."""
-        from headway.domains.cascade.planner import TooFew
-
         planner = self.planner(context, config.hardware)
         for move, devices in (("remove_device", config.devices - 1), ("add_device", config.devices + 1)):
-            if not 1 <= devices <= self.most_devices(context, planner.family):
-                continue
-            try:
-                others = planner.plans(devices)
-            except TooFew:
-                continue
-            for other in others:
-                if other.max_batch_size == config.max_batch_size:
-                    yield move, other
+            if 1 <= devices <= self.most_devices(context, planner.family):
+                for other in _plans(planner, devices):
+                    if other.max_batch_size == config.max_batch_size:
+                        yield move, other
 
     def richest(self, context: StageContext, variant: str | None, share: float) -> Iterator[GearPlan]:
         """The plans for as many devices as supply allows."""
         for hardware in self.hardware(context):
             planner = self.planner(context, hardware)
-            yield from planner.plans(max(1, int(share * self.most_devices(context, planner.family) + 1e-9)))
+            yield from _plans(planner, max(1, int(share * self.most_devices(context, planner.family) + 1e-9)))
+
+    def shortage(self, context: StageContext) -> str:
+        """Up to which rate as many devices as supply allows serve, and the model that takes most of them."""
+        found = []
+        for hardware in self.hardware(context):
+            planner = self.planner(context, hardware)
+            devices = self.most_devices(context, planner.family)
+            unserved = planner.unserved(devices)
+            found.append((unserved.from_per_s, unserved.text(devices)))
+        return max(found)[1]
 
     def best_accuracy(self, context: StageContext) -> float:
-        """The share of validation samples that any of the models is right about: nothing chooses better."""
+        """The share of the samples asked about that any of the models is right about: nothing chooses better."""
         import numpy as np
 
         from headway.domains.cascade.family import read_table
+        from headway.domains.cascade.halves import judged_on
 
         stage = self._stage(context)
         table, _ = read_table(stage.table)
-        return float(np.max([table.credit[table.known(name)] for name in stage.models], axis=0).mean())
+        right = np.max([table.credit[table.known(name)] for name in stage.models], axis=0)
+        return float(right[judged_on(table)].mean())
 
     def fastest_s(self, context: StageContext, variant: str | None, *, sampled: bool) -> float:
         """The quickest batch of the quickest model on any hardware."""
@@ -217,10 +215,12 @@ class CascadeDomain:
 
     def planner(self, context: StageContext, hardware: str) -> GearPlanner:
         """Return the maker of gear plans for a stage on one hardware."""
-        from headway.domains.cascade.family import Family
-        from headway.domains.cascade.planner import GearPlanner
+        from headway.domains.cascade.family import read_table
 
-        return GearPlanner(Family.of(context, hardware), context.spec.slo.latency_s)
+        stage, slo = self._stage(context), context.spec.slo
+        _, table_hash = read_table(stage.table)
+        known = (context.name, hardware, slo.latency_s, slo.accuracy, stage.model_dump_json())
+        return _planner(_Asked((*known, context.profile.hash, table_hash), context, hardware))
 
     def most_devices(self, context: StageContext, family: Family) -> int:
         """What is worth a look: all that supply allows, or enough for the dearest model alone with room to spare."""
@@ -262,13 +262,36 @@ def fewest_devices(oracle: Oracle, variants: Mapping[str, str]) -> Mapping[str, 
 
 
 def _feasible(oracle: Oracle, name: str, planner: GearPlanner, devices: int) -> dict[str, GearPlan] | None:
+    candidates = ({name: plan} for plan in _plans(planner, devices))
+    return next((stages for stages in candidates if oracle.feasible(stages)), None)
+
+
+def _plans(planner: GearPlanner, devices: int) -> list[GearPlan]:
+    """The plans for so many devices; none when these are too few."""
     from headway.domains.cascade.planner import TooFew
 
     try:
-        plans = planner.plans(devices)
+        return planner.plans(devices)
     except TooFew:
-        return None
-    return next(({name: plan} for plan in plans if oracle.feasible({name: plan})), None)
+        return []
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """For whom plans are made; two of equal `known` get the same ones."""
+
+    known: tuple[object, ...]
+    context: StageContext = field(compare=False)
+    hardware: str = field(compare=False)
+
+
+@lru_cache(maxsize=8)
+def _planner(asked: _Asked) -> GearPlanner:
+    from headway.domains.cascade.family import Family
+    from headway.domains.cascade.planner import GearPlanner
+
+    slo = asked.context.spec.slo
+    return GearPlanner(Family.of(asked.context, asked.hardware), slo.latency_s, slo.accuracy)
 
 
 DOMAIN = CascadeDomain()

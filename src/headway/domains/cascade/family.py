@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from headway.cascade import Cascade, ValidationTable, certify, judge
 from headway.cascade.guarantee import by_safety
 from headway.cascade.search import Judged, search
 from headway.domains.cascade.declare import CascadeStage
+from headway.domains.cascade.halves import SELECTION, chosen_on, judged_on
 from headway.errors import CascadeError, PlanError, nearest
 from headway.plan.config import StageContext
 from headway.profile.service import ServiceTime
@@ -25,8 +26,6 @@ LEVELS = 24
 """Thresholds of each model that are looked at."""
 MOST_STEPS = 3
 BUDGET = 20_000
-SELECTION = 0.5
-"""The share of the validation table that cascades are chosen on where a tolerance is certified on the rest."""
 
 
 @dataclass(frozen=True)
@@ -77,26 +76,19 @@ class Family:
         return {name: self.service[name].mean_at(size) / size for name, size in sizes.items()}
 
     def cascades(self, sizes: Mapping[str, int], max_steps: int = MOST_STEPS) -> Judged:
-        """Return the cascades worth a gear, judged on the whole table: none is both more accurate and cheaper.
+        """Return the cascades worth a gear on the half that chooses: none is both more accurate and cheaper.
 
-        With a tolerance only those whose loss is certified. Raises CascadeError when none can be.
+        With a tolerance only those whose loss is certified on the other half. Raises PlanError when none can be.
         """
         cost_s = self.cost_s(sizes)
-        known = ValidationTable(
-            self.table.labels,
-            None if self.table.predicted is None else {name: self.table.predicted[name] for name in sizes},
-            {name: self.table.certainty[name] for name in sizes},
-            None if self.table.score is None else {name: self.table.score[name] for name in sizes},
-        )
-        chosen_on, certified_on = known, None
-        if self.tolerance is not None:
-            chosen_on, certified_on = known.split((SELECTION, 1 - SELECTION), seed=0)
-        found = search(chosen_on, cost_s, max_steps=max_steps, levels=LEVELS, budget=BUDGET)
+        chosen, others = _parts(self.table, tuple(sizes), apart=self.tolerance is not None)
+        found = _searched(chosen, max_steps)
+        found = replace(found, cost_s=work_s(found, tuple(sizes), cost_s).sum(axis=1))
         kept = [found.cascade(row) for row in found.pareto()]
-        if certified_on is not None and self.tolerance is not None:
-            kept = self._certified(kept, chosen_on, certified_on, cost_s)
-        judged = judge(known, kept, cost_s)
-        return judge(known, [judged.cascade(row) for row in judged.pareto()], cost_s)
+        if self.tolerance is not None:
+            kept = self._certified(kept, chosen, others, cost_s)
+        judged = judge(chosen, kept, cost_s)
+        return judge(chosen, [judged.cascade(row) for row in judged.pareto()], cost_s)
 
     def _certified(
         self,
@@ -163,6 +155,28 @@ def planned_table(path: str, planned: str, where: str) -> ValidationTable:
             f"{planned}); plan again"
         )
     return table
+
+
+@lru_cache(maxsize=8)
+def _parts(table: ValidationTable, names: tuple[str, ...], apart: bool) -> tuple[ValidationTable, ValidationTable]:
+    """What these models said of the samples that choose, and of the others; `apart` even where both are few."""
+    known = ValidationTable(
+        table.labels,
+        None if table.predicted is None else {name: table.predicted[name] for name in names},
+        {name: table.certainty[name] for name in names},
+        None if table.score is None else {name: table.score[name] for name in names},
+    )
+    if apart:
+        chosen, others = known.split((SELECTION, 1 - SELECTION), seed=0)
+        return chosen, others
+    return known.take(chosen_on(table)), known.take(judged_on(table))
+
+
+@lru_cache(maxsize=8)
+def _searched(table: ValidationTable, max_steps: int) -> Judged:
+    """The cascades of a table's models, asked in their order; what they cost is for others to say."""
+    place = {name: float(at) for at, name in enumerate(table.models)}
+    return search(table, place, max_steps=max_steps, levels=LEVELS, budget=BUDGET)
 
 
 @lru_cache(maxsize=8)

@@ -20,6 +20,7 @@ import numpy as np
 
 from headway.cascade import ValidationTable
 from headway.cascade.certainty import certainty
+from headway.domains.cascade.halves import judged_on
 from headway.domains.cascade.station import sample_rounds
 from headway.errors import CascadeError, ServeError
 from headway.serve.model_ref import HardwareView, ModelRef
@@ -159,7 +160,7 @@ class Rehearsal:
     """What models that only sleep say: every item that comes is the next validation sample in the simulator's order."""
 
     def __init__(self, table: ValidationTable, models: Sequence[str], stage: str, seed: int) -> None:
-        rounds = sample_rounds(seed, stage, table.samples)
+        rounds = sample_rounds(seed, stage, judged_on(table))
         self._samples: Iterator[int] = itertools.chain.from_iterable(each.tolist() for each in rounds)
         self._models = models
         self._certainty = [table.certainty[name].tolist() for name in models]

@@ -3,12 +3,14 @@
 A gear serves up to the rate at which its cascade takes a given share of the devices, work split as well as can be and
 in batches as large as a slice of the promise allows. Which share and which slice is best depends on how bursty the
 traffic is: a small family of plans is made for each number of devices, and whoever knows the traffic chooses by
-simulation. A gear whose 95th percentile at its own rate is beyond the promise is left out.
+simulation. One gear for all loads, of one model or of a cascade, is among them, and so is switching between models:
+where the promise is loose, nothing is gained by switching. A gear whose 95th percentile at its own rate is beyond the
+promise is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,15 +18,18 @@ from numpy.typing import NDArray
 
 from headway.cascade.search import Judged
 from headway.domains.cascade.family import MOST_STEPS, Family, work_s
-from headway.domains.cascade.gears import WINDOW_S, Gear, GearPlan, Group
+from headway.domains.cascade.gears import ALPHA_PER_S, WINDOW_S, Gear, GearPlan, Group
 from headway.domains.cascade.place import balance, model_sets, peak_utilization, placements
 from headway.domains.cascade.trial import Trial
 from headway.errors import PlanError
 
 Floats = NDArray[np.float64]
+Placement = tuple[Group, ...]
 
 UTILIZATIONS = (0.5, 0.65, 0.8, 0.95)
 """Shares of the devices that a gear may take at its highest rate."""
+FULL = 0.95
+"""The share of the devices that the highest rate may take in the cheapest gear."""
 SLICES = (0.05, 0.15, 0.4)
 """Shares of the promise that one batch may take."""
 QUEUE_SHARES = (0.0, 0.1)
@@ -36,22 +41,31 @@ WINDOW_SHARE = 0.25
 LEAST_WINDOW_S = 0.01
 COUNTED = 30
 """Arrivals at the highest rate that a window must show on average: fewer tell little of the rate."""
+MARGINS = (-0.01, -0.005, 0.0, 0.005, 0.01, 0.02)
+"""Of each accuracy so far above the floor the cheapest cascade is tried as the only one: what is right often enough
+on the samples that choose may not be so on others, or be so with less."""
 
 
 @dataclass(frozen=True)
 class Unserved:
-    """Why devices are too few: the range of rates that they cannot serve, and the model that takes most of them."""
+    """What devices carry at most, what they were to carry, and the model that takes most of them."""
 
     from_per_s: float
     to_per_s: float
     model: str
+    cascade: str = "the cheapest cascade"
 
     def text(self, devices: int) -> str:
-        """Return it as a sentence."""
-        plural = "s" if devices != 1 else ""
+        """Return it as a sentence: which range of rates is not served, or is served only when requests come evenly."""
+        many = f"{devices} device{'s' if devices != 1 else ''}"
+        if self.from_per_s < self.to_per_s:
+            return (
+                f"{many} cannot serve {self.from_per_s:.4g} to {self.to_per_s:.4g} requests/s; model {self.model!r} of "
+                f"{self.cascade} takes most of them"
+            )
         return (
-            f"{devices} device{plural} cannot serve {self.from_per_s:.4g} to {self.to_per_s:.4g} requests/s; model "
-            f"{self.model!r} of the cheapest cascade takes most of them"
+            f"{many} serve up to {self.from_per_s:.4g} requests/s when they come evenly; what is beyond in a burst "
+            f"waits, most of it for model {self.model!r} of {self.cascade}"
         )
 
 
@@ -66,33 +80,70 @@ class TooFew(PlanError):
 class GearPlanner:
     """Makes gear plans of one family under a promise of `latency_s` at a percentile; nothing is kept between planners.
 
-    Cascades have `max_steps` steps at most; with 1 gears only switch between models.
+    `accuracy` is the floor that plans of one gear are made for; without it they are of what the devices carry.
+    Cascades have `max_steps` steps at most; with 1 gears only switch between models. Gears are made for rates up to
+    `up_to_per_s`, the family's highest rate unless given: what must be carried may be less than what comes for a
+    moment.
     """
 
-    def __init__(self, family: Family, latency_s: float, max_steps: int = MOST_STEPS) -> None:
-        self.family, self.latency_s, self.max_steps = family, latency_s, max_steps
+    def __init__(
+        self,
+        family: Family,
+        latency_s: float,
+        accuracy: float | None = None,
+        *,
+        max_steps: int = MOST_STEPS,
+        up_to_per_s: float | None = None,
+    ) -> None:
+        self.family, self.latency_s, self.accuracy, self.max_steps = family, latency_s, accuracy, max_steps
+        self.up_to_per_s = max(family.max_rate_per_s, up_to_per_s or 0.0)
         self._judged: dict[tuple[tuple[str, int], ...], Judged] = {}
+        self._work: dict[tuple[tuple[str, int], ...], Floats] = {}
         self._trials: dict[tuple[object, ...], Trial] = {}
         self._split: dict[tuple[object, ...], tuple[tuple[float, ...], ...]] = {}
+        self._plans: dict[int, list[GearPlan]] = {}
+        self.single: GearPlanner | None = None
+        if max_steps > 1:
+            self.single = GearPlanner(family, latency_s, accuracy, max_steps=1, up_to_per_s=up_to_per_s)
 
     def plans(self, devices: int) -> list[GearPlan]:
         """Return the plans for so many devices, each once. Raises TooFew when they do not carry the highest rate."""
-        found: dict[GearPlan, None] = {}
-        short: TooFew | None = None
+        if devices not in self._plans:
+            made = [*self.switching(devices), *self.static(devices)]
+            if self.single is not None:
+                made += [*self.single.static(devices), *self.single.switching(devices)]
+            self._plans[devices] = list(dict.fromkeys(made))
+        if not self._plans[devices]:
+            raise TooFew(self.family.where, devices, self.unserved(devices))
+        return self._plans[devices]
+
+    def switching(self, devices: int) -> Iterator[GearPlan]:
+        """Yield plans whose gears take the same share of the devices, each at its highest rate."""
         for sizes in self.sizes():
-            try:
-                placement = self.place(sizes, devices)
-            except TooFew as error:
-                short = error
+            placement = self.place(sizes, devices)
+            if placement is None:
                 continue
             for utilization in UTILIZATIONS:
                 for share in QUEUE_SHARES:
                     plan = self.plan(sizes, placement, utilization, share * self.latency_s)
                     if plan is not None:
-                        found[plan] = None
-        if not found and short is not None:
-            raise short
-        return list(found)
+                        yield plan
+
+    def static(self, devices: int) -> Iterator[GearPlan]:
+        """Yield plans of one gear for all loads: the cheapest cascades that are right often enough.
+
+        Without a floor the cheapest of all, and the most accurate that the devices carry at each utilization.
+        """
+        for sizes in self.sizes():
+            for row in self._worth_alone(sizes, devices):
+                placement = self.place_one(sizes, devices, row)
+                if placement is None:
+                    continue
+                for share in QUEUE_SHARES:
+                    gear = self._alone(sizes, row, [placement], share, self.family.max_rate_per_s)
+                    less = self._alone(sizes, row, _less_one(placement), share, 0.0)
+                    if gear is not None:
+                        yield self.whole(sizes, placement, (gear,), () if less is None else (less,))
 
     def sizes(self) -> list[dict[str, int]]:
         """Return the choices of largest batches."""
@@ -100,25 +151,14 @@ class GearPlanner:
         return list({tuple(sizes.items()): sizes for sizes in listed}.values())
 
     def plan(
-        self, sizes: Mapping[str, int], placement: tuple[Group, ...], utilization: float, max_wait_s: float
+        self, sizes: Mapping[str, int], placement: Placement, utilization: float, max_wait_s: float
     ) -> GearPlan | None:
         """Return the plan whose gears take `utilization` of the devices at most; None when they cannot serve it all."""
         make = _Gears(self, sizes, placement, utilization, max_wait_s)
         gears = make.gears([placement])
-        most = self.family.max_rate_per_s
-        if not gears or gears[-1].up_to_per_s < most:
+        if not gears or gears[-1].up_to_per_s < self.family.max_rate_per_s:
             return None
-        window_s = min(1.0, max(COUNTED / most, LEAST_WINDOW_S, min(WINDOW_S, WINDOW_SHARE * self.latency_s)))
-        placed = {name for group in placement for name in group.models}
-        return GearPlan(
-            self.family.hardware,
-            placement,
-            tuple((name, size) for name, size in sizes.items() if name in placed),
-            gears,
-            make.gears(_less_one(placement)),
-            window_s,
-            table=self.family.table_hash,
-        )
+        return self.whole(sizes, placement, gears, make.gears(_less_one(placement)))
 
     def judged(self, sizes: Mapping[str, int]) -> Judged:
         """Return the cascades worth a gear when batches are that large."""
@@ -127,36 +167,54 @@ class GearPlanner:
             self._judged[key] = self.family.cascades(sizes, self.max_steps)
         return self._judged[key]
 
-    def place(self, sizes: Mapping[str, int], devices: int) -> tuple[Group, ...]:
-        """Return the placement that is expected to be right most often. Raises TooFew when none carries the load.
+    def work(self, sizes: Mapping[str, int]) -> Floats:
+        """Return the device-seconds per item that each of these cascades asks of each model."""
+        key = tuple(sizes.items())
+        if key not in self._work:
+            self._work[key] = work_s(self.judged(sizes), tuple(sizes), self.family.cost_s(sizes))
+        return self._work[key]
+
+    def place(self, sizes: Mapping[str, int], devices: int) -> Placement | None:
+        """Return the placement that is expected to be right most often; None when none carries the highest rate.
 
         Low rates are taken to be more frequent than high ones (Zipf's law over the ranges; CascadeServe, section 3.2).
         """
-        models, memory_mb = tuple(sizes), self.family.memory_mb
-        if memory_mb is None or sum(memory_mb.values()) <= self.family.device_mb:
-            choices: list[tuple[Group, ...]] = [(Group(models, devices),)]
-        else:
-            sets = model_sets({name: memory_mb[name] for name in models}, self.family.device_mb)
-            choices = list(placements(sets, devices))
-        judged = self.judged(sizes)
-        work = work_s(judged, models, self.family.cost_s(sizes))
-        edges = self.family.max_rate_per_s * np.arange(1, RANGES + 1) / RANGES
+        edges = self.up_to_per_s * np.arange(1, RANGES + 1) / RANGES
         weight = 1 / np.arange(1, RANGES + 1)
-        best, value, reached = choices[0], -1.0, 0.0
-        for placement in choices:
-            rates = max(UTILIZATIONS) / peak_utilization(placement, models, work)
-            reached = max(reached, float(rates.max()))
+        accuracy = self.judged(sizes).accuracy
+        best, value = None, -1.0
+        for placement in self._choices(tuple(sizes), devices):
+            rates = FULL / peak_utilization(placement, tuple(sizes), self.work(sizes))
             if rates.max() < self.family.max_rate_per_s:
                 continue
-            served = np.where(rates[:, None] >= edges, judged.accuracy[:, None], 0.0).max(axis=0)
+            served = np.where(rates[:, None] >= edges, accuracy[:, None], 0.0).max(axis=0)
             if float(served @ weight) > value + 1e-12:
                 best, value = placement, float(served @ weight)
-        if value < 0:
-            dearest = models[int(np.argmax(work[int(np.argmin(work.sum(axis=1)))]))]
-            raise TooFew(self.family.where, devices, Unserved(reached, self.family.max_rate_per_s, dearest))
-        return tuple(group for group in best if group.devices)
+        return best
 
-    def predicted_s(self, gear: Gear, sizes: Mapping[str, int], placement: tuple[Group, ...]) -> float:
+    def place_one(self, sizes: Mapping[str, int], devices: int, row: int) -> Placement | None:
+        """Return the placement of one cascade's models that carries most; None when none carries the highest rate."""
+        models = tuple(name for name in sizes if name in self.judged(sizes).cascade(row).models)
+        held = [at for at, name in enumerate(sizes) if name in models]
+        work = self.work(sizes)[row, held]
+        busy = [(float(peak_utilization(each, models, work)), each) for each in self._choices(models, devices)]
+        least, best = min(busy, key=lambda pair: pair[0])
+        return best if self.family.max_rate_per_s * least <= FULL else None
+
+    def unserved(self, devices: int) -> Unserved:
+        """Return which rates so many devices do not carry, in batches as large as the promise allows.
+
+        That of the cheapest cascade that is right often enough where there is a floor, else of the cheapest.
+        """
+        sizes = self.sizes()[-1]
+        judged, work, models = self.judged(sizes), self.work(sizes), tuple(sizes)
+        able = np.flatnonzero(judged.accuracy >= (self.accuracy or 0.0))
+        row = int(able[0]) if able.size else len(judged) - 1
+        rates = [FULL / float(peak_utilization(each, models, work[row])) for each in self._choices(models, devices)]
+        cascade = str(judged.cascade(row)) if self.accuracy is not None else "the cheapest cascade"
+        return Unserved(max(rates), self.family.max_rate_per_s, models[int(np.argmax(work[row]))], cascade)
+
+    def predicted_s(self, gear: Gear, sizes: Mapping[str, int], placement: Placement) -> float:
         """Return a gear's 95th percentile at its highest rate, alone."""
         key = tuple(sizes.items()), placement
         if key not in self._trials:
@@ -164,7 +222,7 @@ class GearPlanner:
         return self._trials[key].p95_s(gear)
 
     def split(
-        self, judged: Judged, row: int, sizes: Mapping[str, int], placement: tuple[Group, ...]
+        self, judged: Judged, row: int, sizes: Mapping[str, int], placement: Placement
     ) -> tuple[tuple[float, ...], ...]:
         """Return per step of a cascade the share of its work that each group of devices does, split at best."""
         cascade = judged.cascade(row)
@@ -177,6 +235,71 @@ class GearPlanner:
             self._split[key] = tuple(shares.get(name, (0.0,) * len(placement)) for name in cascade.models)
         return self._split[key]
 
+    def _worth_alone(self, sizes: Mapping[str, int], devices: int) -> list[int]:
+        """The cascades worth being the only gear."""
+        judged = self.judged(sizes)
+        if self.accuracy is not None:
+            able = (np.flatnonzero(judged.accuracy >= self.accuracy + margin) for margin in MARGINS)
+            return sorted({int(rows[0]) for rows in able if rows.size})
+        busy = self.family.max_rate_per_s * self.work(sizes).sum(axis=1) / devices
+        carried = [int(np.flatnonzero(busy <= share)[-1]) for share in UTILIZATIONS if np.any(busy <= share)]
+        return sorted({0, *carried})
+
+    def _alone(
+        self, sizes: Mapping[str, int], row: int, left: Sequence[Placement], queue_share: float, least_per_s: float
+    ) -> Gear | None:
+        """One cascade as a gear for the highest rate of at least `least_per_s` that any of the placements bears."""
+        if not left or not all(left):
+            return None
+        judged, models = self.judged(sizes), tuple(sizes)
+        busy = max(float(peak_utilization(placement, models, self.work(sizes)[row])) for placement in left)
+        rates = {min(self.up_to_per_s, share / busy) for share in UTILIZATIONS}
+        first = judged.cascade(row).models[0]
+        queued = sizes[first] if queue_share else 1
+        gear = Gear(
+            judged.cascade(row),
+            0.0,
+            (queued, *[1] * (len(judged.cascade(row)) - 1)),
+            queue_share * self.latency_s if queued > 1 else 0.0,
+            accuracy=float(judged.accuracy[row]),
+        )
+        for rate in sorted({rate for rate in rates if rate > least_per_s} | {least_per_s} - {0.0}, reverse=True):
+            made = replace(gear, up_to_per_s=rate)
+            latency_s = max(self.predicted_s(made, sizes, placement) for placement in left)
+            if latency_s <= self.latency_s:
+                split = self.split(judged, row, sizes, left[0])
+                return replace(made, latency_s=latency_s, utilization=rate * busy, load_split=split)
+        return None
+
+    def _choices(self, models: tuple[str, ...], devices: int) -> list[Placement]:
+        """The ways of placing these models on the devices."""
+        memory_mb = self.family.memory_mb
+        if memory_mb is None or sum(memory_mb[name] for name in models) <= self.family.device_mb:
+            return [(Group(models, devices),)]
+        sets = model_sets({name: memory_mb[name] for name in models}, self.family.device_mb)
+        return [tuple(group for group in each if group.devices) for each in placements(sets, devices)]
+
+    def whole(
+        self,
+        sizes: Mapping[str, int],
+        placement: Placement,
+        gears: tuple[Gear, ...],
+        less: tuple[Gear, ...],
+    ) -> GearPlan:
+        """Return a plan of these gears, whose windows show a change of load soon enough."""
+        most = self.up_to_per_s
+        placed = {name for group in placement for name in group.models}
+        return GearPlan(
+            self.family.hardware,
+            placement,
+            tuple((name, size) for name, size in sizes.items() if name in placed),
+            gears,
+            less,
+            min(1.0, max(COUNTED / most, LEAST_WINDOW_S, min(WINDOW_S, WINDOW_SHARE * self.latency_s))),
+            ALPHA_PER_S,
+            self.family.table_hash,
+        )
+
 
 @dataclass(frozen=True)
 class _Gears:
@@ -184,20 +307,19 @@ class _Gears:
 
     planner: GearPlanner
     sizes: Mapping[str, int]
-    placement: tuple[Group, ...]
+    placement: Placement
     utilization: float
     max_wait_s: float
 
-    def gears(self, left: Sequence[tuple[Group, ...]]) -> tuple[Gear, ...]:
+    def gears(self, left: Sequence[Placement]) -> tuple[Gear, ...]:
         """Return the gears that hold whichever of the placements is left, by rising rate."""
         if not left or not all(left):
             return ()
-        family, judged = self.planner.family, self.planner.judged(self.sizes)
-        work = work_s(judged, tuple(self.sizes), family.cost_s(self.sizes))
+        judged, work = self.planner.judged(self.sizes), self.planner.work(self.sizes)
         busy = np.max([peak_utilization(placement, tuple(self.sizes), work) for placement in left], axis=0)
         rates = self.utilization / busy
         out: list[Gear] = []
-        for row in ladder(judged.accuracy, rates, family.max_rate_per_s):
+        for row in ladder(judged.accuracy, rates, self.planner.up_to_per_s):
             gear = self._gear(judged, row, float(rates[row]), out[-1].up_to_per_s if out else 0.0)
             latency_s = max(self.planner.predicted_s(gear, self.sizes, placement) for placement in left)
             if latency_s <= self.planner.latency_s:
@@ -219,7 +341,7 @@ class _Gears:
         )
 
 
-def _less_one(placement: tuple[Group, ...]) -> list[tuple[Group, ...]]:
+def _less_one(placement: Placement) -> list[Placement]:
     """What is left when one device of each group is lost."""
     left = []
     for at, group in enumerate(placement):

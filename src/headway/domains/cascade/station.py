@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from headway.cascade import ValidationTable
 from headway.domains.cascade.gears import Gear, GearPlan
+from headway.domains.cascade.halves import Rows, judged_on
 from headway.domains.cascade.rows import gear_row
 from headway.errors import PlanError
 from headway.sim.station import Arrivals, Departures, Floats, Ints
@@ -43,8 +43,8 @@ class CascadeStation:
     """Devices of one hardware that serve a cascade by gears.
 
     `service_s[model]` is a latency table as `headway.profile.service` makes it, by model of the plan. An item is the
-    validation sample that the trace's column `sample` names; without it, samples come in a shuffled order of their own
-    (by `seed`), each once before any comes again.
+    validation sample that the trace's column `sample` names; without it, the samples on which no cascade was chosen
+    come in a shuffled order (by `seed`), each once before any comes again.
 
     >>> from headway.cascade import Cascade, Step, ValidationTable
     >>> from headway.domains.cascade.gears import Group
@@ -125,7 +125,7 @@ class CascadeStation:
                     f"whole numbers from 0 to {size - 1} name a sample of the validation table"
                 )
             return given.astype(np.int32)
-        return shuffled(seed, self.name, arrivals.request.size, size)[arrivals.item]
+        return shuffled(seed, self.name, arrivals.request.size, judged_on(self.table))[arrivals.item]
 
     @cached_property
     def models(self) -> Models:
@@ -175,22 +175,22 @@ def gear_arrays(gears: tuple[Gear, ...], plan: GearPlan) -> Gears:
     )
 
 
-def shuffled(seed: int, stage: str, items: int, samples: int) -> Ints:
-    """Return which sample each item is: all of them in a random order, again and again, each time in another one.
+def shuffled(seed: int, stage: str, items: int, samples: Rows) -> Ints:
+    """Return which of these samples each item is: all in a random order, again and again, each time in another one.
 
     Where the first items of two runs are the same, so are their samples. Less is left to chance than by drawing each.
 
-    >>> shuffled(1, "s", 4, 2).reshape(2, 2).sum(axis=1).tolist()
+    >>> shuffled(1, "s", 4, np.arange(2)).reshape(2, 2).sum(axis=1).tolist()
     [1, 1]
     """
-    rounds = itertools.islice(sample_rounds(seed, stage, samples), -(-items // samples))
+    rounds = itertools.islice(sample_rounds(seed, stage, samples), -(-items // samples.size))
     return np.concatenate([np.empty(0, np.int32), *rounds]).astype(np.int32)[:items]
 
 
-def sample_rounds(seed: int, stage: str, samples: int) -> Iterator[NDArray[np.int64]]:
-    """Yield all samples in a random order, again and again: what `shuffled` gives items as they come.
+def sample_rounds(seed: int, stage: str, samples: Rows) -> Iterator[Rows]:
+    """Yield these samples in a random order, again and again: what `shuffled` gives items as they come.
 
-    >>> next(sample_rounds(1, "s", 4)).tolist() == shuffled(1, "s", 4, 4).tolist()
+    >>> next(sample_rounds(1, "s", np.arange(4))).tolist() == shuffled(1, "s", 4, np.arange(4)).tolist()
     True
     """
     from headway.sim.items import stream

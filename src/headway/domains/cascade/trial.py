@@ -8,6 +8,7 @@ import numpy as np
 
 from headway.domains.cascade.family import Family
 from headway.domains.cascade.gears import Gear, GearPlan, Group
+from headway.domains.cascade.halves import chosen_on
 from headway.domains.cascade.station import CascadeStation, gear_arrays, shuffled
 from headway.sim.outcome import percentile
 
@@ -26,7 +27,7 @@ class Trial:
         tables = {name: family.service[name].table(size, sampled=False) for name, size in held}
         self._plan = GearPlan(family.hardware, placement, held, ())
         self._models = CascadeStation(family.where, self._plan, tables, family.table).models
-        self._sample = shuffled(0, family.where, ITEMS, family.table.samples)
+        self._sample = shuffled(0, family.where, ITEMS, chosen_on(family.table))
         self._arrival_s = np.cumsum(np.random.default_rng(0).exponential(1.0, ITEMS))
         self._known: dict[Gear, float] = {}
 

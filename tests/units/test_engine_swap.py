@@ -237,3 +237,26 @@ def test_predictions_alone_make_another_plan_live_without_touching_a_stage() -> 
         assert (answer["changes"], engine.plan, len(fakes.workers)) == ([], told, 1)
 
     run(plan, scenario)
+
+
+def test_a_pause_begins_no_batch_and_loses_nothing() -> None:
+    plan = make_plan(ONE)
+
+    async def scenario(engine: Engine, fakes: Fakes) -> None:
+        clock = asyncio.get_running_loop().time
+        load = asyncio.ensure_future(offer(engine, 20.0, 8.0))
+        await asyncio.sleep(2.0)
+        begun_s, before = clock(), sum(len(worker.batches) for worker in fakes.workers)
+        await engine.swap(but(plan, replicas=2), Watch(0.0), pause_s=3.0)
+        await asyncio.sleep(2.9)
+        assert sum(len(worker.batches) for worker in fakes.workers) - before <= 1
+        assert engine.stats()["stages"]["a"]["queued"] > 50
+        answers = await load
+        await engine.drain(1e6)
+        assert [answer.status for answer in answers] == ["answered"] * 160
+        # Every request that came in the pause waited for its end.
+        rows = engine.records["a"].ring.rows()
+        started_s = rows[:, 2] if rows.size else rows
+        assert not ((started_s > begun_s + 0.001) & (started_s < begun_s + 2.999)).any()
+
+    run(plan, scenario)

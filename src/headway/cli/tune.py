@@ -110,6 +110,8 @@ def _watch(
 
     def tell(entry: Entry) -> None:
         say(f"{changed(entry.to_dict())}: {entry.decision.text}")
+        if "waits" in entry.applied:
+            say(f"waits: {entry.applied['waits']}")
         if "error" in entry.applied:
             say(f"not done: {entry.applied['error']}")
 

@@ -7,7 +7,7 @@ domain has; the other protocols here are doors that the planner and the simulato
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from headway.plan.config import Config, StageContext
@@ -159,6 +159,25 @@ class BoundsCapacity(Protocol):
 
     def work_gains(self, context: StageContext, config: Config, *, sampled: bool) -> Gains:
         """The least that items cost the capacity, as in `headway.sim.worklaw`; batch k draws the simulator's draw k."""
+        ...
+
+
+@runtime_checkable
+class TunesItself(Protocol):
+    """Its station follows the load by itself, so that no tuner is needed for it."""
+
+    @property
+    def tunes_itself(self) -> str:
+        """How, as the end of a sentence that begins with the stage."""
+        ...
+
+
+@runtime_checkable
+class TellsTimes(Protocol):
+    """Its live station tells its load: with what batches take, requests are refused that would come too late."""
+
+    def batches_s(self, context: StageContext, config: Config) -> Sequence[float] | None:
+        """Return mean seconds of batches of 1, 2, ... items, with all that follows from them; None where not known."""
         ...
 
 

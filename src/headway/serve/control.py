@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from headway.serve.engine import Engine
 
 MAX_PLAN_BYTES = 8 * 2**20
-_LONGEST_WATCH_S = 3600.0
+_LONGEST_WATCH, _LONGEST_PAUSE = "1h", "10m"
 
 
 def routes(app: App) -> list[Route]:
@@ -36,11 +36,11 @@ def routes(app: App) -> list[Route]:
         return Response(engine.plan.to_json(), media_type="application/json")
 
     async def change(request: Request) -> Response:
-        watch, supersede, wait = _how(request)
+        watch, supersede, wait, pause_s = _how(request)
         body = await app.read(dict(request.scope["headers"]), request.receive, MAX_PLAN_BYTES)
         # Thousands of profile rows take a while to check; requests are served meanwhile.
         new = await asyncio.to_thread(_parse, body)
-        answer = await engine.swap(new, watch, supersede=supersede, wait=wait)
+        answer = await engine.swap(new, watch, supersede=supersede, wait=wait, pause_s=pause_s)
         return _json(answer, 200 if answer["committed_s"] is not None else 202)
 
     async def stats(request: Request) -> Response:
@@ -61,20 +61,26 @@ def routes(app: App) -> list[Route]:
     ]
 
 
-def _how(request: Request) -> tuple[Watch, bool, bool]:
-    """Read `watch` (a duration), `supersede` and `wait` from the query."""
+def _how(request: Request) -> tuple[Watch, bool, bool, float]:
+    """Read `watch` and `pause` (durations), `supersede` and `wait` from the query."""
     asked = request.query_params
     for name in asked:
-        if name not in ("watch", "supersede", "wait"):
-            raise Refused(400, f"{name} is not asked for here; valid: watch, supersede, wait")
-    text = asked.get("watch", f"{Watch().window_s:g}s")
+        if name not in ("watch", "supersede", "wait", "pause"):
+            raise Refused(400, f"{name} is not asked for here; valid: watch, supersede, wait, pause")
+    window_s = _duration_s(request, "watch", f"{Watch().window_s:g}s", _LONGEST_WATCH)
+    pause_s = _duration_s(request, "pause", "0s", _LONGEST_PAUSE)
+    return Watch(window_s), _flag(request, "supersede", False), _flag(request, "wait", True), pause_s
+
+
+def _duration_s(request: Request, name: str, default: str, most: str) -> float:
+    text = request.query_params.get(name, default)
     try:
-        window_s = duration_s(text)
+        found_s = duration_s(text)
     except ValueError as error:
-        raise Refused(400, f"watch: {error}") from None
-    if not 0 <= window_s <= _LONGEST_WATCH_S:
-        raise Refused(400, f"watch is {text}; it must be from 0s to 1h")
-    return Watch(window_s), _flag(request, "supersede", False), _flag(request, "wait", True)
+        raise Refused(400, f"{name}: {error}") from None
+    if not 0 <= found_s <= duration_s(most):
+        raise Refused(400, f"{name} is {text}; it must be from 0s to {most}")
+    return found_s
 
 
 def _flag(request: Request, name: str, default: bool) -> bool:

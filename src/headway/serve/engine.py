@@ -107,6 +107,7 @@ class Engine:
         self._joining: list[Item] = []
         self._loop: asyncio.AbstractEventLoop
         self._pumping = False
+        self._paused_until_s = -math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_s = NEVER_S
         self._empty = asyncio.Event()
@@ -205,11 +206,18 @@ class Engine:
             raise ServeError(f"stage {stage!r} is not in the plan{nearest(stage, self.stations)}; valid: {known}")
         self.stations[stage].set_replicas(count)
 
-    async def swap(
-        self, plan: Plan, watch: Watch | None = None, *, supersede: bool = False, wait: bool = True
-    ) -> dict[str, Any]:
-        """Make another plan the live one without losing a request; see `headway.serve.swap`. Raises SwapRefused."""
-        return await self.swaps.swap(plan, watch, supersede=supersede, wait=wait)
+    async def swap(self, plan: Plan, watch: Watch | None = None, **how: Any) -> dict[str, Any]:
+        """Make another plan the live one without losing a request, as `Swaps.swap` says. Raises SwapRefused."""
+        return await self.swaps.swap(plan, watch, **how)
+
+    def pause(self, seconds: float) -> None:
+        """Begin no batch for so long; what is being worked on is finished, and what comes waits."""
+        self._paused_until_s = max(self._paused_until_s, self.clock() + seconds)
+
+    @property
+    def paused(self) -> bool:
+        """Whether no batch may begin."""
+        return self.clock() < self._paused_until_s
 
     def set_plan(self, plan: Plan) -> None:
         """Take note of the plan that the stations run."""
@@ -339,8 +347,11 @@ class Engine:
         self._deliver_joins()
         now_s = self.clock()
         wake_at_s = NEVER_S
-        for station in self._asked:
-            wake_at_s = min(wake_at_s, station.ask(now_s))
+        if now_s < self._paused_until_s:
+            wake_at_s = self._paused_until_s
+        else:
+            for station in self._asked:
+                wake_at_s = min(wake_at_s, station.ask(now_s))
         if wake_at_s < self._timer_at_s:
             if self._timer is not None:
                 self._timer.cancel()

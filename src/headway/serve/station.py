@@ -85,6 +85,11 @@ class StationHost(Protocol):
         ...
 
     @property
+    def paused(self) -> bool:
+        """Whether no batch may begin; stations are not asked then."""
+        ...
+
+    @property
     def recording(self) -> bool:
         """Whether the server wants to be told of decisions."""
         ...

@@ -99,16 +99,24 @@ class Swaps:
         self._last: Change | None = None
 
     async def swap(
-        self, plan: Plan, watch: Watch | None = None, *, supersede: bool = False, wait: bool = True
+        self,
+        plan: Plan,
+        watch: Watch | None = None,
+        *,
+        supersede: bool = False,
+        wait: bool = True,
+        pause_s: float = 0.0,
     ) -> dict[str, Any]:
         """Make another plan the live one; return what changed, once it is live.
 
         It is then watched; `to_dict` tells what came of it. Without `wait` the answer comes when the plan has been
         found fit. With `supersede` a change that is only being watched, or that only changes numbers of replicas, gives
-        way: it counts as kept. Raises SwapRefused: 409 while another change is under way, 422 when the plan does not
-        fit or something cannot be started, 503 when the server is not ready.
+        way: it counts as kept. For `pause_s` from now on no batch begins. Raises SwapRefused: 409 while another change
+        is under way, 422 when the plan does not fit or something cannot be started, 503 when the server is not ready.
         """
         change = self._begin(plan, watch or Watch(), supersede)
+        if pause_s > 0.0:
+            self._engine.pause(pause_s)
         if wait:
             await change.settled.wait()
             if change.refusal is not None:

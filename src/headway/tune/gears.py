@@ -17,6 +17,7 @@ from typing import Any
 
 from headway.errors import HeadwayError, PlanError, nearest
 from headway.files import canonical_json, write_atomic
+from headway.plan.contract import TunesItself
 from headway.plan.infeasible import Infeasible
 from headway.plan.make import Progress, make
 from headway.plan.plan import Plan
@@ -43,7 +44,8 @@ def make_gears(
 ) -> tuple[Gear, ...]:
     """Return the plan's gears for multiples of its traffic, in rising order; where no plan can be had they end.
 
-    The trace is played faster for each. Raises PlanError for a ratio that is not above 1.
+    The trace is played faster for each. Raises PlanError for a ratio that is not above 1, and for a stage that tunes
+    itself: how it would be configured for more traffic is not known to the tuner.
 
     >>> from headway.testing.examples import tiny_plan
     >>> trace = Trace.poisson(rate=20, seconds=60, seed=1)
@@ -52,6 +54,10 @@ def make_gears(
     """
     if any(not ratio > 1.0 for ratio in ratios):
         raise PlanError(f"gears: ratios are {list(ratios)}; each must be above 1, the plan's own traffic")
+    for name, stage in plan.spec.stages.items():
+        domain = load_domain(stage.kind)
+        if isinstance(domain, TunesItself):
+            raise PlanError(f"gears: stage {name!r} {domain.tunes_itself}; tune the other stages without gears")
     spec = pinned(plan)
     feasibility = str(plan.provenance.get("feasibility", "robust"))
     gears: list[Gear] = []

@@ -56,6 +56,14 @@ class _Moment:
     missed: int
 
 
+@dataclass(frozen=True, slots=True)
+class _PutOff:
+    """A decision that another change is in the way of, and since when. After `RETRY_S` the tuner decides anew."""
+
+    decision: Decision
+    since_s: float
+
+
 class Live:
     """A running server, as an environment of `headway.tune.loop`. Times are of the server's clock.
 
@@ -83,6 +91,8 @@ class Live:
         self._next_s = time.monotonic()
         self._end_s = np.inf if seconds is None else self._next_s + seconds
         self._wanted: tuple[Plan, str | None] | None = None
+        self._put_off: _PutOff | None = None
+        self._waited = ""
         self._geared_s = -math.inf
         self._stats = server.stats(0)
         told = self._stats["arrivals"]
@@ -104,6 +114,7 @@ class Live:
         self._arrival_s = np.concatenate([self._arrival_s, arrival_times_s(self._stats["arrivals"])])
         self._follow()
         self._remember()
+        self._ask_again()
         now_s = self._stats["now_s"]
         self._arrival_s = self._arrival_s[self._arrival_s > now_s - HISTORY_S]
         recent_s = self._arrival_s[(self._arrival_s > now_s - LOOK_BACK_S) & (self._arrival_s <= now_s)]
@@ -111,9 +122,19 @@ class Live:
         return Observation(now_s, min(self.since_s, now_s), recent_s, stages, self.gear)
 
     def apply(self, decision: Decision) -> Mapping[str, Any]:
-        """Have the server run what was decided, or only say so; what a live server cannot do (a pause) is left out."""
+        """Have the server run what was decided, or only say so; asked again where another change is in the way."""
         if not self.act:
             return {"advised": True}
+        self._put_off, self._waited = None, ""
+        applied = self._change(decision)
+        if not applied.get("busy"):
+            return applied
+        self._put_off = _PutOff(decision, self.now_s)
+        text = f"{applied['error']}; asked again when it has ended, within {RETRY_S:g} s"
+        return {"plan_hash": applied["plan_hash"], "waits": text}
+
+    def _change(self, decision: Decision) -> Mapping[str, Any]:
+        """Ask for what was decided; what was done, with `busy` where another change is in the way."""
         gear = self.gear if decision.gear is None else None if decision.gear == PLAN else decision.gear
         try:
             wanted = self._plan_for(decision, gear)
@@ -121,12 +142,30 @@ class Live:
             return {"error": str(error)}
         if wanted.hash == (self._wanted[0].hash if self._wanted else self._live_hash):
             return {"plan_hash": wanted.hash}
-        change = self._server.change(wanted)
-        shown = ("state", "error") if gear == self.gear else ("state", "error", "changes")
+        change = self._server.change(wanted, decision.pause_s)
+        shown = ("state", "error", "busy") if gear == self.gear else ("state", "error", "busy", "changes")
         if "error" not in change:
             self._wanted = (wanted, self.gear)
             self.gear = gear
         return {"plan_hash": wanted.hash, **{key: change[key] for key in shown if key in change}}
+
+    def _ask_again(self) -> None:
+        """Ask again for what was put off, once nothing is in its way any more, for `RETRY_S` at most."""
+        put_off = self._put_off
+        if put_off is None:
+            return
+        waited_s = self.now_s - put_off.since_s
+        if self._stats["swap"]["state"] == STARTING:
+            if waited_s >= RETRY_S:
+                self._put_off, self._waited = (
+                    None,
+                    f"given up after {waited_s:.0f} s: another change was still starting",
+                )
+            return
+        applied = self._change(put_off.decision)
+        if not applied.get("busy"):
+            self._put_off = None
+            self._waited = applied.get("error", f"asked again after {waited_s:.1f} s")
 
     @property
     def now_s(self) -> float:
@@ -144,6 +183,7 @@ class Live:
             "queued": {name: now.stages[name]["queued"] for name in self._terms.stages},
             "replicas": {name: self._held(name)[0] for name in self._terms.stages},
             "plan_hash": self._stats["plan_hash"],
+            **({"waited": self._waited} if self._waited else {}),
             **({} if last is None else {"swap": {key: last[key] for key in ("to", "state", "why")}}),
         }
 

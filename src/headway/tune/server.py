@@ -55,18 +55,22 @@ class Server:
         """Whether the server refuses requests that would be answered later than promised."""
         return bool(self._get("/stats?timings=false").get("refuses_late", False))
 
-    def change(self, plan: Plan) -> dict[str, Any]:
+    def change(self, plan: Plan, pause_s: float = 0.0) -> dict[str, Any]:
         """Ask for another plan; return the change, or `{"error": sentence}` when the server refuses it or says nothing.
 
-        Does not wait until what it needs has been started; a change of replicas that is under way gives way.
+        Does not wait until what it needs has been started; a change of replicas that is under way gives way. For
+        `pause_s` the server begins no batch, as engines that stop to be rescaled do. `busy` stands beside the error
+        where only another change is in the way, so that it helps to ask again.
         """
-        asked = {"wait": "false", "supersede": "true"}
+        asked = {"wait": "false", "supersede": "true", **({"pause": f"{pause_s!r}s"} if pause_s else {})}
         try:
             reply = self._send("PUT", "/plan", params=asked, content=plan.to_json())
         except ServeError as error:
             return {"error": str(error)}
         value: dict[str, Any] = _json(reply)
-        return value if reply.status_code in (200, 202) else {"error": str(value.get("error", reply.text))}
+        if reply.status_code in (200, 202):
+            return value
+        return {"error": str(value.get("error", reply.text)), **({"busy": True} if reply.status_code == 409 else {})}
 
     def _get(self, path: str) -> Any:
         reply = self._send("GET", path, attempts=ATTEMPTS)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from headway.errors import PlanError
-from headway.plan.contract import StartsSlowly
+from headway.plan.contract import StartsSlowly, TunesItself
 from headway.plan.oracle import TRACES, block_s, derive
 from headway.plan.plan import Plan
 from headway.policy.envelopes import ALARM_Z, Band, Floats, quantile
@@ -39,7 +39,8 @@ def terms(plan: Plan, planned_on: Trace | None = None) -> Terms:
     """
     stages = stage_terms(plan, planned_on)
     if not stages:
-        raise PlanError(f"plan {plan.spec.name!r}: no stage has replicas that may change as it runs; nothing to tune")
+        name, others = plan.spec.name, _by_themselves(plan)
+        raise PlanError(f"plan {name!r}: no stage has replicas that may change as it runs; nothing to tune{others}")
     if planned_on is not None:
         spans = np.array([point["window_s"] for point in plan.envelope]) if plan.envelope else windows(_path_s(stages))
         seed = int(plan.provenance.get("seed", 0))
@@ -75,6 +76,16 @@ def stage_terms(plan: Plan, planned_on: Trace | None = None) -> dict[str, StageT
             max_replicas=most.get(name),
         )
     return out
+
+
+def _by_themselves(plan: Plan) -> str:
+    """What is to be known of the stages that need no tuner."""
+    told = []
+    for name, stage in plan.spec.stages.items():
+        domain = load_domain(stage.kind)
+        if isinstance(domain, TunesItself):
+            told.append(f"; stage {name!r} {domain.tunes_itself}")
+    return "".join(told)
 
 
 def scale_factors(plan: Plan, planned_on: Trace | None = None) -> dict[str, float]:

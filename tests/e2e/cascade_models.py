@@ -2,6 +2,7 @@
 
 FAMILY = '''
 import os
+import time
 
 import numpy as np
 
@@ -32,6 +33,22 @@ class Plain:
 
     def predict(self, batch):
         return [{"length": len(text)} for text in batch]
+
+
+class Gated:
+    """Works for as long as a file is not there."""
+
+    def __init__(self, gate):
+        self.gate = gate
+
+    def predict(self, batch):
+        while not os.path.exists(self.gate):
+            time.sleep(0.005)
+        return [("long", 0.99) for _ in batch]
+
+
+def length(texts):
+    return [len(text) for text in texts]
 
 
 def sure(results):

@@ -6,10 +6,12 @@ import json
 import os
 import re
 import signal
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.e2e.cascade_models import FAMILY
+from tests.e2e.serving import wait_until
 
 from headway.cascade import Cascade, Step, ValidationTable
 from headway.domains.cascade import DOMAIN
@@ -81,9 +84,9 @@ def texts(folder: Path, model: Callable[[str], dict[str, str]]) -> Iterator[Live
         yield server
 
 
-def fetch(url: str, body: bytes | None = None) -> tuple[int, str]:
+def fetch(url: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> tuple[int, str]:
     """Return status and text; a client of httpx costs more than the request for each that is made."""
-    request = urllib.request.Request(url, body, {"content-type": "application/json"})
+    request = urllib.request.Request(url, body, {"content-type": "application/json", **(headers or {})})
     try:
         with urllib.request.urlopen(request, timeout=60.0) as response:
             return response.status, response.read().decode()
@@ -92,9 +95,9 @@ def fetch(url: str, body: bytes | None = None) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def ask(server: LiveServer, text: str) -> dict[str, Any]:
+def ask(server: LiveServer, text: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
     tensor = {"name": "input", "shape": [1], "datatype": "BYTES", "data": [text]}
-    status, found = fetch(f"{server.url}/v2/models/texts/infer", json.dumps({"inputs": [tensor]}).encode())
+    status, found = fetch(f"{server.url}/v2/models/texts/infer", json.dumps({"inputs": [tensor]}).encode(), headers)
     if status != 200:
         return {"status": status, **json.loads(found)}
     (output,) = json.loads(found)["outputs"]
@@ -196,3 +199,80 @@ def test_what_cannot_be_served_is_refused_in_a_sentence(folder: Path, model: Cal
         live({"small": {"model": "nowhere.py:Small"}, "large": model("Large")})
     with pytest.raises(ServeError, match=r"its gears are made for a fixed number of devices \(1\)"):
         live({name: {} for name in NAMES}).set_replicas(2)
+
+
+def test_the_plan_is_changed_while_it_serves(folder: Path, model: Callable[[str], dict[str, str]]) -> None:
+    spec, profile = context_of(folder, {"small": model("Small"), "large": model("Large")})
+    plan = Plan(spec, profile, {"sort": gear_plan()})
+    only = Gear(Cascade((Step("large"),)), 1000.0, (1,))
+    dearer = replace(plan, stages={"sort": replace(gear_plan(devices=2), gears=(only,))})
+    elsewhere = replace(plan, stages={"sort": GearPlan("cpu", (Group(("large",), 1),), (("large", 4),), (only,))})
+
+    def change(to: Plan) -> tuple[int, dict[str, Any]]:
+        request = urllib.request.Request(f"{server.url}/plan?watch=0s", to.to_json().encode(), method="PUT")
+        with urllib.request.urlopen(request, timeout=60.0) as response:
+            return response.status, json.load(response)
+
+    with running_in_thread(plan) as server, ThreadPoolExecutor(4) as pool:
+        before = [ask(server, "x" * 19)["parameters"]["model"] for _ in range(3)]
+        pids = cascade_stats(server)["pids"]
+        asked = [pool.submit(ask, server, "x" * 19) for _ in range(200)]
+        status, found = change(dearer)
+        after = [ask(server, "x" * 19)["parameters"]["model"] for _ in range(3)]
+        assert (before, after) == (["small"] * 3, ["large"] * 3)
+        assert (status, found["state"]) == (200, "kept")
+        assert {each["field"] for each in found["changes"]} == {"devices", "placement", "gears"}
+        stats = cascade_stats(server)
+        assert (len(stats["pids"]), set(pids) <= set(stats["pids"])) == (4, True)
+        change(elsewhere)
+        assert [ask(server, "x" * 19)["parameters"]["model"] for _ in range(3)] == ["large"] * 3
+        assert {future.result()["parameters"]["model"] for future in asked} <= {"small", "large"}
+        assert wait_until(lambda: len(cascade_stats(server)["pids"]) == 1)
+        exits = cascade_stats(server)["cascade"]["exits"]
+        assert sum(exits.values()) == 209
+
+
+ROUTED = Gear(Cascade((Step("small", threshold=0.5), Step("large"))), 1000.0, (1, 1), skip=(12.0,))
+
+
+@pytest.mark.parametrize("hardness", ["size", "length"])
+def test_clearly_hard_inputs_skip_the_cheap_model(
+    folder: Path, model: Callable[[str], dict[str, str]], hardness: str
+) -> None:
+    spec, profile = context_of(
+        folder,
+        {"small": model("Small"), "large": model("Large")},
+        hardness=hardness if hardness == "size" else f"{folder / 'family.py'}:{hardness}",
+    )
+    plan = Plan(spec, profile, {"sort": replace(gear_plan(), gears=(ROUTED,))})
+    with running_in_thread(plan) as server:
+        with ThreadPoolExecutor(8) as pool:
+            texts = ["x" * length for length in (1, 2, 12, 19, 9)] * 4
+            answers = list(pool.map(lambda text: ask(server, text), texts))
+        # The text of 19 would be answered by the small model; that of 9 is not known to be hard, and goes on.
+        assert [a["parameters"]["model"] for a in answers] == ["small", "small", "large", "large", "large"] * 4
+        found = cascade_stats(server)["cascade"]
+        assert (found["skipped"], found["escalations"]["small"]) == (8, 4)
+
+
+def test_an_item_whose_deadline_passes_is_answered_with_what_was_said_of_it(
+    folder: Path, model: Callable[[str], dict[str, str]], tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    spec, profile = context_of(
+        folder, {"small": model("Small"), "large": {**model("Gated"), "options": {"gate": str(gate)}}}
+    )
+    apart = replace(gear_plan(), placement=(Group(("small",), 1), Group(("large",), 1)))
+
+    def escalated() -> int:
+        return int(cascade_stats(server)["cascade"]["escalations"]["small"])
+
+    with running_in_thread(Plan(spec, profile, {"sort": apart})) as server, ThreadPoolExecutor(2) as pool:
+        patient = pool.submit(ask, server, "x" * 9)
+        assert wait_until(lambda: escalated() == 1)
+        hasty = pool.submit(ask, server, "x" * 9, {"x-request-timeout": "100ms"})
+        assert wait_until(lambda: escalated() == 2)
+        time.sleep(0.1)
+        gate.touch()
+        assert patient.result()["parameters"]["model"] == "large"
+        assert hasty.result()["parameters"]["model"] == "small"

@@ -14,7 +14,7 @@ from headway.domains.cascade.gears import Gear, GearPlan, Group
 from headway.domains.cascade.halves import judged_on
 from headway.domains.cascade.station import CascadeStation, shuffled
 from headway.policy.admission import expired
-from headway.policy.cascading import answers, due, next_gear
+from headway.policy.cascading import answers, due, first_step, next_gear
 from headway.sim.draws import batch_key, bits_for, draw
 from headway.sim.station import Arrivals
 
@@ -31,6 +31,7 @@ def random_station(rng: np.random.Generator, *, devices: int = 3, models: int = 
         truth,
         {n: np.where(rng.random(samples) < 0.5 + 0.2 * at, truth, (truth + 1) % 3) for at, n in enumerate(names)},
         {n: rng.integers(0, 9, samples) / 8 for n in names},
+        hardness=rng.integers(0, 9, samples) / 8,
     )
     columns = int(rng.choice([1, 4]))
     sizes = {n: int(rng.integers(1, 5)) for n in names}
@@ -58,7 +59,10 @@ def random_gear(rng: np.random.Generator, names: Sequence[str], rate_per_s: floa
     chosen = sorted(rng.choice(len(names), rng.integers(1, len(names) + 1), replace=False))
     steps = [Step(names[at], threshold=float(rng.integers(0, 10)) / 8) for at in chosen[:-1]]
     waits = tuple(int(n) for n in rng.integers(1, 5, len(chosen)))
-    return Gear(Cascade((*steps, Step(names[chosen[-1]]))), rate_per_s, waits, float(rng.integers(0, 8)) * GRID)
+    skip = tuple((np.sort(rng.integers(2, 10, rng.integers(len(chosen)))) / 8).tolist())
+    return Gear(
+        Cascade((*steps, Step(names[chosen[-1]]))), rate_per_s, waits, float(rng.integers(0, 8)) * GRID, skip=skip
+    )
 
 
 def random_arrivals(rng: np.random.Generator, items: int, seconds: float, patience_s: float = math.inf) -> Arrivals:
@@ -124,13 +128,18 @@ class PlainCascade:
                     self.deliver(device, now_s)
             while coming and coming[0][1] == now_s:
                 item, _ = coming.pop(0)
-                self.queues[self.current.cascade.models[0]].append((now_s, item))
+                self.queues[self.begins(item)].append((now_s, item))
                 came += 1
             wake_s = min((self.start(name, now_s) for name in self.asked()), default=math.inf)
 
     @property
     def current(self) -> Gear:
         return self.plan.gears[self.gear]
+
+    def begins(self, item: int) -> str:
+        hardness = self.station.table.hardness
+        step = 0 if hardness is None else first_step(float(hardness[self.sample[item]]), self.current.skip)
+        return self.current.cascade.models[step]
 
     def asked(self) -> list[str]:
         steps = self.current.cascade.models

@@ -12,26 +12,21 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.laws.cascade_lives import Family, pair, plan_of, scenario
 from tests.laws.cascade_systems import random_station
 
 from headway.cascade import Cascade, Step, ValidationTable
-from headway.domains.cascade.gears import Gear, GearPlan, Group
-from headway.domains.cascade.live_answers import Rehearsal
+from headway.domains.cascade.gears import Gear
 from headway.domains.cascade.live_check import Checks
-from headway.domains.cascade.live_devices import Timeouts
 from headway.domains.cascade.live_drift import Drift
 from headway.domains.cascade.live_station import CascadeLive
 from headway.domains.cascade.rows import gear_row
 from headway.domains.cascade.station import CascadeStation, Served
 from headway.errors import ServeError
-from headway.plan.plan import Plan
-from headway.profile import Profile, Row
 from headway.serve.engine import Answer, Engine, Limits, Rejected
-from headway.serve.replica import StartWorker
 from headway.serve.wire import Payload, Told
 from headway.sim.station import Arrivals
-from headway.spec.model import Spec
-from headway.testing.live import FakeWorker, fake_starter, run_virtual
+from headway.testing.live import run_virtual
 
 SEEDS = st.integers(0, 2**32 - 1)
 ODD = 0.010 * 2**0.5
@@ -47,43 +42,6 @@ def odd_station(rng: np.random.Generator) -> CascadeStation:
         for at, (name, size) in enumerate(station.plan.max_batch_size)
     }
     return CascadeStation("s", station.plan, service_s, station.table)
-
-
-def live(
-    station: CascadeStation, seed: int, started: list[FakeWorker] | None = None, startup_s: float = 0.0, **options: Any
-) -> CascadeLive:
-    """The live station of the same plan, whose workers are fakes that take the same times."""
-    plan, models = station.plan, station.plan.models
-
-    def start(name: str) -> StartWorker:
-        return fake_starter(
-            lambda n: float(station.service_s[name][n, 0]), started=started, before=lambda: asyncio.sleep(startup_s)
-        )
-
-    return CascadeLive(
-        station.name,
-        plan,
-        [
-            {at: start(name) for at, name in enumerate(models) if name in group.models}
-            for group in plan.placement
-            for _ in range(group.devices)
-        ],
-        [Timeouts(1e9, options.pop("batch_timeout_s", 1e9))] * len(models),
-        Drift(station.table, models, station.name),
-        rehearsal=Rehearsal(station.table, models, station.name, seed),
-        **options,
-    )
-
-
-def plan_of(station: CascadeStation, folder: Path) -> Plan:
-    path = folder / "validation.csv"
-    station.table.write(path)
-    models = station.plan.models
-    stage = {"kind": "cascade", "models": {name: {} for name in models}, "table": str(path), "max_rate": "100/s"}
-    supply = {"cpu": {"price": "$1/h"}}
-    spec = Spec.from_dict({"slo": {"latency": "1s"}, "supply": supply, "stages": {station.name: stage}})
-    rows = [Row(station.name, "cpu", 1, 0.1, variant=name) for name in models]
-    return Plan(spec, Profile.from_rows(rows), {station.name: station.plan})
 
 
 async def play(engine: Engine, arrival_s: np.ndarray, timeout_s: float) -> tuple[np.ndarray, list[Answer | None]]:
@@ -139,7 +97,7 @@ def test_the_live_station_takes_the_gears_and_answers_of_the_simulator(
     expected = simulated(station, arrival_s, seed, timeout_s)
 
     async def main() -> tuple[CascadeLive, np.ndarray, list[Answer | None]]:
-        ours = live(station, seed)
+        ours = Family(station, seed).live()
         engine = Engine(
             plan_of(station, folder),
             stations={"s": ours},
@@ -175,15 +133,15 @@ def told(answer: Answer | None) -> dict[str, Any]:
 def test_every_item_is_answered_exactly_once_whatever_dies(folder: Path, seed: int, deaths: int) -> None:
     rng = np.random.default_rng(seed)
     station, arrival_s = odd_station(rng), poisson(rng, 60)
-    started: list[FakeWorker] = []
+    family = Family(station, seed)
 
     async def main() -> tuple[Engine, CascadeLive, list[Answer | None]]:
         loop = asyncio.get_running_loop()
-        checks = Checks(len(station.plan.models) - 1, share=0.3, seed=seed)
-        ours = live(station, seed, started, checks=checks)
+        checks = Checks(share=0.3, seed=seed)
+        ours = family.live(checks=checks)
         engine = Engine(plan_of(station, folder), stations={"s": ours}, clock=loop.time)
         for at_s in rng.uniform(0.0, float(arrival_s[-1]), deaths):
-            loop.call_at(at_s, lambda: started[int(rng.integers(len(started)))].die())
+            loop.call_at(at_s, lambda: family.workers[int(rng.integers(len(family.workers)))].die())
         _, found = await play(engine, arrival_s, timeout_s=3.0)
         return engine, ours, found
 
@@ -192,29 +150,6 @@ def test_every_item_is_answered_exactly_once_whatever_dies(folder: Path, seed: i
     assert engine.counts.in_flight == ours.queued == 0
     assert {name: status.count(name) for name in engine.counts.by_status} == engine.counts.by_status
     assert sum(ours.exits) == status.count("answered")
-
-
-def pair(alpha_per_s: float = 8.0, devices: int = 2) -> CascadeStation:
-    """A dear gear (large alone), a cheap one (small, large for what is doubtful), and small alone for a lost device."""
-    right = np.arange(200) % 4 > 0
-    labels = np.arange(200) % 2
-    table = ValidationTable(
-        labels,
-        {"small": np.where(right, labels, 1 - labels), "large": labels},
-        {"small": np.where(right, 0.9, 0.1), "large": np.full(200, 0.95)},
-    )
-    small, large = Cascade((Step("small"),)), Cascade((Step("large"),))
-    both = Cascade((Step("small", threshold=0.5), Step("large")))
-    plan = GearPlan(
-        "cpu",
-        (Group(("small", "large"), devices),),
-        (("small", 4), ("large", 4)),
-        (Gear(large, 20.0, (1,)), Gear(both, 200.0, (1, 1))),
-        (Gear(both, 40.0, (1, 1)), Gear(small, 200.0, (1,))),
-        alpha_per_s=alpha_per_s,
-    )
-    times = {"small": 0.001, "large": 0.02}
-    return CascadeStation("s", plan, {n: np.full((5, 1), s) for n, s in times.items()}, table)
 
 
 async def ask(engine: Engine, count: int, gap_s: float) -> list[dict[str, Any]]:
@@ -228,24 +163,8 @@ async def ask(engine: Engine, count: int, gap_s: float) -> list[dict[str, Any]]:
     return found
 
 
-def scenario(station: CascadeStation, folder: Path, play: Any, **options: Any) -> Any:
-    """Start an engine with the live station in virtual time, play the scenario with it, and stop it."""
-
-    async def main() -> Any:
-        started: list[FakeWorker] = []
-        ours = live(station, 1, started, STARTUP_S, **options)
-        engine = Engine(plan_of(station, folder), stations={"s": ours}, clock=asyncio.get_running_loop().time)
-        await engine.start()
-        try:
-            return await play(engine, ours, started)
-        finally:
-            await engine.stop()
-
-    return run_virtual(main)
-
-
 def test_a_lost_device_is_a_change_of_gear_and_so_is_its_return(folder: Path) -> None:
-    async def play(engine: Engine, ours: CascadeLive, started: list[FakeWorker]) -> None:
+    async def play(engine: Engine, ours: CascadeLive) -> None:
         await ask(engine, 12, 0.05)
         assert ours.gears.key == (False, 0)
         assert (await ask(engine, 1, 0.05))[0]["model"] == "large"
@@ -266,11 +185,11 @@ def test_a_lost_device_is_a_change_of_gear_and_so_is_its_return(folder: Path) ->
         assert held_s[True, 0] + held_s[True, 1] > 0
         assert sum(held_s.values()) == pytest.approx(engine.clock() - STARTUP_S)
 
-    scenario(pair(), folder, play)
+    scenario(Family(pair(), start_s=STARTUP_S), folder, play)
 
 
 def test_a_model_that_can_no_longer_be_started_is_passed_over(folder: Path) -> None:
-    async def play(engine: Engine, ours: CascadeLive, started: list[FakeWorker]) -> None:
+    async def play(engine: Engine, ours: CascadeLive) -> None:
         for device in ours._devices.all:
             replica = device.replicas[1]
 
@@ -283,17 +202,17 @@ def test_a_model_that_can_no_longer_be_started_is_passed_over(folder: Path) -> N
         await asyncio.sleep(0.5)
         assert [told["model"] for told in await ask(engine, 8, 0.01)] == ["small"] * 8
 
-    scenario(pair(), folder, play)
+    scenario(Family(pair(), start_s=STARTUP_S), folder, play)
 
 
 def test_a_few_answers_are_looked_at_again_when_nothing_else_is_to_do(folder: Path) -> None:
-    async def play(engine: Engine, ours: CascadeLive, started: list[FakeWorker]) -> dict[str, Any]:
+    async def play(engine: Engine, ours: CascadeLive) -> dict[str, Any]:
         ours.gears.lose(True, engine.clock(), 0)
         await ask(engine, 400, 0.03)
         about: dict[str, Any] = engine.stats()["stages"]["s"]["cascade"]
         return about
 
-    about = scenario(pair(), folder, play, checks=Checks(1, share=0.2))
+    about = scenario(Family(pair(), start_s=STARTUP_S), folder, play, checks=Checks(share=0.2))
     assert about["exits"]["small"] > 250
     assert 30 < about["checks"]["small"]["agreed"] < 120
     assert "disagreed" in about["checks"]["small"]
@@ -318,5 +237,5 @@ def test_items_of_another_kind_are_noticed_and_those_of_the_table_are_not(seed: 
         certainty = float(rng.beta(2, 2) if other else rng.beta(4, 2))
         drift.certain(0, certainty, first=True)
         if certainty >= 0.5:
-            drift.check(row, 0, bool(rng.random() < (0.5 if other else certainty)))
+            drift.check(row, 0, 1, bool(rng.random() < (0.3 if other else certainty)))
     assert set(drift.warnings) == ({"certainty of small", "agreement"} if other else set())

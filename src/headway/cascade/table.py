@@ -19,7 +19,7 @@ from headway.files import write_atomic
 
 Floats = NDArray[np.float64]
 
-_COLUMNS = ("sample", "model", "label", "predicted", "certainty", "score")
+_COLUMNS = ("sample", "model", "label", "predicted", "certainty", "score", "hardness")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -29,6 +29,7 @@ class ValidationTable:
     `labels`: shape (n,), numbers or text, of at least two classes. `predicted` and `certainty`: per model, shape (n,).
     `score`: where an answer is not simply right or wrong (ranking, regression), its credit per model and sample, from 0
     to 1; labels and predictions may then be None. `credit` is that, or 1 where the prediction is the label, else 0.
+    `hardness`: shape (n,), how hard each sample is seen to be before any model is asked; None where not known.
     Models stand in the order of `certainty`. Raises CascadeError naming the model and what is missing.
 
     >>> table = ValidationTable([0, 1], {"small": [0, 0]}, {"small": [0.9, 0.6]})
@@ -40,6 +41,7 @@ class ValidationTable:
     predicted: Mapping[str, NDArray[Any]] | None
     certainty: Mapping[str, Floats]
     score: Mapping[str, Floats] | None = None
+    hardness: Floats | None = None
     credit: Mapping[str, Floats] = field(init=False)
 
     def __init__(
@@ -48,6 +50,7 @@ class ValidationTable:
         predicted: Mapping[str, ArrayLike] | None,
         certainty: Mapping[str, ArrayLike],
         score: Mapping[str, ArrayLike] | None = None,
+        hardness: ArrayLike | None = None,
     ) -> None:
         sure = {name: _numbers(f"certainty of model {name!r}", column) for name, column in certainty.items()}
         _check_shape("certainty", sure, sure)
@@ -60,7 +63,8 @@ class ValidationTable:
                 "validation table: without labels and predictions nothing says which answers are right; give both, or "
                 "a score per model and sample"
             )
-        self._put(known, said, sure, given)
+        hard = None if hardness is None else _hardness(hardness, samples)
+        self._put(known, said, sure, given, hard)
 
     def _put(
         self,
@@ -68,6 +72,7 @@ class ValidationTable:
         predicted: Mapping[str, NDArray[Any]] | None,
         certainty: Mapping[str, Floats],
         score: Mapping[str, Floats] | None,
+        hardness: Floats | None,
     ) -> None:
         """Set columns that are known to belong together."""
         credit = score
@@ -77,6 +82,7 @@ class ValidationTable:
             credit = {name: (predicted[name] == labels).astype(np.float64) for name in certainty}
         put = object.__setattr__
         put(self, "labels", None if labels is None else _frozen(labels))
+        put(self, "hardness", None if hardness is None else _frozen(hardness))
         groups = {"predicted": predicted, "certainty": certainty, "score": score, "credit": credit}
         for name, columns in groups.items():
             ordered = None if columns is None else {model: _frozen(columns[model]) for model in certainty}
@@ -90,7 +96,8 @@ class ValidationTable:
 
     def __reduce__(self) -> tuple[Any, ...]:
         columns = (self.predicted, self.certainty, self.score)
-        return ValidationTable, (self.labels, *(None if column is None else dict(column) for column in columns))
+        groups = (None if column is None else dict(column) for column in columns)
+        return ValidationTable, (self.labels, *groups, self.hardness)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -138,10 +145,11 @@ class ValidationTable:
             raise CascadeError("validation table: no rows are taken; at least one sample is needed")
         part = object.__new__(ValidationTable)
         columns = (self.predicted, self.certainty, self.score)
-        taken = (
+        predicted, certainty, score = (
             None if group is None else {name: column[chosen] for name, column in group.items()} for group in columns
         )
-        part._put(None if self.labels is None else self.labels[chosen], *taken)  # type: ignore[arg-type]
+        labels, hardness = (None if column is None else column[chosen] for column in (self.labels, self.hardness))
+        part._put(labels, predicted, certainty or {}, score, hardness)
         return part
 
     def split(self, shares: Sequence[float], seed: int) -> tuple[ValidationTable, ...]:
@@ -182,8 +190,8 @@ class ValidationTable:
     def read(cls, path: str | os.PathLike[str]) -> ValidationTable:
         """Read a table in CSV: a row per sample and model, as `write` writes it.
 
-        Columns: `sample`, `model`, `certainty`, and `label` and `predicted`, or `score`, or all. Labels that all are
-        whole numbers become numbers, others stay text. Raises CascadeError naming file and line.
+        Columns: `sample`, `model`, `certainty`, and `label` and `predicted`, or `score`, or all; also `hardness`.
+        Labels that all are whole numbers become numbers, others stay text. Raises CascadeError naming file and line.
         """
         target = Path(path)
         try:
@@ -201,6 +209,7 @@ class ValidationTable:
         names = ["sample", "model"]
         names += [] if self.labels is None or self.predicted is None else ["label", "predicted"]
         names += ["certainty"] if self.score is None else ["certainty", "score"]
+        names += [] if self.hardness is None else ["hardness"]
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(names)
@@ -209,6 +218,7 @@ class ValidationTable:
             if self.labels is not None and self.predicted is not None:
                 columns += [self.labels.tolist(), self.predicted[model].tolist()]
             columns += [group[model].tolist() for group in (self.certainty, self.score) if group is not None]
+            columns += [] if self.hardness is None else [self.hardness.tolist()]
             writer.writerows(zip(*columns, strict=True))
         write_atomic(path, buffer.getvalue())
 
@@ -284,6 +294,13 @@ def _labels(labels: ArrayLike, samples: int) -> NDArray[Any]:
     return out
 
 
+def _hardness(hardness: ArrayLike, samples: int) -> Floats:
+    out = _numbers("the hardness", hardness)
+    if len(out) != samples:
+        raise CascadeError(f"validation table: {len(out)} hardnesses for {samples} samples; every sample needs its own")
+    return out
+
+
 def _predictions(
     predicted: Mapping[str, ArrayLike], certainty: Mapping[str, Floats], labels: NDArray[Any] | None
 ) -> dict[str, NDArray[Any]]:
@@ -347,7 +364,7 @@ def _parse(rows: Any) -> ValidationTable:
     def group(name: str, made: Callable[[list[str]], Any]) -> dict[str, Any] | None:
         return {model: made(column(model, name)) for model in cells} if name in header else None
 
-    labels = _agreed(cells, order) if "label" in header else None
+    labels = _agreed(cells, order, "label") if "label" in header else None
     said = group("predicted", list) or {}
     texts = [*(labels or []), *(text for texts in said.values() for text in texts)]
     typed: Callable[[list[str]], Any] = _whole if all(map(_is_whole, texts)) else list
@@ -356,21 +373,22 @@ def _parse(rows: Any) -> ValidationTable:
         group("predicted", typed),
         group("certainty", list) or {},
         group("score", list),
+        _agreed(cells, order, "hardness") if "hardness" in header else None,
     )
 
 
-def _agreed(cells: Mapping[str, Mapping[str, Mapping[str, str]]], order: Sequence[str]) -> list[str]:
-    """The label of each sample; all models must state the same."""
+def _agreed(cells: Mapping[str, Mapping[str, Mapping[str, str]]], order: Sequence[str], what: str) -> list[str]:
+    """The label of each sample, or its hardness; the rows of all models must state the same."""
     first, *others = cells
-    labels = [cells[first][sample]["label"] for sample in order]
+    stated = [cells[first][sample][what] for sample in order]
     for model in others:
-        for sample, label in zip(order, labels, strict=True):
-            if cells[model][sample]["label"] != label:
+        for sample, value in zip(order, stated, strict=True):
+            if cells[model][sample][what] != value:
                 raise CascadeError(
-                    f"sample {sample!r} has the label {label!r} in the rows of {first!r} and "
-                    f"{cells[model][sample]['label']!r} in those of {model!r}; a sample has one label"
+                    f"sample {sample!r} has the {what} {value!r} in the rows of {first!r} and "
+                    f"{cells[model][sample][what]!r} in those of {model!r}; a sample has one {what}"
                 )
-    return labels
+    return stated
 
 
 def _is_whole(text: str) -> bool:

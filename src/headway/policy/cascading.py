@@ -1,4 +1,4 @@
-"""How a cascade decides: whether a step's answer is taken, which gear serves the load, when a batch is due."""
+"""How a cascade decides: where an item begins, whether an answer is taken, which gear serves, when a batch is due."""
 
 from __future__ import annotations
 
@@ -66,6 +66,21 @@ def gear_at(rate_per_s: float, upper_rates_per_s: Rates) -> int:
     [0, 1, 1]
     """
     return next_gear(0, rate_per_s, 0, upper_rates_per_s, 0.0)
+
+
+def first_step(hardness: float, skip: Rates) -> int:
+    """Return at which step of a cascade an item begins that is known to be so hard before any model is asked.
+
+    Step k is passed over from the hardness `skip[k]` on, which rises from step to step: clearly hard items skip the
+    cheap steps (as HADIS, 2025, routes before it cascades). A hardness that is not a number begins at step 0.
+
+    >>> [first_step(hardness, (0.5, 0.9)) for hardness in (0.4, 0.5, 0.95, float("nan"))]
+    [0, 1, 2, 0]
+    """
+    step = 0
+    while step < len(skip) and hardness >= skip[step]:
+        step += 1
+    return step
 
 
 def due(

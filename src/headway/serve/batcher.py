@@ -7,17 +7,17 @@ Every decision is made by the functions that the simulator calls (`policy.batchi
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from headway.errors import ServeError, WorkerDied, WorkerTimeout
+from headway.errors import ServeError
 from headway.policy.admission import expired
 from headway.policy.batching import take
 from headway.policy.sharing import fits
 from headway.serve.crew import Crew, Way
+from headway.serve.landing import MAX_RETRIES, Pace, landed, tried
 from headway.serve.replica import READY, Replica, StartWorker, WorkerLike
 from headway.serve.station import (
     NEVER_S,
@@ -29,32 +29,10 @@ from headway.serve.station import (
     StationStats,
     Work,
 )
-from headway.serve.wire import Failure, Result
-
-log = logging.getLogger(__name__)
-
-MAX_RETRIES = 2
-"""How often an item whose worker died is put back into the queue; the last time it runs alone."""
+from headway.serve.wire import Result
 
 FIRST_BATCH_TIMEOUT_S = 60.0
 """For workers that have yet to finish a batch: models may put off until then what belongs into `setup`."""
-
-PACE_WEIGHT = 1 / 32
-NOTICED_PACE = 1.05
-MOST_RATIO = 10.0
-"""Batches that take longer than profiled are noticed by a moving mean of the ratios, in which one weighs little."""
-
-WORKER_LOST = "WorkerLost"
-
-
-def given_up(tries: int) -> Result:
-    """Return what an item gets that no worker finished in so many tries.
-
-    >>> given_up(3).error.type
-    'WorkerLost'
-    """
-    text = f"the worker died, hung or refused the batch {tries} times while it had this item"
-    return Result(error=Failure(WORKER_LOST, text))
 
 
 class BatchStation:
@@ -101,7 +79,7 @@ class BatchStation:
         self._running = 0
         self._busy = 0
         self._began_s = 0.0
-        self._pace = 1.0
+        self._pace = Pace()
         self._batches = 0
         self._busy_s = 0.0
         self._retries = 0
@@ -119,11 +97,8 @@ class BatchStation:
     def load(self) -> StationLoad:
         """Return what there is to do, and how many replicas are at work."""
         return StationLoad(
-            len(self._queue), self._running, self._busy, self._began_s, self._crew.at_work, self._pace_told()
+            len(self._queue), self._running, self._busy, self._began_s, self._crew.at_work, self._pace.told
         )
-
-    def _pace_told(self) -> float:
-        return self._pace if self._pace > NOTICED_PACE else 1.0
 
     async def start(self, host: StationHost) -> None:
         """Start all replicas at once; return when every one can take items. Raises ServeError when one cannot."""
@@ -214,17 +189,7 @@ class BatchStation:
         self._flights.discard(answer)
         if answer.cancelled():
             return  # the event loop is being closed
-        error = answer.exception()
-        results = answer.result() if error is None else None
-        sound = error is None
-        if isinstance(error, ServeError) and not isinstance(error, WorkerDied | WorkerTimeout):
-            sound = True
-            log.warning("stage %s: a batch of %d could not be sent: %s", self.name, len(batch), error)
-        elif error is not None:
-            known = isinstance(error, ServeError)
-            log.warning("stage %s: %s", self.name, error, exc_info=None if known else error)
-            if worker is not None:
-                self._spawn(worker.stop(0.0))
+        results, sound = landed(answer, self.name, len(batch), worker, self._spawn)
         done_s = self._host.clock()
         self._running -= len(batch)
         self._busy -= 1
@@ -239,8 +204,7 @@ class BatchStation:
             self._batches += 1
             self._busy_s += done_s - start_s
             if len(batch) <= len(self._crew.way.service_s):
-                ratio = (done_s - start_s) / self._crew.way.service_s[len(batch) - 1]
-                self._pace += (min(ratio, MOST_RATIO) - self._pace) * PACE_WEIGHT
+                self._pace.observe(done_s - start_s, self._crew.way.service_s[len(batch) - 1])
             replica.proved = True
             replica.failures = 0
             if self._settled(results):
@@ -252,21 +216,20 @@ class BatchStation:
     def _settled(self, results: list[Result]) -> bool:
         """Whether the next batch is known before these results are delivered, so that a worker need not wait for that.
 
-        A full one is the same whatever else comes at this instant, unless a failure ends requests that wait in it, or
-        another stage may take the cores.
+        A full one is the same whatever else comes at this instant, unless a failure ends requests that wait in it,
+        another stage may take the cores, or no batch may begin.
         """
-        if self._pool is not None or len(self._queue) < self.max_batch_size:
+        if self._pool is not None or len(self._queue) < self.max_batch_size or self._host.paused:
             return False
         return all(result.error is None for result in results)
 
     def _put_back(self, batch: list[Work], done_s: float) -> None:
         for work in reversed(batch):
-            work.tries += 1
-            if work.tries <= MAX_RETRIES:
-                self._retries += 1
-                self._queue.appendleft(work)
-            else:
-                self._host.finished(work, given_up(work.tries), done_s)
+            if (given_up := tried(work)) is not None:
+                self._host.finished(work, given_up, done_s)
+                continue
+            self._retries += 1
+            self._queue.appendleft(work)
 
     async def render(self, work: Work, result: Result) -> Result:
         """Return the result with its value in a form that leaves the server: some worker of this stage converts it."""
@@ -331,7 +294,7 @@ class BatchStation:
         """Decide by these figures from now on."""
         self.max_batch_size, self.max_wait_s, self.threads = way.max_batch_size, way.max_wait_s, way.threads
         self._pool = None if way.pool is None else self._host.pool(way.pool)
-        self._pace = 1.0
+        self._pace = Pace()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from headway.errors import ProfileError
-from headway.plan.config import StageContext
+from headway.plan.config import Config, StageContext
 from headway.policy.admission import Terms
 from headway.sim.items import StageItems, build_items
 from headway.spec.graph import Graph
@@ -36,19 +36,19 @@ def admission_terms(plan: Plan) -> Terms | None:
     service_s: list[float] = []
     for name in graph.order:
         stage = plan.spec.stages[name]
-        domain = load_domain(stage.kind)
-        if not hasattr(domain, "setup"):
-            return None
         context = StageContext(name, stage, plan.spec, plan.profile)
         try:
-            group = domain.setup(context, plan.stages[name], sampled=False).groups[0]
+            known = _batches(load_domain(stage.kind), context, plan.stages[name])
         except ProfileError:
             return None
+        if known is None:
+            return None
+        batches_s, of_pool, of_threads = known
         first.append(len(service_s))
-        size.append(group.service_s.shape[0] - 1)
-        service_s += group.service_s[1:].mean(axis=1).tolist()
-        pool.append(-1 if group.pool is None else pools.index(group.pool))
-        threads.append(group.threads)
+        size.append(len(batches_s))
+        service_s += batches_s
+        pool.append(-1 if of_pool is None else pools.index(of_pool))
+        threads.append(of_threads)
     alone_s = [service_s[at] for at in first]
     full_s = [service_s[at + largest - 1] for at, largest in zip(first, size, strict=True)]
     (head_s, tail_s), (_, full_tail_s) = _ways(graph, alone_s), _ways(graph, full_s)
@@ -58,6 +58,15 @@ def admission_terms(plan: Plan) -> Terms | None:
         head_s, tail_s, full_tail_s, service_s, first, size, per_request, _per_item(graph, items),
         pool, threads, [plan.spec.pools[name].cores for name in pools],
     )  # fmt: skip
+
+
+def _batches(domain: Any, context: StageContext, config: Config) -> tuple[Sequence[float], str | None, int] | None:
+    """Mean times of batches of 1, 2, ... items, and the pool and threads that one takes; None where not known."""
+    if hasattr(domain, "setup"):
+        group = domain.setup(context, config, sampled=False).groups[0]
+        return group.service_s[1:].mean(axis=1).tolist(), group.pool, group.threads
+    times_s = domain.batches_s(context, config) if hasattr(domain, "batches_s") else None
+    return None if times_s is None else (times_s, None, 1)
 
 
 def _ways(graph: Graph, service_s: list[float]) -> tuple[list[float], list[float]]:

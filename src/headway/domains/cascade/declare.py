@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from headway.serve.model_ref import ModelRef
 
 
+SIZE = "size"
+"""The hardness that needs no function: the bytes of an input."""
+
+
 class FamilyModel(Strict):
     """One model of a family."""
 
@@ -64,6 +68,14 @@ class CascadeStage(Stage):
         description="How sure a model is of what it returns, when it serves: `margin`, `highest` or `entropy` of its "
         "scores, or a function of a list of results, `file.py:function`; not asked of models that return (answer, "
         "certainty).",
+    )
+    hardness: str | None = Field(
+        default=None,
+        min_length=1,
+        examples=["size", "models.py:words"],
+        description="How hard an input is seen to be before any model is asked, so that clearly hard ones skip cheap "
+        "models where that saves work: `size` (its bytes), or a function of a list of inputs, `file.py:function`; the "
+        "validation table then says it of each sample, in the column `hardness`.",
     )
     max_rate_per_s: Rate = Field(
         alias="max_rate",

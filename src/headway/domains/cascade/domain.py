@@ -37,6 +37,10 @@ class CascadeDomain:
     kind = "cascade"
     declaration = CascadeStage
     tunable: frozenset[str] = frozenset()
+    tunes_itself = (
+        "changes its gear with the load by itself; plan again when /stats says under drift that more comes than its "
+        "gears are made for"
+    )
 
     @property
     def planners(self) -> Mapping[str, Any]:
@@ -127,13 +131,29 @@ class CascadeDomain:
             for hardware in self.hardware(context)
         )
 
+    def batches_s(self, context: StageContext, config: GearPlan) -> Sequence[float] | None:
+        """Mean seconds of 1, 2, ... items that come together, as the cheapest gear serves them with all that follows.
+
+        None where the validation table is not at hand.
+        """
+        from pathlib import Path
+
+        from headway.domains.cascade.admit import work_of
+        from headway.domains.cascade.family import planned_table
+
+        stage = self._stage(context)
+        if not Path(stage.table).is_file():
+            return None
+        table = planned_table(stage.table, config.table, f"stages.{context.name}")
+        return work_of(config, table, context.profile, context.name).batch_s
+
     def capacity(self, config: GearPlan) -> int:
         """Batches that can be served at once."""
         return config.devices
 
     def work_law(self, config: GearPlan) -> tuple[object, ...]:
         """What `work_gains` depends on: the models at which items may start, and their batches."""
-        first = {gear.cascade.models[0] for gear in config.gears}
+        first = {name for gear in config.gears for name in gear.starts}
         return config.hardware, tuple((name, size) for name, size in config.max_batch_size if name in first)
 
     def work_gains(self, context: StageContext, config: GearPlan, *, sampled: bool) -> Gains:

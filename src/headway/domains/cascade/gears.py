@@ -35,9 +35,10 @@ class Gear:
     """How items are answered while the load lies in one range.
 
     `up_to_per_s`: the rate up to which the gear serves. `min_queue`: per step, how many items must wait before a device
-    takes them, unless the oldest has waited `max_wait_s`. Predicted of it: its `accuracy`, its 95th percentile
-    `latency_s` and its `utilization`, both at its highest rate, and per step the share of the work that each group of
-    devices does (`load_split`); None or empty where not predicted.
+    takes them, unless the oldest has waited `max_wait_s`. `skip`: from which hardness on an item passes over each step,
+    beginning with the first (`policy.cascading.first_step`); empty where none does. Predicted of it: its `accuracy`,
+    its 95th percentile `latency_s` and its `utilization`, both at its highest rate, and per step the share of the work
+    that each group of devices does (`load_split`); None or empty where not predicted.
 
     >>> from headway.cascade import Step
     >>> print(Gear(Cascade((Step("small", threshold=0.8), Step("large"))), 100.0, (1, 1)))
@@ -52,9 +53,15 @@ class Gear:
     latency_s: float | None = None
     utilization: float | None = None
     load_split: tuple[tuple[float, ...], ...] = ()
+    skip: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.cascade} up to {self.up_to_per_s:.4g}/s"
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """The models at which items may begin."""
+        return self.cascade.models[: len(self.skip) + 1]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the gear as JSON values."""
@@ -67,6 +74,7 @@ class Gear:
             "latency_s": self.latency_s,
             "utilization": self.utilization,
             "load_split": [list(shares) for shares in self.load_split],
+            **({"skip": list(self.skip)} if self.skip else {}),
         }
 
 
@@ -164,6 +172,8 @@ def _agrees(plan: GearPlan, where: str) -> None:
             if order != sorted(order):
                 raise PlanError(f"{where}.{field}[{at}]: asks {gear.cascade}; models are asked in the order of "
                                 f"max_batch_sizes: {', '.join(plan.models)}")  # fmt: skip
+            if len(gear.skip) >= len(gear.cascade) or any(b < a for a, b in itertools.pairwise(gear.skip)):
+                raise PlanError(f"{where}.{field}[{at}].skip: needs numbers that do not fall, fewer than steps")
             if len(gear.min_queue) != len(gear.cascade):
                 raise PlanError(f"{where}.{field}[{at}].min_queue: needs {len(gear.cascade)} numbers, one per step")
         if any(after.up_to_per_s <= before.up_to_per_s for before, after in itertools.pairwise(rows)):
@@ -193,7 +203,8 @@ def _gear(value: Any, where: str) -> Gear:
     )
     rate = _number(_get(value, "up_to_per_s", object, where), f"{where}.up_to_per_s", above=True)
     wait_s = _number(value.get("max_wait_s", 0.0), f"{where}.max_wait_s")
-    return Gear(cascade, rate, queues, wait_s, load_split=split, **predicted)
+    skip = tuple(_number(hardness, f"{where}.skip", least=-math.inf) for hardness in value.get("skip", ()))
+    return Gear(cascade, rate, queues, wait_s, load_split=split, skip=skip, **predicted)
 
 
 def _group(value: Any, where: str) -> Group:
@@ -227,9 +238,10 @@ def _whole(value: Any, where: str, least: int) -> int:
     return value
 
 
-def _number(value: Any, where: str, *, above: bool = False) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise PlanError(f"{where}: {value!r} must be a number, at least 0")
+def _number(value: Any, where: str, *, above: bool = False, least: float = 0.0) -> float:
+    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not known or value < least:
+        raise PlanError(f"{where}: {value!r} must be a number{', at least 0' if least == 0.0 else ''}")
     if above and value == 0:
         raise PlanError(f"{where}: must be above 0")
     return float(value)

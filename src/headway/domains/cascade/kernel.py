@@ -19,6 +19,7 @@ from headway.sim.station import Floats, Ints
 
 answers = kernel(cascading.answers)
 due = kernel(cascading.due)
+first_step = kernel(cascading.first_step)
 next_gear = kernel(cascading.next_gear)
 expired = kernel(admission.expired)
 stage_at = kernel(sharing.stage_at)
@@ -30,7 +31,7 @@ QUEUED, LEFT, LOST, BATCHES, GEAR, SWITCHES, BUSY = range(7)
 
 
 class Models(NamedTuple):
-    """What the models cost and how certain they are: `certainty[model, sample]`.
+    """What the models cost, how certain they are (`certainty[model, sample]`), and how hard samples are, or nothing.
 
     A batch of b of a model takes `service_s[offset[model] + (b << bits) + quantile]`, b at most `max_batch[model]`;
     `holds[device, model]` says where the models are. Of idle devices the first is used.
@@ -42,17 +43,20 @@ class Models(NamedTuple):
     max_batch: Longs
     certainty: Floats
     holds: NDArray[np.bool_]
+    hardness: Floats
 
 
 class Gears(NamedTuple):
     """One row per gear, from the dearest to the cheapest; what depends on the model has a column for each.
 
-    An item starts at model `first[gear]`; one that model m is not certain enough of (`threshold[gear, m]`) goes on to
-    `following[gear, m]`, unless that is -1. Models are asked for batches in the order `asked[gear]`, the last first.
+    An item starts at one of the models `steps[gear]`, as `first_step` says by `skip[gear]`; one that model m is not
+    certain enough of (`threshold[gear, m]`) goes on to `following[gear, m]`, unless that is -1. Models are asked for
+    batches in the order `asked[gear]`, the last first.
     """
 
     upper_per_s: Floats
-    first: Longs
+    steps: Longs
+    skip: Floats
     threshold: Floats
     following: Longs
     asked: Longs
@@ -142,8 +146,8 @@ def serve_cascade(
     dropped; before a later one it is answered with what it has. The functions inside share the arrays as names of this
     one: as arguments, each call would count references to all.
     """
-    service_s, offset, bits, max_batch, certainty, holds = models
-    upper_per_s, first, threshold, following, asked, min_queue, max_wait_s, window_s, alpha_per_s = gears
+    service_s, offset, bits, max_batch, certainty, holds, hardness = models
+    upper_per_s, steps, skip, threshold, following, asked, min_queue, max_wait_s, window_s, alpha_per_s = gears
     counters, queue, head, tail, entered_s, asked_last, free_s, running, low, high, batch = scratch
     done_s, left, answered_by, start_s, dropped, switched_s, switched_to = out
     devices, count = holds.shape
@@ -155,6 +159,12 @@ def serve_cascade(
         tail[model] += 1
         entered_s[item] = now_s
         counters[QUEUED] += 1
+
+    def begins(item: int) -> int:
+        gear = counters[GEAR]
+        if skip.shape[1] == 0:
+            return int(steps[gear, 0])
+        return int(steps[gear, first_step(hardness[sample[item]], skip[gear])])
 
     def answer(item: int, now_s: float) -> None:
         at = counters[LEFT]
@@ -283,7 +293,7 @@ def serve_cascade(
         # While every device is busy, what comes before the next event only queues.
         until_s = now_s if counters[BUSY] < devices else min(free, edge_s)
         while i < n and (arrival_s[i] == now_s or arrival_s[i] < until_s):
-            enqueue(i, first[counters[GEAR]], arrival_s[i])
+            enqueue(i, begins(i), arrival_s[i])
             came += 1
             i += 1
         wake_s = np.inf

@@ -61,7 +61,9 @@ class StepModel:
 
         self._model = load(self._ref, hardware, self._options)
         self._named = isinstance(self._how, str)
-        self._certainty = certainty(self._how if self._named else _function(msgspec.convert(self._how, ModelRef)))
+        self._certainty = certainty(
+            self._how if self._named else named_function(msgspec.convert(self._how, ModelRef), "certainty")
+        )
 
     def predict(self, batch: list[Any]) -> Any:
         """Return per input the answer with what is known about it, or the exception that it caused."""
@@ -123,13 +125,14 @@ def digest(answer: Any) -> int:
     return int.from_bytes(hashlib.blake2b(render(answer).data, digest_size=8).digest(), "little")
 
 
-def _function(ref: ModelRef) -> Any:
+def named_function(ref: ModelRef, what: str) -> Any:
+    """Return the function that a reference names, for what it is for. Raises ServeError when there is none."""
     from headway.serve.child import module_of_file
 
     module = module_of_file(ref.path) if ref.path else importlib.import_module(ref.module)
     found = getattr(module, ref.class_name, None)
     if not callable(found):
-        raise ServeError(f"certainty: {ref.text}: there is no such function")
+        raise ServeError(f"{what}: {ref.text}: there is no such function")
     return found
 
 
@@ -165,6 +168,7 @@ class Rehearsal:
         self._models = models
         self._certainty = [table.certainty[name].tolist() for name in models]
         self._credit = [table.credit[name].tolist() for name in models]
+        self._hardness = [math.nan] * table.samples if table.hardness is None else table.hardness.tolist()
         said = table.predicted
         self._answers: list[list[tuple[Payload, int]]] | None = None
         if said is not None:
@@ -181,6 +185,11 @@ class Rehearsal:
         if self._answers is not None:
             payload, hashed = self._answers[model][sample]
         return Said(_result(payload.codec, payload.data, name, sure), sure, hashed)
+
+    def hardness(self, sample: int) -> float:
+        """Return how hard a sample is; no number where the table does not say."""
+        hardness: float = self._hardness[sample]
+        return hardness
 
     def credit(self, model: int, sample: int) -> float:
         """Return what a model's answer is worth."""

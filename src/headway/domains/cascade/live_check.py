@@ -28,15 +28,14 @@ class Checks:
     """A seeded `share` of the answers that were not the dearest model's; beyond the last `KEPT` the oldest goes.
 
     >>> from headway.serve.wire import Payload
-    >>> checks = Checks(dearest=1, share=1.0)
-    >>> checks.offer(None, 0, 7, Payload("text", b"x"), -1), checks.offer(None, 1, 7, Payload("text", b"x"), -1)
-    (None, None)
+    >>> checks = Checks(share=1.0)
+    >>> checks.offer(None, 0, 7, Payload("text", b"x"), -1)
     >>> len(checks), checks.next().answer
     (1, 7)
     """
 
-    def __init__(self, dearest: int, share: float = SHARE, seed: int = 0) -> None:
-        self._dearest, self._share = dearest, share
+    def __init__(self, share: float = SHARE, seed: int = 0) -> None:
+        self._share = share
         self._rng = random.Random(seed)
         self._kept: deque[Check] = deque(maxlen=KEPT)
 
@@ -44,8 +43,8 @@ class Checks:
         return len(self._kept)
 
     def offer(self, row: GearRow, model: int, answer: int, payload: Input, sample: int) -> None:
-        """Take note of an answer, which may be chosen."""
-        if model != self._dearest and self._rng.random() < self._share:
+        """Take note of an answer of a cheaper model, which may be chosen."""
+        if self._rng.random() < self._share:
             self._kept.append(Check(row, model, answer, payload, sample))
 
     def next(self) -> Check:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
+from collections.abc import Sequence
 
 from headway.domains.cascade.gears import GearPlan
 from headway.domains.cascade.rows import GearRow, gear_row
@@ -19,7 +20,8 @@ class GearBox:
     """The gear in force. Time comes from the caller, in any steps: windows that have ended are made up for.
 
     The first window begins with the first arrival, in the cheapest gear. While a device is lost the plan's
-    `gears_less_one` are in force, if it has any. `switches` holds the last changes as (time, lost, gear).
+    `gears_less_one` are in force, if it has any. `switches` holds the last changes as (time, lost, gear). Models have
+    the numbers of their places in `numbered`, without it among the plan's.
 
     >>> from headway.cascade import Cascade, Step
     >>> from headway.domains.cascade.gears import Gear, Group
@@ -29,32 +31,31 @@ class GearBox:
     (None, 1, None, 0)
     """
 
-    def __init__(self, plan: GearPlan, where: str = "") -> None:
+    def __init__(self, plan: GearPlan, where: str = "", numbered: Sequence[str] = ()) -> None:
         self._where = where
-        self._window_s, self._alpha_per_s = plan.window_s, plan.alpha_per_s
-        whole = tuple(gear_row(gear, plan.models) for gear in plan.gears)
-        less = tuple(gear_row(gear, plan.models) for gear in plan.gears_less_one)
-        self._tables = {False: whole, True: less or whole}
+        self._numbered = tuple(numbered)
         self.lost = False
         self._since_s = math.inf
         self._window = 0
         self._came = 0
         self._rate_per_s = 0.0
         self._from_s = math.inf
-        self._use(whole)
-        self.gear = len(whole) - 1
-        self.row: GearRow = whole[-1]
-        self.held_s: dict[tuple[bool, int], float] = {
-            (lost, at): 0.0 for lost in ((False, True) if less else (False,)) for at in range(len(self._tables[lost]))
-        }
-        self._has_less = bool(less)
+        self.held_s: dict[tuple[bool, int], float] = {}
         self.switched = 0
         self.switches: deque[tuple[float, bool, int]] = deque(maxlen=SWITCHES_KEPT)
+        self._take(plan)
+        self.gear = len(self._rows) - 1
+        self.row: GearRow = self._rows[-1]
 
     @property
     def edge_s(self) -> float:
         """When the window ends that is under way; infinite before the first arrival."""
         return self._since_s + (self._window + 1) * self._window_s
+
+    @property
+    def carried_per_s(self) -> float:
+        """The rate up to which the gears in force are made to serve."""
+        return self._upper_per_s[-1]
 
     def arrived(self, now_s: float) -> None:
         """Count an arrival, `advance` having been called for the same time."""
@@ -87,6 +88,17 @@ class GearBox:
             self._use(self._tables[lost])
             self._shift(self._next(len(self._rows) - 1, backlog), now_s, always=True)
 
+    def change(self, plan: GearPlan, lost: bool, now_s: float, backlog: int) -> None:
+        """Go on with another plan's gears: with the one for the rate that was measured last, from the cheapest on."""
+        self.advance(now_s, backlog)
+        self._account(now_s)
+        self.lost = lost
+        self._take(plan)
+        if self._since_s < math.inf:
+            self._since_s, self._window, self._came = now_s, 0, 0
+        cheapest = len(self._rows) - 1
+        self._shift(cheapest if self._since_s == math.inf else self._next(cheapest, backlog), now_s, always=True)
+
     def held_until(self, now_s: float) -> dict[tuple[bool, int], float]:
         """Return the seconds in each gear so far, by whether a device was lost."""
         self._account(now_s)
@@ -96,6 +108,18 @@ class GearBox:
     def key(self) -> tuple[bool, int]:
         """The gear in force, with whether it is one of those for a lost device."""
         return self.lost and self._has_less, self.gear
+
+    def _take(self, plan: GearPlan) -> None:
+        """Have a plan's gears; seconds go on to be counted by the number of a gear, whichever plan it was of."""
+        self._window_s, self._alpha_per_s = plan.window_s, plan.alpha_per_s
+        whole = tuple(gear_row(gear, plan.models, self._numbered) for gear in plan.gears)
+        less = tuple(gear_row(gear, plan.models, self._numbered) for gear in plan.gears_less_one)
+        self._tables = {False: whole, True: less or whole}
+        self._has_less = bool(less)
+        self._use(self._tables[self.lost])
+        for lost in (False, True) if less else (False,):
+            for at in range(len(self._tables[lost])):
+                self.held_s.setdefault((lost, at), 0.0)
 
     def _use(self, rows: tuple[GearRow, ...]) -> None:
         self._rows = rows

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def about(station: CascadeLive, now_s: float) -> dict[str, Any]:
     """Return the gear in force, seconds in each, who answered, and what has drifted, as JSON values."""
-    gears, models = station.gears, station.plan.models
+    gears, models = station.gears, station.models
     gears.advance(now_s, station.queued)
     lost, gear = gears.key
     answered = sum(station.exits)
@@ -28,6 +28,7 @@ def about(station: CascadeLive, now_s: float) -> dict[str, Any]:
             "switches": gears.switched,
             "exits": dict(zip(models, station.exits, strict=True)),
             "escalations": dict(zip(models, station.escalations, strict=True)),
+            "skipped": station.skipped,
             "accuracy": station.credit / answered if station.rehearsed and answered else None,
             **station.drift.to_dict(),
         }
@@ -52,13 +53,17 @@ def families(station: CascadeLive, labels: Mapping[str, str], now_s: float) -> l
     onward = CounterMetricFamily(
         "headway_cascade_escalations", "Items that a model was not certain enough of.", labels=[*names, "model"]
     )
+    skipped = CounterMetricFamily(
+        "headway_cascade_skipped", "Items so hard that they began beyond the first step.", labels=names
+    )
+    skipped.add_metric(values, station.skipped)
     sure = HistogramMetricFamily("headway_cascade_certainty", "How certain a model was.", labels=[*names, "model"])
     checks = CounterMetricFamily(
         "headway_cascade_checks",
         "Answers of a model that the dearest one was asked about again.",
         labels=[*names, "model", "agreed"],
     )
-    for at, model in enumerate(station.plan.models):
+    for at, model in enumerate(station.models):
         exits.add_metric([*values, model], station.exits[at])
         onward.add_metric([*values, model], station.escalations[at])
         histogram = drift.certainty[at]
@@ -69,4 +74,4 @@ def families(station: CascadeLive, labels: Mapping[str, str], now_s: float) -> l
         "headway_cascade_drift", "Signs that what comes is not what was planned for.", labels=names
     )
     drifted.add_metric(values, len(drift.warnings))
-    return [current, held, switches, exits, onward, sure, checks, drifted]
+    return [current, held, switches, exits, onward, skipped, sure, checks, drifted]

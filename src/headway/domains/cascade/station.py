@@ -69,7 +69,7 @@ class CascadeStation:
 
     def fastest_s(self) -> float:
         """The quickest batch of any model that an item may start at."""
-        return min(float(self.service_s[gear.cascade.models[0]][1:].min()) for gear in self.plan.gears)
+        return min(float(self.service_s[name][1:].min()) for gear in self.plan.gears for name in gear.starts)
 
     def run(self, arrivals: Arrivals, *, seed: int, record: bool) -> Departures:
         """Serve all arrivals (see `headway.domains.cascade.kernel.serve_cascade`)."""
@@ -145,11 +145,17 @@ class CascadeStation:
             max_batch=np.array([size for _, size in self.plan.max_batch_size], np.int64),
             certainty=np.stack([self.table.certainty[name] for name in names]),
             holds=np.array(holds),
+            hardness=np.array([] if self.table.hardness is None else self.table.hardness, np.float64),
         )
 
     @cached_property
     def gears(self) -> Gears:
-        """The plan's gears as the kernel takes them."""
+        """The plan's gears as the kernel takes them. Raises PlanError where they need what the table lacks."""
+        if self.table.hardness is None and any(gear.skip for gear in self.plan.gears):
+            raise PlanError(
+                f"stages.{self.name}: the plan's gears skip steps for hard items, and the validation table does not "
+                "say how hard its samples are; give it the column hardness"
+            )
         return gear_arrays(self.plan.gears, self.plan)
 
     @cached_property
@@ -162,9 +168,13 @@ def gear_arrays(gears: tuple[Gear, ...], plan: GearPlan) -> Gears:
     from headway.domains.cascade.kernel import Gears
 
     rows = [gear_row(gear, plan.models) for gear in gears]
+    longest, skipping = max(len(row.steps) for row in rows), max(len(row.skip) for row in rows)
     return Gears(
         upper_per_s=np.array([row.up_to_per_s for row in rows]),
-        first=np.array([row.first for row in rows]),
+        steps=np.array([[*row.steps, *[-1] * (longest - len(row.steps))] for row in rows]),
+        skip=np.array([[*row.skip, *[np.inf] * (skipping - len(row.skip))] for row in rows]).reshape(
+            len(rows), skipping
+        ),
         threshold=np.array([row.threshold for row in rows]),
         following=np.array([row.following for row in rows]),
         asked=np.array([row.asked for row in rows]),

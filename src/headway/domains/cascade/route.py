@@ -1,0 +1,80 @@
+"""Pre-router edges: from which hardness on items pass over the cheap steps of a gear.
+
+An item that the cheap model would hand on anyway costs its time there for nothing. Where hardness tells such items
+beforehand, they begin at a later step (HADIS, 2025, routes before it cascades). It pays when of the items so hard the
+cheap model answers a smaller share than its cost is of the next one's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headway.cascade import Cascade, ValidationTable
+from headway.domains.cascade.gears import Gear
+from headway.policy.cascading import answers
+
+Floats = NDArray[np.float64]
+
+LEVELS = 20
+"""Quantiles of hardness that are looked at."""
+LEAST_SAVED = 0.02
+"""The share of a gear's work that must be saved: less may be chance, and would be a rule for nothing."""
+
+
+def routed(gear: Gear, table: ValidationTable, cost_s: Mapping[str, float]) -> Gear:
+    """Return the gear with the hardness from which items pass over steps, where that saves work and no accuracy.
+
+    `cost_s`: device-seconds per item of each model; `table`: the samples to choose by, which must have a hardness.
+    """
+    return replace(gear, skip=skips(gear.cascade, table, cost_s))
+
+
+def skips(cascade: Cascade, table: ValidationTable, cost_s: Mapping[str, float]) -> tuple[float, ...]:
+    """Return from which hardness items pass over each step, as `policy.cascading.first_step` takes it.
+
+    Step by step, the level is taken that saves most work among those with which no fewer answers are right.
+
+    >>> from headway.cascade import Step
+    >>> sure = {"a": [0.9] * 50 + [0.1] * 50, "b": [1.0] * 100}
+    >>> said = {"a": [0, 1] * 50, "b": [0, 1] * 50}
+    >>> table = ValidationTable([0, 1] * 50, said, sure, hardness=np.arange(100.0))
+    >>> skips(Cascade((Step("a", threshold=0.5), Step("b"))), table, {"a": 1.0, "b": 4.0})
+    (49.5,)
+    """
+    hardness = table.hardness
+    if hardness is None:
+        return ()
+    work_s, credit = _from_each_step(cascade, table, cost_s)
+    levels = np.unique(np.quantile(hardness, np.arange(LEVELS) / LEVELS))
+    least_s = LEAST_SAVED * float(work_s[0].sum())
+    out: list[float] = []
+    for step in range(len(cascade) - 1):
+        usable = levels[levels >= out[-1]] if out else levels
+        best, saved_s = None, least_s
+        for level in usable.tolist():
+            hard = hardness >= level
+            gain_s = float((work_s[step] - work_s[step + 1])[hard].sum())
+            if gain_s > saved_s and float((credit[step + 1] - credit[step])[hard].sum()) >= 0.0:
+                best, saved_s = level, gain_s
+        if best is None:
+            break
+        out.append(best)
+    return tuple(out)
+
+
+def _from_each_step(
+    cascade: Cascade, table: ValidationTable, cost_s: Mapping[str, float]
+) -> tuple[list[Floats], list[Floats]]:
+    """What each sample costs and is worth when it begins at each step."""
+    work_s: list[Floats] = []
+    credit: list[Floats] = []
+    for name, threshold in zip(reversed(cascade.models), reversed(cascade.thresholds), strict=True):
+        sure = answers(table.certainty[name], threshold)
+        onward_s, onward = (work_s[0], credit[0]) if work_s else (np.zeros(table.samples), table.credit[name])
+        work_s.insert(0, cost_s[name] + np.where(sure, 0.0, onward_s))
+        credit.insert(0, np.where(sure, table.credit[name], onward))
+    return work_s, credit

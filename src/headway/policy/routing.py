@@ -12,6 +12,7 @@ import math
 from typing import Any, NamedTuple
 
 from headway.policy.routing_state import (
+    Flags,
     Floats,
     Servers,
     fresh,
@@ -21,6 +22,8 @@ from headway.policy.routing_state import (
     note_report,
     note_sent,
     own,
+    per_speed,
+    usable,
 )
 
 __all__ = [
@@ -109,88 +112,85 @@ def route(router: Router, servers: Servers, u: Floats, key: int, now_s: float) -
     >>> route(ROUTERS["least-outstanding"], servers, [0.0, 0.0, 0.0], key=0, now_s=0.0)
     1
     """
+    _, _, _, outstanding, assigned, _, speed, alive = servers
     code = router.code
-    if router.explore > 0.0 and u[max(router.choices, 2)] < router.explore:
-        return at_random(servers, u[0])
-    if code == RANDOM:
-        return at_random(servers, u[0])
+    if code == RANDOM or (router.explore > 0.0 and u[max(router.choices, 2)] < router.explore):
+        return at_random(alive, u[0])
     if code == WEIGHTED_RANDOM:
-        return weighted_random(servers, u[0])
+        return weighted_random(alive, speed, u[0])
     if code == ROUND_ROBIN:
-        return round_robin(servers)
+        return round_robin(alive, assigned)
     if code == WEIGHTED_ROUND_ROBIN:
-        return weighted_round_robin(servers)
+        return weighted_round_robin(alive, assigned, speed)
     if code == POWER_OF_D:
         return power_of_d(servers, u, router.choices, now_s, router.stale_s)
     if code == LEAST_LOADED:
         return least_loaded(servers, u, now_s, router.stale_s)
     if code == LEAST_OUTSTANDING:
-        return jbsq(servers, u[0], math.inf)
+        return jbsq(alive, outstanding, speed, u[0], math.inf)
     if code == JBSQ:
-        return jbsq(servers, u[0], router.depth)
+        return jbsq(alive, outstanding, speed, u[0], router.depth)
     if code == JIQ:
         return jiq(servers, u, now_s, router.stale_s)
     if code == PREQUAL:
         return prequal(servers, u, router.choices, router.hot, now_s, router.stale_s)
-    return consistent_hash(servers, key, router.bound)
+    return consistent_hash(alive, outstanding, speed, key, router.bound)
 
 
-def at_random(servers: Servers, u: float) -> int:
+def at_random(alive: Flags, u: float) -> int:
     """Return any living server, each as likely; what falls on a dead one is spread over the living."""
-    place = u * len(servers.alive)
+    place = u * len(alive)
     server = int(place)
-    if servers.alive[server]:
+    if alive[server]:
         return server
     living = 0
-    for at in range(len(servers.alive)):
-        living += servers.alive[at]
-    if living == 0:
-        return NOBODY
+    for at in range(len(alive)):
+        living += alive[at]
     skip = int((place - server) * living)
-    for at in range(len(servers.alive)):
-        if servers.alive[at]:
+    for at in range(len(alive)):
+        if alive[at]:
             if skip == 0:
                 return at
             skip -= 1
     return NOBODY
 
 
-def weighted_random(servers: Servers, u: float) -> int:
+def weighted_random(alive: Flags, speed: Floats, u: float) -> int:
     """Return a living server, each as likely as it is fast."""
     total = 0.0
-    for at in range(len(servers.alive)):
-        if servers.alive[at]:
-            total += servers.speed[at]
+    for at in range(len(alive)):
+        if alive[at]:
+            total += speed[at]
     left = u * total
     last = NOBODY
-    for at in range(len(servers.alive)):
-        if servers.alive[at]:
+    for at in range(len(alive)):
+        if alive[at]:
             last = at
-            left -= servers.speed[at]
+            left -= speed[at]
             if left < 0.0:
                 return at
     return last
 
 
-def round_robin(servers: Servers) -> int:
+def round_robin(alive: Flags, assigned: Floats) -> int:
     """Return the living server that was given the fewest requests, the first among equals."""
     best = NOBODY
-    for at in range(len(servers.alive)):
-        if servers.alive[at] and (best < 0 or servers.assigned[at] < servers.assigned[best]):
+    for at in range(len(alive)):
+        if alive[at] and (best < 0 or assigned[at] < assigned[best]):
             best = at
     return best
 
 
-def weighted_round_robin(servers: Servers) -> int:
+def weighted_round_robin(alive: Flags, assigned: Floats, speed: Floats) -> int:
     """Return the living server whose turn it is when each is to be given requests in proportion to its speed.
 
     The one that would still have the fewest per unit of speed (the highest averages of D'Hondt): turns are spread
     evenly, as in NGINX's smooth weighted round robin.
     """
     best, least = NOBODY, math.inf
-    for at in range(len(servers.alive)):
-        if servers.alive[at]:
-            share = (servers.assigned[at] + 1.0) / servers.speed[at]
+    for at in range(len(alive)):
+        if alive[at]:
+            share = per_speed(assigned[at] + 1.0, speed[at])
             if share < least:
                 best, least = at, share
     return best
@@ -202,19 +202,21 @@ def power_of_d(servers: Servers, u: Floats, choices: int, now_s: float, stale_s:
     RackSched's sampling (OSDI 2020) and Mitzenmacher's power of two choices (1996), the load divided by the speed. Two
     servers are compared by their reports when both are fresh, else by what this balancer has outstanding there.
     """
-    best = at_random(servers, u[0])
+    reported, at_s, sent, outstanding, _, _, speed, alive = servers
+    best = at_random(alive, u[0])
     if best < 0:
         return best
-    known = fresh(servers, best, now_s, stale_s)
+    known = usable(reported[best], at_s[best], now_s, stale_s)
     for drawn in range(1, choices):
-        other = at_random(servers, u[drawn])
+        other = at_random(alive, u[drawn])
         if other == best:
             continue
-        other_known = fresh(servers, other, now_s, stale_s)
+        other_known = usable(reported[other], at_s[other], now_s, stale_s)
         if known and other_known:
-            better = load(servers, other) < load(servers, best)
+            theirs = per_speed(reported[other] + sent[other], speed[other])
+            better = theirs < per_speed(reported[best] + sent[best], speed[best])
         else:
-            better = own(servers, other) < own(servers, best)
+            better = per_speed(outstanding[other], speed[other]) < per_speed(outstanding[best], speed[best])
         if better:
             best = other
             known = other_known
@@ -227,14 +229,15 @@ def least_loaded(servers: Servers, u: Floats, now_s: float, stale_s: float) -> i
     By power of two when a report is stale: with old reports all would run to the same server (Mitzenmacher, "How useful
     is old information?", 2000).
     """
-    size = len(servers.alive)
+    reported, at_s, sent, _, _, _, speed, alive = servers
+    size = len(alive)
     at = int(u[0] * size)
     best, least = NOBODY, math.inf
     for _ in range(size):
-        if servers.alive[at]:
-            if not fresh(servers, at, now_s, stale_s):
+        if alive[at]:
+            if not usable(reported[at], at_s[at], now_s, stale_s):
                 return power_of_d(servers, u, 2, now_s, stale_s)
-            this = load(servers, at)
+            this = per_speed(reported[at] + sent[at], speed[at])
             if best < 0 or this < least:
                 best, least = at, this
         at += 1
@@ -243,20 +246,21 @@ def least_loaded(servers: Servers, u: Floats, now_s: float, stale_s: float) -> i
     return best
 
 
-def jbsq(servers: Servers, u: float, depth: float) -> int:
+def jbsq(alive: Flags, outstanding: Floats, speed: Floats, u: float, depth: float) -> int:
     """Return the server with the fewest of this balancer's requests per unit of speed, if it has room, else `HOLD`.
 
     A server has room for `depth` per unit of speed (join the bounded shortest queue, R2P2, ATC 2019): one is a central
     queue, infinity is the least outstanding of proxies. Any of several equals is taken.
     """
-    size = len(servers.alive)
+    size = len(alive)
     at = int(u * size)
     best, least, living = HOLD, math.inf, False
     for _ in range(size):
-        if servers.alive[at]:
+        if alive[at]:
             living = True
-            if own(servers, at) < least and servers.outstanding[at] < depth * servers.speed[at]:
-                best, least = at, own(servers, at)
+            this = per_speed(outstanding[at], speed[at])
+            if this < least and outstanding[at] < depth * speed[at]:
+                best, least = at, this
         at += 1
         if at == size:
             at = 0
@@ -268,15 +272,16 @@ def jiq(servers: Servers, u: Floats, now_s: float, stale_s: float) -> int:
 
     Join the idle queue (Lu et al., Performance Evaluation 2011). Who cannot be known to be idle is not.
     """
-    size = len(servers.alive)
+    reported, at_s, sent, _, _, _, speed, alive = servers
+    size = len(alive)
     at = int(u[0] * size)
     for _ in range(size):
-        if servers.alive[at] and fresh(servers, at, now_s, stale_s) and load(servers, at) < 1.0:
+        if alive[at] and usable(reported[at], at_s[at], now_s, stale_s) and reported[at] + sent[at] < speed[at]:
             return at
         at += 1
         if at == size:
             at = 0
-    return weighted_random(servers, u[1])
+    return weighted_random(alive, speed, u[1])
 
 
 def prequal(servers: Servers, u: Floats, choices: int, hot: float, now_s: float, stale_s: float) -> int:
@@ -286,46 +291,47 @@ def prequal(servers: Servers, u: Floats, choices: int, hot: float, now_s: float,
     probes. Hot is a server when the share `hot` of the living, or more, have less load. Without two fresh reports among
     those drawn, any server will do.
     """
+    reported, at_s, sent, _, _, latency_s, speed, alive = servers
     cold = warm = first = NOBODY
-    reports = 0
+    reports, least = 0, math.inf
     for drawn in range(choices):
-        server = at_random(servers, u[drawn])
+        server = at_random(alive, u[drawn])
         if server < 0:
             return NOBODY
-        if not fresh(servers, server, now_s, stale_s):
+        if not usable(reported[server], at_s[server], now_s, stale_s):
             continue
         reports += server != first
         first = server if first < 0 else first
-        this, below, living = load(servers, server), 0, 0
-        for at in range(len(servers.alive)):
-            if servers.alive[at]:
+        this, below, living = per_speed(reported[server] + sent[server], speed[server]), 0, 0
+        for at in range(len(alive)):
+            if alive[at]:
                 living += 1
-                below += load(servers, at) < this
+                below += per_speed(reported[at] + sent[at], speed[at]) < this
         if below >= hot * living and below > 0:
-            if warm < 0 or this < load(servers, warm):
-                warm = server
-        elif cold < 0 or servers.latency_s[server] < servers.latency_s[cold]:
+            if this < least:
+                warm, least = server, this
+        elif cold < 0 or latency_s[server] < latency_s[cold]:
             cold = server
     if reports < 2:
-        return at_random(servers, u[0])
+        return at_random(alive, u[0])
     return cold if cold >= 0 else warm
 
 
-def consistent_hash(servers: Servers, key: int, bound: float) -> int:
+def consistent_hash(alive: Flags, outstanding: Floats, speed: Floats, key: int, bound: float) -> int:
     """Return the server that a key belongs to, the same one while it lives and has not too much.
 
     Rendezvous hashing weighted by speed (Thaler and Ravishankar, 1998): a server that comes or goes moves only its own
     keys. One that has `bound` times its fair share of what is outstanding is passed over (Mirrokni et al., SODA 2018).
     """
     total, speeds = 1.0, 0.0
-    for at in range(len(servers.alive)):
-        if servers.alive[at]:
-            total += servers.outstanding[at]
-            speeds += servers.speed[at]
+    for at in range(len(alive)):
+        if alive[at]:
+            total += outstanding[at]
+            speeds += speed[at]
     best, least = NOBODY, math.inf
-    for at in range(len(servers.alive)):
-        if servers.alive[at] and servers.outstanding[at] < bound * total * servers.speed[at] / speeds:
-            distance = -math.log(hashed(key, at)) / servers.speed[at]
+    for at in range(len(alive)):
+        if alive[at] and outstanding[at] < bound * total * speed[at] / speeds:
+            distance = -math.log(hashed(key, at)) / speed[at]
             if distance < least:
                 best, least = at, distance
     return best

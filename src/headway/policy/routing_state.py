@@ -60,17 +60,27 @@ class Servers(NamedTuple):
 
 def load(servers: Servers, server: int) -> float:
     """Return a server's load per unit of its speed: what it last reported and what was sent to it since."""
-    return float((servers.reported[server] + servers.sent[server]) / servers.speed[server])
+    return per_speed(servers.reported[server] + servers.sent[server], servers.speed[server])
 
 
 def own(servers: Servers, server: int) -> float:
     """Return what of this balancer's a server has not answered, per unit of its speed: known without any report."""
-    return float(servers.outstanding[server] / servers.speed[server])
+    return per_speed(servers.outstanding[server], servers.speed[server])
 
 
 def fresh(servers: Servers, server: int, now_s: float, stale_s: float) -> bool:
     """Return whether a server's report may be used: there is one, and it is at most `stale_s` old."""
-    return not math.isnan(servers.reported[server]) and now_s - servers.reported_at_s[server] <= stale_s
+    return usable(servers.reported[server], servers.reported_at_s[server], now_s, stale_s)
+
+
+def per_speed(work: float, speed: float) -> float:
+    """Return work per unit of speed."""
+    return float(work / speed)
+
+
+def usable(reported: float, reported_at_s: float, now_s: float, stale_s: float) -> bool:
+    """Return whether a report is there and at most `stale_s` old."""
+    return not math.isnan(reported) and now_s - reported_at_s <= stale_s
 
 
 def note_sent(servers: Servers, server: int, work: float) -> None:

@@ -30,7 +30,10 @@ BUDGET = 20_000
 
 @dataclass(frozen=True)
 class Family:
-    """The models of a stage on one hardware. `memory_mb` is None where every device holds every model."""
+    """The models of a stage on one hardware. `memory_mb` is None where every device holds every model.
+
+    `routed`: whether items may pass over steps by their hardness.
+    """
 
     where: str
     hardware: str
@@ -42,6 +45,7 @@ class Family:
     max_rate_per_s: float
     tolerance: float | None
     confidence: float
+    routed: bool = False
 
     @classmethod
     def of(cls, context: StageContext, hardware: str) -> Family:
@@ -49,6 +53,11 @@ class Family:
         stage = cascade_stage(context)
         table, table_hash = read_table(stage.table)
         where = f"stages.{context.name}"
+        if stage.hardness is not None and table.hardness is None:
+            raise PlanError(
+                f"{where}.hardness: the table {stage.table} does not say how hard its samples are; give it the column "
+                "hardness (headway profile writes it)"
+            )
         for name in stage.models:
             if name not in table.models:
                 raise PlanError(
@@ -60,6 +69,8 @@ class Family:
         return cls(
             where, hardware, table, table_hash, service, memory_mb, stage.device_memory_mb or 0.0,
             stage.max_rate_per_s, stage.tolerance, stage.confidence,
+            # What was certified is the cascade in which nobody skips a step.
+            stage.hardness is not None and stage.tolerance is None,
         )  # fmt: skip
 
     def batch_sizes(self, slice_s: float) -> dict[str, int]:

@@ -143,16 +143,22 @@ class Router(Generic[T]):
             self._enter(item, hardness)
 
     def _number(self, result: Result) -> float:
-        if result.value is not None and len(result.value.data) == _NUMBER.size:
-            return float(_NUMBER.unpack(result.value.data)[0])
-        if not self._told:
+        hardness = hardness_of(result)
+        if math.isnan(hardness) and not self._told:
             self._told = True
             why = "it is no number" if result.error is None else f"{result.error.type}: {result.error.message}"
             log.warning("stage %s: the hardness of an item is not known: %s", self._name, why)
-        return UNKNOWN
+        return hardness
 
     def _hear(self, replica: Replica) -> None:
         self._host.wake()
+
+
+def hardness_of(result: Result) -> float:
+    """Return the number that a worker of a `HardnessModel` found, or `UNKNOWN`."""
+    if result.value is None or len(result.value.data) != _NUMBER.size:
+        return UNKNOWN
+    return float(_NUMBER.unpack(result.value.data)[0])
 
 
 def hardness_worker(ref: ModelRef) -> tuple[ModelRef, Mapping[str, Any]]:

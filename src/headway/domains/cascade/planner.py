@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from headway.cascade.search import Judged
 from headway.domains.cascade.family import MOST_STEPS, Family, work_s
 from headway.domains.cascade.gears import ALPHA_PER_S, WINDOW_S, Gear, GearPlan, Group
+from headway.domains.cascade.halves import chosen_on
 from headway.domains.cascade.place import balance, model_sets, peak_utilization, placements
+from headway.domains.cascade.route import skips
 from headway.domains.cascade.trial import Trial
 from headway.errors import PlanError
 
@@ -102,6 +104,7 @@ class GearPlanner:
         self._trials: dict[tuple[object, ...], Trial] = {}
         self._split: dict[tuple[object, ...], tuple[tuple[float, ...], ...]] = {}
         self._plans: dict[int, list[GearPlan]] = {}
+        self._skips: dict[tuple[object, ...], tuple[float, ...]] = {}
         self.single: GearPlanner | None = None
         if max_steps > 1:
             self.single = GearPlanner(family, latency_s, accuracy, max_steps=1, up_to_per_s=up_to_per_s)
@@ -279,6 +282,16 @@ class GearPlanner:
         sets = model_sets({name: memory_mb[name] for name in models}, self.family.device_mb)
         return [tuple(group for group in each if group.devices) for each in placements(sets, devices)]
 
+    def _routed(self, gear: Gear, sizes: Mapping[str, int]) -> Gear:
+        """The gear with the hardness from which items skip steps, where that is known of the family."""
+        if not self.family.routed:
+            return gear
+        key = gear.cascade, tuple(sizes.items())
+        if key not in self._skips:
+            table = self.family.table
+            self._skips[key] = skips(gear.cascade, table.take(chosen_on(table)), self.family.cost_s(sizes))
+        return replace(gear, skip=self._skips[key])
+
     def whole(
         self,
         sizes: Mapping[str, int],
@@ -287,6 +300,7 @@ class GearPlanner:
         less: tuple[Gear, ...],
     ) -> GearPlan:
         """Return a plan of these gears, whose windows show a change of load soon enough."""
+        gears, less = (tuple(self._routed(gear, sizes) for gear in each) for each in (gears, less))
         most = self.up_to_per_s
         placed = {name for group in placement for name in group.models}
         return GearPlan(

@@ -8,13 +8,11 @@ cheap model answers a smaller share than its cost is of the next one's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headway.cascade import Cascade, ValidationTable
-from headway.domains.cascade.gears import Gear
 from headway.policy.cascading import answers
 
 Floats = NDArray[np.float64]
@@ -22,21 +20,14 @@ Floats = NDArray[np.float64]
 LEVELS = 20
 """Quantiles of hardness that are looked at."""
 LEAST_SAVED = 0.02
-"""The share of a gear's work that must be saved: less may be chance, and would be a rule for nothing."""
-
-
-def routed(gear: Gear, table: ValidationTable, cost_s: Mapping[str, float]) -> Gear:
-    """Return the gear with the hardness from which items pass over steps, where that saves work and no accuracy.
-
-    `cost_s`: device-seconds per item of each model; `table`: the samples to choose by, which must have a hardness.
-    """
-    return replace(gear, skip=skips(gear.cascade, table, cost_s))
+"""The share of a cascade's work that must be saved: less may be chance, and would be a rule for nothing."""
 
 
 def skips(cascade: Cascade, table: ValidationTable, cost_s: Mapping[str, float]) -> tuple[float, ...]:
     """Return from which hardness items pass over each step, as `policy.cascading.first_step` takes it.
 
-    Step by step, the level is taken that saves most work among those with which no fewer answers are right.
+    `cost_s`: device-seconds per item of each model; `table`: the samples to choose by. Without a hardness nothing is
+    passed over. Step by step, the level is taken that saves most work of those with which no fewer answers are right.
 
     >>> from headway.cascade import Step
     >>> sure = {"a": [0.9] * 50 + [0.1] * 50, "b": [1.0] * 100}

@@ -16,13 +16,15 @@ import msgspec
 import numpy as np
 
 from headway.cascade import ValidationTable
-from headway.domains.cascade.declare import CascadeStage
+from headway.domains.cascade.declare import SIZE, CascadeStage
 from headway.domains.cascade.live_answers import StepModel, scores_of
+from headway.domains.cascade.live_route import hardness_of, hardness_worker, size_bytes
 from headway.domains.cascade.wrapped import wrapped
 from headway.errors import CascadeError, HeadwayError, ProfileError
 from headway.profile.measure import complete
 from headway.profile.record import Recorder, ancestors
 from headway.profile.target import Model, Target, models, started, targets
+from headway.serve.model_ref import resolve
 from headway.serve.wire import Input, Payload
 from headway.spec.model import Spec
 
@@ -95,7 +97,38 @@ async def validation_table(
         said[model.variant] = await _Asked(replace(target, model=model), f"{where}.models.{model.variant}", log).say(
             inputs, tell
         )
-    return table_of(said, labels, where)
+    return table_of(said, labels, where, await _hardness(stage, inputs, every, name, folder, log))
+
+
+async def _hardness(
+    stage: CascadeStage,
+    inputs: Sequence[Input],
+    every: Sequence[Target],
+    name: str,
+    folder: str | os.PathLike[str],
+    log: Callable[[str], None] | None,
+) -> list[float] | None:
+    """How hard each input is, as it is found out when they are served; None where the spec does not say how."""
+    if stage.hardness is None:
+        return None
+    if stage.hardness == SIZE:
+        return [size_bytes(item) for item in inputs]
+    where = f"stages.{name}.hardness"
+    ref, options = hardness_worker(resolve(stage.hardness, folder, where))
+    target = _here(every, name)[0]
+    model = replace(target.model, ref=ref, options=options, children=())
+    worker = await started(model, target.hardware, name=where, timeout_s=TIMEOUT_S, log=log)
+    found: list[float] = []
+    try:
+        for begin in range(0, len(inputs), BATCH):
+            for result in await worker.predict(inputs[begin : begin + BATCH], timeout_s=TIMEOUT_S):
+                found.append(hardness_of(result))
+                if math.isnan(found[-1]):
+                    why = "no number" if result.error is None else f"{result.error.type}: {result.error.message}"
+                    raise CascadeError(f"{where}: sample {len(found)}: {why}")
+    finally:
+        await worker.stop()
+    return found
 
 
 def write_table(
@@ -117,7 +150,9 @@ def write_table(
     return f"{stage.table}: of {table.samples} samples right: {right}"
 
 
-def table_of(said: Mapping[str, Sequence[Told]], labels: Sequence[str], where: str) -> ValidationTable:
+def table_of(
+    said: Mapping[str, Sequence[Told]], labels: Sequence[str], where: str, hardness: Sequence[float] | None = None
+) -> ValidationTable:
     """Return the table of what models said; labels that all are whole numbers are such.
 
     The place of a best score stands for a class: the label itself where labels are places, else the labels in order,
@@ -147,7 +182,8 @@ def table_of(said: Mapping[str, Sequence[Told]], labels: Sequence[str], where: s
         model: [math.nan if each.certainty is None else each.certainty for each in told] for model, told in said.items()
     }
     try:
-        return ValidationTable(np.array(typed), {m: np.array(a) for m, a in values.items()}, certainty)
+        said_by = {model: np.array(answers) for model, answers in values.items()}
+        return ValidationTable(np.array(typed), said_by, certainty, hardness=hardness)
     except CascadeError as error:
         raise CascadeError(f"{where}: {error}") from None
 

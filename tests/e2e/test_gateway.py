@@ -99,7 +99,7 @@ def test_more_than_may_wait_is_refused_with_a_time_to_come_back() -> None:
             held = [await stage.client() for _ in range(2)]
             for client in held:
                 await client.ask()
-            await stage.until(lambda: len(stage.gateway.queue) == 1)
+            await stage.until(lambda: stage.gateway.queue.size == 1)
             found = await stage.ask()
             assert found.status == 429
             assert int(found.headers["retry-after"]) >= 1
@@ -136,7 +136,7 @@ def test_a_full_upstream_of_one_model_does_not_hold_up_another_model() -> None:
             held = [await stage.client() for _ in range(2)]
             for client in held:
                 await client.ask(body={"model": "a"})
-            await stage.until(lambda: len(stage.gateway.queue) == 1)
+            await stage.until(lambda: stage.gateway.queue.size == 1)
             assert (await stage.ask({"model": "b"})).status == 200
             for client in held:
                 client.close()
@@ -178,7 +178,7 @@ def test_those_who_were_served_least_go_first() -> None:
                 await client.ask(body={"model": "small", "who": who}, extra=f"authorization: Bearer {who}\r\n")
                 clients.append(client)
                 await asyncio.sleep(0.005)
-            await stage.until(lambda: len(stage.gateway.queue) == 5)
+            await stage.until(lambda: stage.gateway.queue.size == 5)
             gate.set()
             for client in clients:
                 assert (await client.answer()).status == 200

@@ -154,7 +154,7 @@ def test_whoever_goes_away_ends_the_work_of_the_upstream() -> None:
                     client.writer.write_eof()
                 await asyncio.wait_for(ended.wait(), 10.0)
                 client.close()
-            assert stage.gateway.cancelled == 2
+            assert stage.gateway.stats.cancelled == 2
             assert stage.gateway.counts.in_flight == 0
             assert stage.gateway.replicas[0].in_flight == 0
 
@@ -168,9 +168,9 @@ def test_whoever_goes_away_while_waiting_is_never_sent() -> None:
             await first.ask()
             await stage.until(lambda: len(stage.upstreams[0].asked) == 1)
             await second.ask()
-            await stage.until(lambda: len(stage.gateway.queue) == 1)
+            await stage.until(lambda: stage.gateway.queue.size == 1)
             second.close()
-            await stage.until(lambda: len(stage.gateway.queue) == 0)
+            await stage.until(lambda: stage.gateway.queue.size == 0)
             first.close()
             await stage.until(lambda: stage.gateway.counts.in_flight == 0)
             assert len(stage.upstreams[0].asked) == 1

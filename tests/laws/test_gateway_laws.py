@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -35,18 +36,12 @@ class _Message:
     http_version: str = "1.1"
 
 
-class _Client:
-    def keeps(self, message: Any) -> bool:
-        return True
-
-    def write_on(self, data: bytes) -> None: ...
-
-
 def relay(number: int, arrival_s: float, size: int, account: Account | None = None, session: int = 0) -> Relay:
     """A request that was let in, without a connection."""
     found = account or Account(ApiKey("a", "s"), 0.0)
     message = _Message(b"%d" % session * size, {b"x-session-id": b"%d" % session})
-    return Relay(cast(Any, None), cast(Any, _Client()), cast(Any, message), Ask(), found, number, arrival_s, 1e9)
+    head = SimpleNamespace(account=found)
+    return Relay(cast(Any, None), cast(Any, None), cast(Any, message), cast(Any, head), Ask(), number, arrival_s, 1e9)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -106,7 +101,7 @@ def test_the_queue_is_served_in_the_order_of_the_simulator(name: str, asked: lis
         assert found is expected
         queue.discard(found)
         relays.remove(found)
-    assert len(queue) == 0
+    assert queue.size == 0
     assert queue.next(now_s) is None
 
 
@@ -188,7 +183,7 @@ def test_every_request_is_counted_once_and_nothing_is_left_behind(seed: int) -> 
             assert sum(its.counts.by_status.values()) == its.counts.offered == 120
             assert all(its.counts.by_status.values()), its.counts.to_dict()
             assert not its.active
-            assert len(its.queue) == 0
+            assert its.queue.size == 0
             assert [replica.in_flight for replica in its.replicas] == [0, 0, 0]
             assert its.chooser.servers.outstanding == [0.0] * 3
             assert np.allclose(its.chooser.tokens.sent, 0.0)

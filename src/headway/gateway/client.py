@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from headway.gateway.ask import ApiError
+from headway.gateway.heads import Head, whole
 from headway.gateway.replica import PATHS
 from headway.serve.connection import Connection
 from headway.serve.infer import Refused
+from headway.serve.message import Message
 
 if TYPE_CHECKING:
     from headway.gateway.front import GatewayFront
     from headway.gateway.relay import Relay
     from headway.serve.front import Front
-    from headway.serve.message import Message
 
 
 class ClientConnection(Connection):
@@ -24,21 +25,42 @@ class ClientConnection(Connection):
     def __init__(self, front: Front, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(front, loop)
         self._gateway_front: GatewayFront = front  # type: ignore[assignment]
+        self._gateway = self._gateway_front.gateway
+        self._heads = self._gateway.heads
         self._relay: Relay | None = None
+        self._unknown = b""
+
+    @property
+    def transport(self) -> Any:
+        """What pieces of an answer are written to."""
+        return self._transport
 
     @property
     def slow(self) -> bool:
         """Whether the client does not read as fast as its answer comes."""
         return self._stalled_s != math.inf
 
-    def write_on(self, data: bytes) -> None:
-        """Send a piece of an answer."""
-        self._transport.write(data)
-
     def refuse(self, message: Message, refused: Refused) -> None:
         """Answer a request with an error, in the words of the protocol."""
         error = ApiError.of(refused)
         self._reply(message, error.status, error.body, error.headers)
+
+    def data_received(self, data: bytes) -> None:
+        if self._current is None and not (self._begun or self._deaf or self._waiting):
+            found = whole(data)
+            if found is not None:
+                key, end = found
+                head = self._heads.get(key)
+                if head is not None and len(data) - end - 4 <= self._limits.max_body_bytes:
+                    self._idle_s = math.inf
+                    message = self._current = Message(
+                        b"POST", head.url, head.headers, head.named, "1.1", True, data[end + 4 :]
+                    )
+                    self._submit(message, head)
+                    return
+                self._unknown = key
+        super().data_received(data)
+        self._unknown = b""
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -76,11 +98,27 @@ class ClientConnection(Connection):
         if message.refused is not None:
             self.refuse(message, message.refused)
         elif message.method == b"POST" and message.url in PATHS:
-            relay = self._gateway_front.gateway.submit(self, message)
-            if message is self._current:
-                self._relay = relay
+            try:
+                head = Head(message, self._gateway.accounts.of(message.named))
+            except ApiError as error:
+                self.refuse(message, error)
+                return
+            if self._unknown and message.http_version == "1.1" and message.keep_alive and _plain(message):
+                self._heads.learn(self._unknown, head)
+            self._submit(message, head)
         else:
             self._reply(message, *self._gateway_front.page(message))
 
+    def _submit(self, message: Message, head: Head) -> None:
+        relay = self._gateway.submit(self, message, head)
+        if message is self._current:
+            self._relay = relay
+
     def _refuse(self, refused: Refused) -> None:
         super()._refuse(ApiError.of(refused))
+
+
+def _plain(message: Message) -> bool:
+    """Whether a message's head says no more of how it is sent than how long its body is."""
+    named = message.named
+    return b"expect" not in named and b"transfer-encoding" not in named and b"upgrade" not in named

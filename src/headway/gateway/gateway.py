@@ -3,111 +3,92 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from headway.errors import nearest
 from headway.gateway.ask import ApiError, read, with_priority
 from headway.gateway.choose import Chooser
 from headway.gateway.declare import GatewayOptions, Upstream, checked
+from headway.gateway.heads import Head, Known
 from headway.gateway.journal import Journal
 from headway.gateway.keys import Accounts, retry_after
 from headway.gateway.relay import Relay
 from headway.gateway.replica import Replica
 from headway.gateway.reports import Report
+from headway.gateway.stats import Stats
 from headway.gateway.urgency import priority
 from headway.gateway.waiting import Queue
 from headway.policy.admission import expired, full
-from headway.policy.scheduling import INPUT_WEIGHT, OUTPUT_WEIGHT, returning
-from headway.serve.infer import Refused, read_timeout_s
-from headway.serve.oip import BadRequest
-from headway.serve.record import LATENCY_BUCKETS_S, Counts, Histogram
+from headway.serve.infer import Refused
 
 if TYPE_CHECKING:
     from headway.gateway.client import ClientConnection
-    from headway.gateway.keys import Account
     from headway.serve.message import Message
 
 SWEEP_S: Final = 0.1
 """How often deadlines and stalls are looked for: one timer for all requests."""
 _SICK: Final = frozenset({502, 503, 504})
-_NEW: Final = 0.2
 _NOBODY: Final = "no upstream is up that could take this request"
 _UNSEEN: Final = 8
 """How often a request is sent again because its kept connection had just been closed."""
-_DROPPED: Final = frozenset(
-    {
-        b"host", b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"proxy-connection",
-        b"proxy-authorization", b"te", b"trailer", b"upgrade", b"expect", b"authorization", b"x-request-timeout",
-    }
-)  # fmt: skip
-"""Headers that are for the gateway alone."""
 
 
 class Gateway:
-    """Stands in front of upstreams. `clock` is that of the event loop, in seconds. Raises ServeError."""
+    """Stands in front of upstreams. `clock` is monotonic, in seconds. Raises ServeError."""
 
     def __init__(self, upstreams: Iterable[Upstream], options: GatewayOptions, clock: Callable[[], float]) -> None:
         found = checked(upstreams)
         self.options = options
         self.clock = clock
+        self.started_s = clock()
         self.chooser = Chooser(options, found)
         self.replicas = [Replica(n, one, options, self.chooser.servers) for n, one in enumerate(found)]
         self.queue = Queue(options, found)
-        self.started_s = now_s = clock()
-        self.accounts = Accounts(options.keys, options.token, now_s)
-        self.counts = Counts()
-        self.cancelled = 0
-        self.retries = 0
-        self.latency = Histogram(LATENCY_BUCKETS_S)
-        self.first_token = Histogram(LATENCY_BUCKETS_S)
-        self.queue_wait = Histogram(LATENCY_BUCKETS_S)
+        self.accounts = Accounts(options.keys, options.token, self.started_s)
+        self.stats = Stats(self.started_s)
+        self.counts = self.stats.counts
         self.journal = Journal(options.decisions, options.decision_log, clock)
+        self.heads: Known[Head] = Known()
         self.draining = False
         self.active: dict[int, Relay] = {}
         self._barred: dict[str | None, tuple[int, ...]] = {None: ()}
         self._priority = any(replica.kind.priority for replica in self.replicas) and options.priority
-        self._per_s = 0.0
-        self._ended = 0
-        self._swept_s = now_s
         self._tasks: set[asyncio.Task[None]] = set()
 
     # Let in
 
-    def submit(self, client: ClientConnection, message: Message) -> Relay | None:
+    def submit(self, client: ClientConnection, message: Message, head: Head) -> Relay | None:
         """Take in a request; the client's connection gets its answer, maybe before this returns, and then None is."""
         now_s = self.clock()
         self.counts.offered += 1
         try:
-            relay = self._let_in(client, message, now_s)
+            if self.draining:
+                raise ApiError(503, "the gateway is shutting down", retry_after(1.0))
+            ask = read(message.body)
+            barred = self._barred.get(ask.model)
+            if barred is None:
+                barred = self._barred_for(ask.model)
+            within_s = head.within_s or self.options.timeout_s
+            relay = Relay(self, client, message, head, ask, self.counts.offered, now_s, now_s + within_s)
+            account = relay.account
+            account.offered += 1
+            if account.bounded:
+                account.admit(relay.tokens, now_s)
+            if barred:
+                relay.barred = barred
             self.active[relay.number] = relay
-            if len(self.queue):
+            if self.queue.size:
                 self._enqueue(relay)
                 self.serve_waiting(now_s)
-            elif not self._send_if_room(relay, now_s):
+            elif (number := self.chooser(relay, now_s)) >= 0:
+                self._send(relay, self.replicas[number], now_s)
+            else:
                 self._enqueue(relay)
         except Refused as error:
             self.counts.by_status["rejected"] += 1
             client.refuse(message, error)
             return None
-        return relay
-
-    def _let_in(self, client: ClientConnection, message: Message, now_s: float) -> Relay:
-        if self.draining:
-            raise ApiError(503, "the gateway is shutting down", retry_after(1.0))
-        ask = read(message.body)
-        account = self.accounts.of(message.named)
-        barred = self._barred.get(ask.model)
-        if barred is None:
-            barred = self._barred_for(ask.model)
-        within_s = self.options.timeout_s
-        if b"x-request-timeout" in message.named:
-            within_s = _within_s(message.named)
-        account.offered += 1
-        relay = Relay(self, client, message, ask, account, self.counts.offered, now_s, now_s + within_s)
-        if barred:
-            relay.barred = barred
-        account.admit(relay.tokens, now_s)
         return relay
 
     def _barred_for(self, model: str | None) -> tuple[int, ...]:
@@ -121,13 +102,6 @@ class Gateway:
             self._barred[model] = barred
         return barred
 
-    def reported(self, replica: Replica, report: Report) -> None:
-        """Take note of what an engine says of its memory."""
-        self.chooser.memory(replica.number, report.kv_usage, report.kv_tokens)
-        known = [r.report.kv_usage for r in self.replicas if r.report is not None and r.report.kv_usage is not None]
-        if known:
-            self.queue.memory = sum(known) / len(known)
-
     def models_changed(self) -> None:
         """Take note that an upstream serves other models than before."""
         self._barred = {None: ()}
@@ -137,10 +111,10 @@ class Gateway:
         if not self._someone_up(relay):
             self._forget(relay)
             raise ApiError(503, _NOBODY, retry_after(self.options.open_s))
-        if full(len(self.queue), self.options.queue_limit):
+        if full(self.queue.size, self.options.queue_limit):
             self._forget(relay)
-            wait_s = min(60.0, len(self.queue) / self._per_s) if self._per_s else 1.0
-            raise ApiError(429, f"{len(self.queue)} requests wait already, the most that may", retry_after(wait_s))
+            wait_s = min(60.0, self.queue.size / self.stats.per_s) if self.stats.per_s else 1.0
+            raise ApiError(429, f"{self.queue.size} requests wait already, the most that may", retry_after(wait_s))
         self.queue.add(relay)
 
     def _someone_up(self, relay: Relay) -> bool:
@@ -148,28 +122,21 @@ class Gateway:
 
     # Sent
 
-    def _send_if_room(self, relay: Relay, now_s: float) -> bool:
-        number = self.chooser(relay, now_s)
-        if number < 0:
-            return False
-        self._send(relay, self.replicas[number], now_s)
-        return True
-
     def _send(self, relay: Relay, replica: Replica, now_s: float) -> None:
-        if not relay.frame:
-            self._charge(relay.account, relay.tokens)
-            self.queue_wait.observe(now_s - relay.arrival_s)
-            relay.frame = self._frame(relay)
+        if not relay.sent_s:
+            self.accounts.begin(relay.account, relay.tokens)
+            self.stats.queue_wait.add(now_s - relay.arrival_s)
         relay.attempts += 1
         relay.replica = replica
         relay.sent_s = relay.seen_s = now_s
         self.journal.sent(relay, replica, self.chooser)
         replica.began()
         self.chooser.sent(relay, replica.number)
-        frame = relay.frame
+        head, body = relay.head, relay.message.body
         if self._priority and replica.kind.priority:
-            frame = self._frame_with_priority(relay)
-        frame = replica.prefix[relay.message.url] + frame
+            waited_s = relay.arrival_s - self.started_s
+            body = with_priority(body, priority(waited_s, relay.tokens, self.options.max_wait_s))
+        frame = b"".join((replica.prefix[head.url], head.lines, b"%d\r\n\r\n" % len(body), body))
         line = replica.take()
         if line is not None:
             line.send(relay, frame)
@@ -190,21 +157,6 @@ class Gateway:
         else:
             line.send(relay, frame)
 
-    def _frame(self, relay: Relay, body: bytes | None = None) -> bytes:
-        """Return the part of a request that is the same for all upstreams: headers from the client's, and the body."""
-        message = relay.message
-        content = message.body if body is None else body
-        dropped = _DROPPED
-        linked = message.named.get(b"connection")
-        if linked is not None and linked.lower() not in (b"keep-alive", b"close"):
-            dropped = _DROPPED | {name.strip().lower() for name in linked.split(b",")}
-        lines = [b"%b: %b\r\n" % pair for pair in message.headers if pair[0] not in dropped]
-        return b"%bcontent-length: %d\r\n\r\n%b" % (b"".join(lines), len(content), content)
-
-    def _frame_with_priority(self, relay: Relay) -> bytes:
-        value = priority(relay.arrival_s - self.started_s, relay.tokens, self.options.max_wait_s)
-        return self._frame(relay, with_priority(relay.message.body, value))
-
     def serve_waiting(self, now_s: float) -> None:
         """Send as many of those that wait as there is room for."""
         passed_over: set[tuple[int, ...]] = set()
@@ -218,46 +170,45 @@ class Gateway:
                 if not relay.barred:
                     return
 
-    # Answered, or not
+    # Answered
 
-    def began(self, relay: Relay) -> bytes:
+    def began(self, relay: Relay, replica: Replica, now_s: float) -> bytes:
         """Take note that the answer begins, and return the headers that the gateway adds to it."""
-        replica = relay.replica
-        assert replica is not None
-        now_s = self.clock()
+        relay.begun = True
         relay.first_s = relay.seen_s = now_s
         replica.first_token(now_s - relay.sent_s)
         self.chooser.computed(relay, replica.number)
-        self.first_token.observe(now_s - relay.arrival_s)
-        relay.keep = relay.keep and relay.client.keeps(relay.message)
-        lines = b"x-headway-route: %b\r\n" % self.journal.why(relay).encode()
-        if not relay.keep:
+        self.stats.first_token.add(now_s - relay.arrival_s)
+        lines = self.journal.why(relay)
+        if not (relay.keep and relay.client.keeps(relay.message)):
+            relay.keep = False
             return lines + b"connection: close\r\n"
         return lines if relay.speaks_chunks else lines + b"connection: keep-alive\r\n"
 
-    def completed(self, relay: Relay) -> None:
+    def completed(self, relay: Relay, now_s: float) -> None:
         """Count a request whose answer has been passed on as a whole."""
-        now_s = self.clock()
-        replica = relay.replica
+        replica, status = relay.replica, relay.status
         assert replica is not None
-        if relay.status in _SICK:
+        if status in _SICK:
             replica.is_ill(now_s)
         else:
             replica.is_well(now_s)
-            replica.answered += 1
-        self._release(relay)
+        relay.replica = None
+        replica.ended()
         used = relay.usage()
         if used is None:
             # What was not told is about one token for each piece of a stream.
-            self._settle(relay, relay.tokens, float(relay.pieces))
+            relay.account.settle(relay.tokens, relay.tokens, float(relay.pieces))
         else:
-            self._settle(relay, float(used[0]), float(used[1]))
+            relay.account.settle(relay.tokens, float(used[0]), float(used[1]))
             self.queue.answered(float(used[1]))
-        self._finish(relay, "answered" if relay.status < 500 else "failed", now_s)
-        self.latency.observe(now_s - relay.arrival_s)
+        self._finish(relay, "answered" if status < 500 else "failed", now_s)
+        self.stats.latency.add(now_s - relay.arrival_s)
         relay.client.ended(relay.message, relay.keep)
-        if len(self.queue):
+        if self.queue.size:
             self.serve_waiting(now_s)
+
+    # Not answered
 
     def may_retry(self, relay: Relay) -> bool:
         """Whether another upstream could be asked."""
@@ -284,7 +235,7 @@ class Gateway:
         if retry:
             relay.barred = tuple(sorted({*relay.barred, replica.number}))
             replica.retried += 1
-            self.retries += 1
+            self.stats.retries += 1
             self.queue.add(relay)
         else:
             self._fail(relay, 502, f"the upstream {replica.name} gave no answer: {why}", "failed")
@@ -292,17 +243,11 @@ class Gateway:
 
     def abandoned(self, relay: Relay) -> None:
         """Give up a request whose client is gone; its upstream hears of it."""
-        self.cancelled += 1
+        now_s = self.clock()
+        self.stats.cancelled += 1
         self._drop(relay)
-        self._finish(relay, "dropped", self.clock(), "the client went away")
-        self.serve_waiting(self.clock())
-
-    def _drop(self, relay: Relay) -> None:
-        line, relay.line = relay.line, None
-        self.queue.discard(relay)
-        if line is not None:
-            line.abort()
-        self._release(relay)
+        self._finish(relay, "dropped", now_s, "the client went away")
+        self.serve_waiting(now_s)
 
     def _fail(self, relay: Relay, status: int, text: str, how: str) -> None:
         """End a request without an answer of an upstream, or without the rest of it."""
@@ -313,6 +258,13 @@ class Gateway:
         else:
             relay.client.refuse(relay.message, ApiError(status, text))
 
+    def _drop(self, relay: Relay) -> None:
+        line, relay.line = relay.line, None
+        self.queue.discard(relay)
+        if line is not None:
+            line.abort()
+        self._release(relay)
+
     def _release(self, relay: Relay) -> None:
         replica, relay.replica = relay.replica, None
         if replica is not None:
@@ -321,32 +273,24 @@ class Gateway:
             replica.ended()
 
     def _finish(self, relay: Relay, status: str, now_s: float, why: str = "") -> None:
-        relay.over = True
         self.counts.by_status[status] += 1
         self._forget(relay)
         self.journal.ended(relay, status, now_s, why)
 
     def _forget(self, relay: Relay) -> None:
-        if self.active.pop(relay.number, None) is not None:
-            relay.account.active -= bool(relay.frame)
         relay.over = True
-
-    # Shares
-
-    def _charge(self, account: Account, tokens: float) -> None:
-        """Count a request's prompt in its key's account; one that comes back has no claim from before."""
-        if not account.active and len(self.accounts.all) > 1:
-            others = [one.served for one in self.accounts.all if one.active]
-            account.served = returning(min(others, default=account.served), account.served)
-        account.active += 1
-        account.served += INPUT_WEIGHT * tokens / account.weight
-
-    def _settle(self, relay: Relay, prompt: float, completion: float) -> None:
-        account = relay.account
-        account.served += (INPUT_WEIGHT * (prompt - relay.tokens) + OUTPUT_WEIGHT * completion) / account.weight
-        account.settle(relay.tokens, prompt, completion)
+        del self.active[relay.number]
+        if relay.sent_s:
+            relay.account.active -= 1
 
     # As time goes by
+
+    def reported(self, replica: Replica, report: Report) -> None:
+        """Take note of what an engine says of its memory."""
+        self.chooser.memory(replica.number, report.kv_usage, report.kv_tokens)
+        known = [r.report.kv_usage for r in self.replicas if r.report is not None and r.report.kv_usage is not None]
+        if known:
+            self.queue.memory = sum(known) / len(known)
 
     def sweep(self, now_s: float) -> None:
         """Look for what time alone brings about: deadlines, stalls, breakers, shares that grow."""
@@ -359,11 +303,8 @@ class Gateway:
                 self._look_for_stall(relay, now_s)
             elif now_s - relay.arrival_s > self.options.max_wait_s and not self._someone_up(relay):
                 self._fail(relay, 503, _NOBODY, "failed")
-        ended = sum(self.counts.by_status.values()) - self.counts.by_status["rejected"]
-        elapsed_s = max(now_s - self._swept_s, 1e-3)
-        self._per_s += _NEW * ((ended - self._ended) / elapsed_s - self._per_s)
-        self._ended, self._swept_s = ended, now_s
-        if len(self.queue):
+        self.stats.sweep(now_s)
+        if self.queue.size:
             self.serve_waiting(now_s)
         self.journal.flush()
 
@@ -385,12 +326,4 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for replica in self.replicas:
             replica.close()
-        self.journal.flush()
-
-
-def _within_s(headers: Mapping[bytes, bytes]) -> float:
-    """Return the seconds that a request's own header gives it. Raises ApiError."""
-    try:
-        return read_timeout_s(headers[b"x-request-timeout"]) or 0.0
-    except BadRequest as error:
-        raise ApiError(400, str(error)) from None
+        self.journal.close()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _encode: Final = msgspec.json.Encoder().encode
 _FIELDS: Final = (
-    "request", "at_s", "key", "model", "upstream", "policy", "in_flight", "load", "report_age_s", "of", "attempt",
+    "request", "at_s", "key", "model", "upstream", "policy", "in_flight", "load", "report_age_s", "attempt",
     "failed", "waited_s", "first_token_s", "total_s", "status", "answered", "pieces", "why",
 )  # fmt: skip
 
@@ -28,7 +28,7 @@ class Journal:
     """Keeps the last `entries` decisions, and appends all to a file where one is named. Raises ServeError.
 
     Times in it count from 1970, or are seconds of the request. `load` is what the policy saw of the chosen upstream,
-    `report_age_s` how old its report was, `of` how many others it could have been.
+    `report_age_s` how old its report was.
     """
 
     def __init__(self, entries: int, path: Path | None, clock: Callable[[], float]) -> None:
@@ -52,14 +52,14 @@ class Journal:
             replica.in_flight,
             servers.reported[number] + servers.sent[number],
             relay.sent_s - servers.reported_at_s[number],
-            sum(servers.alive),
         )
 
-    def why(self, relay: Relay) -> str:
-        """Return why a request went where it went, for its answer's header."""
-        name, policy, in_flight, *_ = relay.decision
+    def why(self, relay: Relay) -> bytes:
+        """Return why a request went where it went, as a line of its answer's head."""
+        name, policy, in_flight, _, _ = relay.decision
         waited_ms = 1e3 * (relay.sent_s - relay.arrival_s)
-        return f"{name}; {policy}; in_flight={in_flight}; attempt={relay.attempts}; waited_ms={waited_ms:.0f}"
+        text = f"{name}; {policy}; in_flight={in_flight}; attempt={relay.attempts}; waited_ms={waited_ms:.0f}"
+        return f"x-headway-route: {text}\r\n".encode()
 
     def failed(self, relay: Relay, why: str) -> None:
         """Take note that an upstream failed a request."""
@@ -112,7 +112,7 @@ class Journal:
 
 def _entry(entry: tuple[Any, ...]) -> dict[str, Any]:
     number, at_s, key, model, decision, *rest = entry
-    chosen = decision or (None, None, None, None, None, None)
+    chosen = decision or (None, None, None, None, None)
     flat = (number, at_s, key, model, *chosen, *rest)
     return {name: _finite(value) for name, value in zip(_FIELDS, flat, strict=True)}
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from headway.gateway.ask import ApiError
 from headway.gateway.declare import ApiKey
+from headway.policy.scheduling import INPUT_WEIGHT, OUTPUT_WEIGHT, returning
 
 OPEN_PATHS: Final = frozenset({"/health", "/healthz", "/ready"})
 """Probes are open to everyone."""
@@ -59,11 +60,10 @@ class Account:
         """Weighted tokens, the counter of fair sharing."""
         self._requests = _bucket(key.requests_per_s, key.request_burst, now_s)
         self._tokens = _bucket(key.tokens_per_s, key.token_burst, now_s)
+        self.bounded = self._requests is not None or self._tokens is not None
 
     def admit(self, tokens: float, now_s: float) -> None:
         """Take a request with so many prompt tokens from the buckets. Raises ApiError when they do not hold it."""
-        if self._requests is None and self._tokens is None:
-            return
         wait_s, what = 0.0, "requests"
         if self._requests is not None:
             wait_s = self._requests.wait_s(1.0, now_s)
@@ -86,6 +86,7 @@ class Account:
         """Take note of the tokens that a request took in the end, and of what was taken for it before."""
         self.prompt_tokens += prompt
         self.completion_tokens += completion
+        self.served += (INPUT_WEIGHT * (prompt - estimated) + OUTPUT_WEIGHT * completion) / self.weight
         if self._tokens is not None:
             self._tokens.take(prompt + completion - estimated)
 
@@ -101,6 +102,14 @@ class Accounts:
         self.active = bool(named)
         self._anyone = Account(ApiKey("anyone", "-"), now_s)
         self.all = list(self._by_digest.values()) if named else [self._anyone]
+
+    def begin(self, account: Account, tokens: float) -> None:
+        """Count the prompt of a request that is sent in its key's account; one that comes back has no older claim."""
+        if not account.active and len(self.all) > 1:
+            others = [one.served for one in self.all if one.active]
+            account.served = returning(min(others, default=account.served), account.served)
+        account.active += 1
+        account.served += INPUT_WEIGHT * tokens / account.weight
 
     def refusal(self, path: str, headers: Mapping[bytes, bytes]) -> ApiError | None:
         """Return why a request is not let in, or None."""

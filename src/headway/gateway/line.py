@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httptools
 
-from headway.gateway.relay import TAIL_BYTES
+from headway.gateway.heads import HEAD_END, whole
+from headway.gateway.relay import BUSY, TAIL_BYTES
 
 if TYPE_CHECKING:
     from headway.gateway.relay import Relay
@@ -25,7 +26,6 @@ _HOP: Final = frozenset(
 )
 _HOP_LINE: Final = re.compile(rb"\r\n(?:%b|x-headway-[^:\r\n]*):[^\r\n]*" % b"|".join(sorted(_HOP)), re.I)
 _CODING_LINE: Final = re.compile(rb"\r\ntransfer-encoding:[^\r\n]*", re.I)
-_HEAD_END: Final = b"\r\n\r\n"
 
 
 class Line(asyncio.Protocol):
@@ -43,7 +43,7 @@ class Line(asyncio.Protocol):
 
     def _begin(self) -> None:
         self._pass: Callable[[bytes], None] | None = None
-        self._raw = b""
+        self._raw = self._unknown = b""
         self._skipped = 0
         self._headed = self._framed = self._chunked = self._hop = False
         self._complete = self._excess = self._keep = False
@@ -84,19 +84,21 @@ class Line(asyncio.Protocol):
             # Nothing was asked: whatever this is, the next answer could not be told from it.
             self.abort()
             return
+        send = self._pass
+        if send is None and not self._raw and self._is_known(relay, data):
+            return
         try:
             self._feed(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(f"its answer is not HTTP/1.1: {error}")
             return
-        send = self._pass
         if send is None:
             self._first(relay, data)
         elif self._excess:
             self._fail("more came than its answer")
         else:
             relay.pieces += 1
-            relay.tail.append(data if len(data) <= TAIL_BYTES else data[-TAIL_BYTES:])
+            relay.note(data if len(data) <= TAIL_BYTES else data[-TAIL_BYTES:])
             send(data)
             if self._complete:
                 self._end(relay)
@@ -147,6 +149,24 @@ class Line(asyncio.Protocol):
 
     # Answers
 
+    def _is_known(self, relay: Relay, data: bytes) -> bool:
+        """Pass an answer on that is all there and begins as others did, without parsing it again; say if it was so."""
+        self._unknown = b""
+        found = whole(data)
+        if found is None:
+            return False
+        self._unknown, end = found
+        known = self._replica.heads.get(self._unknown)
+        if known is None:
+            return False
+        status, hop = known
+        self._relay = None
+        self._used = True
+        self._replica.free(self)
+        head = data[:end]
+        relay.whole(status, _HOP_LINE.sub(b"", head) if hop else head, data[end + 4 :])
+        return True
+
     def _first(self, relay: Relay, data: bytes) -> None:
         """Hold the beginning of an answer back until a byte of its body: until then the request can be retried."""
         raw = self._raw = self._raw + data if self._raw else data
@@ -155,7 +175,7 @@ class Line(asyncio.Protocol):
         elif not self._headed:
             if len(raw) > MAX_HEAD_BYTES:
                 self._fail(f"the head of its answer is larger than {MAX_HEAD_BYTES} bytes")
-        elif self._complete or not raw.endswith(_HEAD_END):
+        elif self._complete or not raw.endswith(HEAD_END):
             self._show(relay)
 
     def _show(self, relay: Relay) -> None:
@@ -168,18 +188,17 @@ class Line(asyncio.Protocol):
                 self._transport.abort()
             relay.broken(f"it answered {status}", status)
             return
+        if self._unknown and self._complete and self._keep and not (self._chunked or self._skipped or status in BUSY):
+            self._replica.heads.learn(self._unknown, (status, self._hop))
         head, body = self._parts()
         if self._chunked and not relay.speaks_chunks:
             relay.keep = False
-            head = _CODING_LINE.sub(b"", head)
-            self._pass = Unchunk(relay.write)
-            relay.first(status, head, b"")
+            self._pass = Unchunk(relay.first(status, _CODING_LINE.sub(b"", head), b""))
             self._pass(body)
         else:
             if not self._framed and not (self._complete and self._keep):
                 relay.keep = False
-            self._pass = relay.write
-            relay.first(status, head, body)
+            self._pass = relay.first(status, head, body)
         if self._complete:
             self._end(relay)
 
@@ -188,8 +207,8 @@ class Line(asyncio.Protocol):
         raw, self._raw = self._raw, b""
         begin = 0
         for _ in range(self._skipped):
-            begin = raw.index(_HEAD_END, begin) + 4
-        end = raw.index(_HEAD_END, begin)
+            begin = raw.index(HEAD_END, begin) + 4
+        end = raw.index(HEAD_END, begin)
         head = raw[begin:end]
         if self._hop:
             head = _HOP_LINE.sub(b"", head)

@@ -35,20 +35,28 @@ class GatewayCollector(Collector):
         yield from self._keys()
 
     def _requests(self) -> Iterator[Metric]:
-        gateway, counts = self._gateway, self._gateway.counts
+        gateway, stats, counts = self._gateway, self._gateway.stats, self._gateway.counts
         yield CounterMetricFamily("headway_requests_offered", "Requests offered.", value=counts.offered)
         requests = CounterMetricFamily("headway_requests", "Requests by what became of them.", labels=["status"])
         for status in STATUSES:
             requests.add_metric([status], counts.by_status[status])
         yield requests
         yield GaugeMetricFamily("headway_requests_in_flight", "Requests not yet answered.", value=counts.in_flight)
-        yield GaugeMetricFamily("headway_queue_depth", "Requests that wait in the gateway.", value=len(gateway.queue))
-        yield CounterMetricFamily("headway_requests_cancelled", "Clients that went away.", value=gateway.cancelled)
-        yield CounterMetricFamily("headway_retries", "Requests sent to another upstream.", value=gateway.retries)
+        yield GaugeMetricFamily("headway_queue_depth", "Requests that wait in the gateway.", value=gateway.queue.size)
+        yield CounterMetricFamily("headway_requests_cancelled", "Clients that went away.", value=stats.cancelled)
+        yield CounterMetricFamily("headway_retries", "Requests sent to another upstream.", value=stats.retries)
         for name, text, histogram in (
-            ("headway_request_duration_seconds", "From arrival to the end of the answer.", gateway.latency),
-            ("headway_first_token_seconds", "From arrival to the first byte of the answer.", gateway.first_token),
-            ("headway_queue_wait_seconds", "From arrival to when it was sent.", gateway.queue_wait),
+            (
+                "headway_request_duration_seconds",
+                "From arrival to the end of the answer.",
+                stats.latency.histogram,
+            ),
+            (
+                "headway_first_token_seconds",
+                "From arrival to the first byte of the answer.",
+                stats.first_token.histogram,
+            ),
+            ("headway_queue_wait_seconds", "From arrival to when it was sent.", stats.queue_wait.histogram),
         ):
             family = HistogramMetricFamily(name, text, labels=[])
             add(family, [], histogram)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from headway.gateway.ask import Ask
+from headway.gateway.ask import BYTES_PER_TOKEN, Ask
 
 if TYPE_CHECKING:
     from headway.gateway.client import ClientConnection
     from headway.gateway.gateway import Gateway
-    from headway.gateway.keys import Account
+    from headway.gateway.heads import Head
     from headway.gateway.line import Line
     from headway.gateway.replica import Replica
     from headway.serve.message import Message
@@ -33,7 +34,6 @@ class Relay:
 
     line: Line | None = None
     replica: Replica | None = None
-    frame: bytes = b""
     sent_s = 0.0
     first_s = 0.0
     status = 0
@@ -44,6 +44,7 @@ class Relay:
     again = 0
     begun = False
     over = False
+    tail: Sequence[bytes] = ()
     decision: tuple[Any, ...] = ()
     failures: tuple[str, ...] = ()
     barred: tuple[int, ...] = ()
@@ -54,8 +55,8 @@ class Relay:
         gateway: Gateway,
         client: ClientConnection,
         message: Message,
+        head: Head,
         ask: Ask,
-        account: Account,
         number: int,
         arrival_s: float,
         deadline_s: float,
@@ -63,16 +64,15 @@ class Relay:
         self._gateway = gateway
         self.client = client
         self.message = message
+        self.head = head
         self.ask = ask
-        self.account = account
+        self.account = head.account
         self.number = number
         self.arrival_s = arrival_s
         self.deadline_s = deadline_s
-        self.tokens = len(message.body) / 4.0
-        self.keep = client.keeps(message)
+        self.tokens = len(message.body) / BYTES_PER_TOKEN
+        self.keep = True
         self.speaks_chunks = message.http_version == "1.1"
-        self.write = client.write_on
-        self.tail: deque[bytes] = deque(maxlen=_TAIL_PIECES)
 
     # What its client's connection calls
 
@@ -97,18 +97,36 @@ class Relay:
         """Whether another upstream is asked instead of passing an answer with this status on."""
         return status in BUSY and self._gateway.may_retry(self)
 
-    def first(self, status: int, head: bytes, body: bytes) -> None:
-        """Send the head of the answer, given without its empty line, and what of the body there is."""
-        self.begun = True
+    def first(self, status: int, head: bytes, body: bytes) -> Callable[[bytes], None]:
+        """Send the head of the answer, given without its empty line, and what of the body there is.
+
+        Returns what passes on the rest.
+        """
+        gateway, replica = self._gateway, self.replica
+        assert replica is not None
         self.status = status
-        if body:
-            self.tail.append(body[-TAIL_BYTES:])
-        self.write(b"%b\r\n%b\r\n%b" % (head, self._gateway.began(self), body))
+        tail = self.tail = deque((body[-TAIL_BYTES:],), _TAIL_PIECES)
+        self.note = tail.append
+        write: Callable[[bytes], None] = self.client.transport.write
+        write(b"".join((head, b"\r\n", gateway.began(self, replica, gateway.clock()), b"\r\n", body)))
+        return write
+
+    def whole(self, status: int, head: bytes, body: bytes) -> None:
+        """Send an answer that came in one piece; its head is given without its empty line."""
+        gateway, replica = self._gateway, self.replica
+        assert replica is not None
+        now_s = gateway.clock()
+        self.line = None
+        self.status = status
+        self.tail = (body,)
+        lines = gateway.began(self, replica, now_s)
+        self.client.transport.write(b"".join((head, b"\r\n", lines, b"\r\n", body)))
+        gateway.completed(self, now_s)
 
     def complete(self) -> None:
         """Take note that the answer has been passed on as a whole."""
         self.line = None
-        self._gateway.completed(self)
+        self._gateway.completed(self, self._gateway.clock())
 
     def broken(self, why: str, status: int = 0, unseen: bool = False) -> None:
         """Take note that this upstream gives no answer, or not the rest of it. `unseen`: it never saw the request."""

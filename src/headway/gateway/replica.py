@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from headway.gateway.breaker import CLOSED, OPEN, TRIAL, Breaker
 from headway.gateway.declare import KINDS, GatewayOptions, Upstream
+from headway.gateway.heads import Known
 from headway.gateway.line import Line
 from headway.gateway.reports import Report
 from headway.policy.routing import Servers, note_alive, note_answered, note_report, note_sent
@@ -41,6 +42,8 @@ class Replica:
         self.prefix = {path: self._prefix(path) for path in PATHS}
         self._servers = servers
         self._connect_s = options.connect_s
+        self.heads: Known[tuple[int, bool]] = Known()
+        """Of heads of answers parsed before: the status, and whether some lines are for the gateway only."""
         self._tls = ssl.create_default_context() if upstream.address[2] else None
         self._idle: list[Line] = []
         self._lines: set[Line] = set()
@@ -111,6 +114,7 @@ class Replica:
 
     def is_well(self, now_s: float) -> None:
         """Take note of an answer that shows that it works."""
+        self.answered += 1
         self.breaker.succeeded(now_s)
         if self.breaker.since_s == now_s:
             self.check(now_s)

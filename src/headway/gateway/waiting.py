@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 from headway.errors import ServeError
 from headway.gateway.declare import GatewayOptions, Upstream
@@ -30,26 +30,22 @@ class Queue:
         self._budget = sum(upstream.token_budget for upstream in upstreams)
         self._full_s = min(upstream.iteration_s for upstream in upstreams)
         self._answer_tokens = math.nan
+        self.size = 0
         self.memory = 0.0
         """KV memory in use, as a share of all, where engines tell it."""
-
-    def __len__(self) -> int:
-        return len(self._waiting) + len(self._again)
-
-    def __iter__(self) -> Iterator[Relay]:
-        yield from self._again.values()
-        yield from self._waiting.values()
 
     def add(self, relay: Relay) -> None:
         """Let a request wait. One that an upstream has failed goes before those that have not been sent yet."""
         (self._again if relay.attempts else self._waiting)[relay.number] = relay
         self._tokens += relay.tokens
+        self.size += 1
 
     def discard(self, relay: Relay) -> None:
         """Take a request out, if it is there."""
         for held in (self._again, self._waiting):
             if held.pop(relay.number, None) is not None:
                 self._tokens = max(0.0, self._tokens - relay.tokens)
+                self.size -= 1
 
     def answered(self, tokens: float) -> None:
         """Take note of how long an answer was: what is expected of the next ones."""

@@ -1,0 +1,99 @@
+"""Heads of messages: what follows from one is worked out once, since those of one client or engine are mostly equal.
+
+Two heads that differ in nothing but the digits of the content's length mean the same. So a message that comes in one
+piece, with a head that the parser has found to be good before, need not be parsed again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from headway.gateway.ask import ApiError
+from headway.serve.infer import read_timeout_s
+from headway.serve.oip import BadRequest
+
+if TYPE_CHECKING:
+    from headway.gateway.keys import Account
+    from headway.serve.message import Message
+
+HEAD_END: Final = b"\r\n\r\n"
+MAX_HEAD_BYTES: Final = 4096
+"""The largest head that is remembered."""
+_LENGTH: Final = re.compile(rb"\r\n(?:content-length|Content-Length): (\d{1,9})(?=\r\n)")
+_DROPPED: Final = frozenset(
+    {
+        b"host", b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"proxy-connection",
+        b"proxy-authorization", b"te", b"trailer", b"upgrade", b"expect", b"authorization", b"x-request-timeout",
+    }
+)  # fmt: skip
+"""Headers that are for the gateway alone."""
+T = TypeVar("T")
+
+
+def whole(data: bytes) -> tuple[bytes, int] | None:
+    r"""Return the head of a message, without the digits of its length, and where it ends; None unless `data` is one.
+
+    >>> whole(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
+    (b'HTTP/1.1 200 OK\r\ncontent-length: ', 36)
+    >>> whole(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nhi") is None
+    True
+    """
+    end = data.find(HEAD_END)
+    if end < 0 or end > MAX_HEAD_BYTES:
+        return None
+    found = _LENGTH.search(data, 0, end + 2)
+    if found is None or len(data) - end - 4 != int(found[1]):
+        return None
+    begin, stop = found.span(1)
+    return data[:begin] + data[stop:end], end
+
+
+class Known(Generic[T]):
+    """What is known of heads. It forgets all when there are too many: then they are not equal after all.
+
+    >>> known = Known[int](entries=1)
+    >>> known.learn(b"a", 1)
+    >>> known.learn(b"b", 2)
+    >>> known.get(b"a"), known.get(b"b")
+    (None, 2)
+    """
+
+    def __init__(self, entries: int = 512) -> None:
+        self._entries = entries
+        self._found: dict[bytes, T] = {}
+        self.get = self._found.get
+
+    def learn(self, head: bytes, value: T) -> None:
+        """Keep what follows from a head."""
+        if len(self._found) >= self._entries:
+            self._found.clear()
+        self._found[head] = value
+
+
+class Head:
+    """What follows from the head of a request: whose it is, how long it may take, and what upstreams see of it."""
+
+    __slots__ = ("account", "headers", "lines", "named", "url", "within_s")
+
+    def __init__(self, message: Message, account: Account) -> None:
+        self.url = message.url
+        self.headers = message.headers
+        self.named = message.named
+        self.account = account
+        self.within_s = _within_s(message.named)
+        dropped = _DROPPED
+        linked = message.named.get(b"connection")
+        if linked is not None:
+            dropped = _DROPPED | {name.strip().lower() for name in linked.split(b",")}
+        lines = [b"%b: %b\r\n" % pair for pair in message.headers if pair[0] not in dropped]
+        self.lines = b"".join(lines) + b"content-length: "
+
+
+def _within_s(headers: Mapping[bytes, bytes]) -> float | None:
+    """Return the seconds that a request's own header gives it, None where it has none. Raises ApiError."""
+    try:
+        return read_timeout_s(headers.get(b"x-request-timeout"))
+    except BadRequest as error:
+        raise ApiError(400, str(error)) from None

@@ -1,0 +1,83 @@
+"""What the gateway counts of its requests. What many of them share is worked out for all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from headway.serve.record import LATENCY_BUCKETS_S, Counts, Histogram
+
+_FEW = 64
+_NEW = 0.2
+"""Weight of the newest in the moving average of requests that end per second."""
+
+
+class Timings:
+    """A histogram that is brought up to date now and then.
+
+    >>> timings = Timings()
+    >>> timings.add(0.3)
+    >>> timings.histogram.total
+    0.3
+    """
+
+    def __init__(self) -> None:
+        self._histogram = Histogram(LATENCY_BUCKETS_S)
+        self._new: list[float] = []
+        self.add = self._new.append
+
+    @property
+    def histogram(self) -> Histogram:
+        """All that was added."""
+        self.fold()
+        return self._histogram
+
+    def fold(self) -> None:
+        """Sort what was added since into its buckets."""
+        if self._new:
+            observe(self._histogram, self._new)
+            self._new.clear()
+
+
+def observe(histogram: Histogram, values: Sequence[float]) -> None:
+    """Count several values.
+
+    >>> histogram = Histogram((1.0, 2.0))
+    >>> observe(histogram, [1.5] * 100)
+    >>> histogram.counts
+    [0, 100, 0]
+    """
+    if len(values) < _FEW:
+        for value in values:
+            histogram.observe(value)
+        return
+    found = np.asarray(values)
+    places = np.searchsorted(histogram.bounds, found, side="left")
+    for place, count in enumerate(np.bincount(places, minlength=len(histogram.counts)).tolist()):
+        histogram.counts[place] += count
+    histogram.total += float(found.sum())
+
+
+class Stats:
+    """Counts and timings of one gateway's requests. `per_s`: requests that end per second, of late."""
+
+    def __init__(self, now_s: float) -> None:
+        self.counts = Counts()
+        self.cancelled = 0
+        self.retries = 0
+        self.latency = Timings()
+        self.first_token = Timings()
+        self.queue_wait = Timings()
+        self.per_s = 0.0
+        self._ended = 0
+        self._at_s = now_s
+
+    def sweep(self, now_s: float) -> None:
+        """Bring up to date what is not counted request by request."""
+        for timings in (self.latency, self.first_token, self.queue_wait):
+            timings.fold()
+        by_status = self.counts.by_status
+        ended = sum(by_status.values()) - by_status["rejected"]
+        self.per_s += _NEW * ((ended - self._ended) / max(now_s - self._at_s, 1e-3) - self.per_s)
+        self._ended, self._at_s = ended, now_s

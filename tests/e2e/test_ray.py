@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from tests.e2e.serve_models import MODELS
 from tests.e2e.serving import INFER, body, make_plan, outputs, wait_until
 from tests.e2e.test_cascade_live import ask, context_of, gear_plan
 
+from headway.cascade import Cascade, Step
+from headway.domains.cascade.gears import Gear
 from headway.domains.pipeline.declare import ReplicaConfig
 from headway.errors import ServeError, WorkerTimeout
 from headway.plan.plan import Plan
@@ -379,6 +382,19 @@ def test_a_cascade_has_its_models_on_ray_and_says_who_answered(ray: None, tmp_pa
     path.write_text(FAMILY)
     family = {name: {"model": f"{path}:{name.capitalize()}"} for name in ("small", "large")}
     spec, profile = context_of(tmp_path, family)
-    with on_ray(Plan(spec, profile, {"sort": gear_plan()})) as (server, _):
+    plan = Plan(spec, profile, {"sort": gear_plan()})
+    with on_ray(plan) as (server, client):
         answers = [ask(server, "x" * length) for length in (1, 9, 11, 19)]
-    assert [answer["parameters"]["model"] for answer in answers] == ["small", "large", "large", "small"]
+        assert [answer["parameters"]["model"] for answer in answers] == ["small", "large", "large", "small"]
+        families = {family.name: family for family in text_string_to_metric_families(client.get("/metrics").text)}
+        for name, counts in (("exits", {"small": 2.0, "large": 2.0}), ("escalations", {"small": 2.0, "large": 0.0})):
+            samples = families[f"headway_cascade_{name}"].samples
+            assert {sample.labels["model"]: sample.value for sample in samples} == counts
+        only = Gear(Cascade((Step("large"),)), 1000.0, (1,))
+        wanted = replace(plan, stages={"sort": replace(gear_plan(devices=2), gears=(only,))})
+        reply = client.put("/plan", params={"watch": "0s"}, content=wanted.to_json())
+        assert (reply.status_code, reply.json().get("state")) == (200, "kept"), reply.text
+        assert [ask(server, "x" * length)["parameters"]["model"] for length in (1, 19)] == ["large"] * 2
+        stage = client.get("/stats").json()["stages"]["sort"]
+        assert stage["replicas"]["ready"] == 2
+        assert (stage["restarts"], len(set(stage["pids"]))) == (0, 4)

@@ -122,6 +122,8 @@ BENCHES: dict[str, Callable[[BenchOptions], Iterable[Row]]] = {
         "gear-decision": "headway.bench.cascades.gears:gear_decision",
         "gears-spike": "headway.bench.cascades.spike:gears_spike",
         "inferline": "headway.bench.inferline.evaluate:inferline",
+        "gateway": "headway.bench.fleets.gateway:gateway",
+        "gateway-stream": "headway.bench.fleets.gateway:gateway_stream",
     }.items()
 }
 

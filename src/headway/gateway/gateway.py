@@ -179,7 +179,7 @@ class Gateway:
         replica.first_token(now_s - relay.sent_s)
         self.chooser.computed(relay, replica.number)
         self.stats.first_token.add(now_s - relay.arrival_s)
-        lines = self.journal.why(relay)
+        lines = self.journal.why(relay, replica)
         if not (relay.keep and relay.client.keeps(relay.message)):
             relay.keep = False
             return lines + b"connection: close\r\n"

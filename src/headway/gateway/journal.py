@@ -54,12 +54,10 @@ class Journal:
             relay.sent_s - servers.reported_at_s[number],
         )
 
-    def why(self, relay: Relay) -> bytes:
+    def why(self, relay: Relay, replica: Replica) -> bytes:
         """Return why a request went where it went, as a line of its answer's head."""
-        name, policy, in_flight, _, _ = relay.decision
-        waited_ms = 1e3 * (relay.sent_s - relay.arrival_s)
-        text = f"{name}; {policy}; in_flight={in_flight}; attempt={relay.attempts}; waited_ms={waited_ms:.0f}"
-        return f"x-headway-route: {text}\r\n".encode()
+        waited_ms = int(1e3 * (relay.sent_s - relay.arrival_s))
+        return replica.route_line % (relay.decision[2], relay.attempts, waited_ms)
 
     def failed(self, relay: Relay, why: str) -> None:
         """Take note that an upstream failed a request."""

@@ -39,6 +39,9 @@ class Replica:
         self.in_flight = 0
         self.limit = upstream.max_in_flight
         self.sent = self.answered = self.failed = self.retried = 0
+        # The name may hold a percent sign, as addresses with a zone do.
+        shown = f"{self.name}; {options.policy}".replace("%", "%%").encode()
+        self.route_line = b"x-headway-route: " + shown + b"; in_flight=%d; attempt=%d; waited_ms=%d\r\n"
         self.prefix = {path: self._prefix(path) for path in PATHS}
         self._servers = servers
         self._connect_s = options.connect_s

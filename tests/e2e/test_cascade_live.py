@@ -276,3 +276,18 @@ def test_an_item_whose_deadline_passes_is_answered_with_what_was_said_of_it(
         gate.touch()
         assert patient.result()["parameters"]["model"] == "large"
         assert hasty.result()["parameters"]["model"] == "small"
+
+
+def test_what_drifts_is_told_without_labels_and_so_is_what_was_asked_again(texts: LiveServer) -> None:
+    """A thousand inputs of which the small model is as certain as of few in the table."""
+    assert cascade_stats(texts)["cascade"]["drift"] == []
+    with ThreadPoolExecutor(8) as pool:
+        models = {answer["parameters"]["model"] for answer in pool.map(lambda _: ask(texts, "x" * 17), range(1_100))}
+    assert models == {"small"}
+    assert wait_until(lambda: bool(cascade_stats(texts)["cascade"]["checks"]))
+    found = cascade_stats(texts)["cascade"]
+    assert any("model 'small' is" in text and "where the validation table has" in text for text in found["drift"])
+    assert sum(found["checks"]["small"].values()) >= 1
+    families = {f.name: f for f in text_string_to_metric_families(fetch(f"{texts.url}/metrics")[1])}
+    assert families["headway_cascade_drift"].samples[0].value == len(found["drift"])
+    assert sum(sample.value for sample in families["headway_cascade_checks"].samples) >= 1

@@ -14,6 +14,7 @@ from sklearn.ensemble import (
     HistGradientBoostingRegressor,
     RandomForestClassifier,
 )
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import LinearSVC
@@ -21,8 +22,11 @@ from treelite import gtil
 from treelite import sklearn as treelite_sklearn
 
 from headway.cascade.adapt import scorer
-from headway.cascade.compiled import Compiled, Measured, compiled
+from headway.cascade.compiled import Compiled, CompiledText, Measured, compiled
+from headway.cascade.features import Feature, Features
 from headway.cascade.forest import flattened
+from headway.cascade.model import Cascade, Step
+from headway.cascade.run import FittedCascade
 from headway.errors import CascadeError
 
 ROWS = np.random.default_rng(1).normal(size=(300, 5)).astype(np.float32).astype(np.float64)
@@ -181,3 +185,21 @@ def test_trees_that_are_more_than_sums_of_numbers_are_left_to_treelite() -> None
     fast = compiled(model, groups, clock=ticking(FASTER))
     assert fast.form == "trees"
     assert np.allclose(fast.predict_proba(groups), model.predict_proba(groups), atol=1e-5)
+
+
+def test_a_whole_cascade_is_compiled_and_what_has_no_other_form_stays() -> None:
+    draws = np.random.default_rng(8)
+    texts = ["".join(row) for row in draws.choice(list("abc d"), size=(300, 30))]
+    labels = [text.count("ab") > text.count("ba") for text in texts]
+    vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 3)).fit(texts)
+    features = Features({"char": Feature(vectorizer), "length": Feature(lambda texts: [len(text) for text in texts])})
+    inputs = ("char", "length")
+    model = scorer(LogisticRegression().fit(features.known(texts).stacked(inputs), labels))
+    whole = FittedCascade(Cascade((Step("full", inputs),)), features, {"full": model}, {})
+    fast = whole.compiled(texts)
+    assert isinstance(fast.models["full"].model, Compiled)
+    assert isinstance(fast.features["char"].compute.__self__, CompiledText)
+    assert fast.features["length"] is features["length"]
+    for rows in (texts, texts[:1]):
+        assert fast.predict_proba(rows) == pytest.approx(whole.predict_proba(rows), abs=1e-5)
+        assert fast.predict(rows).tolist() == whole.predict(rows).tolist()

@@ -127,6 +127,19 @@ def test_explaining_names_steps_costs_and_certificate() -> None:
     assert told[5].startswith(f"{made.cascade} loses at most")
 
 
+def test_compiling_keeps_answers_and_certificate_and_measures_costs_anew() -> None:
+    made = fitted()
+    rows = population(400, seed=4)[0]
+    fast = made.compiled(rows)
+    assert np.array_equal(fast.predict(rows), made.predict(rows))
+    assert np.array_equal(fast.reference().predict(rows), made.reference().predict(rows))
+    assert made.evidence is not None
+    assert fast.evidence is not None
+    assert fast.evidence.certificate is made.evidence.certificate
+    assert fast.evidence.costs.features["dear"].of(1000) == pytest.approx(0.1)
+    assert fast.evidence.projected_speedup == pytest.approx(made.evidence.projected_speedup, rel=0.01)
+
+
 def test_single_rows_pay_fixed_costs_each_time() -> None:
     clock = Work()
 

@@ -19,7 +19,7 @@ from headway.errors import CascadeError
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
 
-FROM_ROWS = 2_000
+FROM_ROWS = 5_000
 """Rows from which a frame's keys are joined by polars; below, preparing it takes longer than a look at each key."""
 
 
@@ -61,8 +61,12 @@ class Join:
             unknown = as_keys(keys)[int(np.argmin(places))]
             what = "a row has no key" if unknown is None else f"there is nothing under the key {unknown!r}"
             raise CascadeError(f"join: {what}; declare a default for unknown keys")
-        rows: Floats = self._rows[places]
-        return rows
+        return self.rows(places)
+
+    def rows(self, places: Places) -> Floats:
+        """Return the rows at places in the table, at -1 the default."""
+        found: Floats = self._rows[places]
+        return found
 
     def looked_up(self, keys: Any) -> Places:
         """Return the place of each key in the table, -1 for unknown ones, by a dictionary."""

@@ -41,10 +41,12 @@ def rows(data: Flights, learned: Learned, options: BenchOptions) -> list[Row]:
         records = frame.to_dict("records")
         ways: dict[str, Callable[[], Any]] = {
             "pandas": partial(_written, data, frame),
-            "look-ups": partial(_each, {name: one.__call__ for name, one in by_key.items()}, records),
-            "dictionary": partial(_each, {name: one.looked_up for name, one in by_join.items()}, frame),
-            "polars": partial(_each, {name: one.joined for name, one in by_join.items()}, columns),
-            "polars-from-pandas": partial(_each, {name: one.joined for name, one in by_join.items()}, frame),
+            "look-ups": partial(_each, by_key, records),
+            "dictionary": partial(_each, {n: partial(_by, one.looked_up, one) for n, one in by_join.items()}, frame),
+            "polars": partial(_each, {n: partial(_by, one.joined, one) for n, one in by_join.items()}, columns),
+            "polars-from-pandas": partial(
+                _each, {n: partial(_by, one.joined, one) for n, one in by_join.items()}, frame
+            ),
         }
         found += _rows(f"features-all/joins-{size}", ways, "pandas")
     size = (QUICK_SIZES if options.quick else SIZES)[0]
@@ -110,6 +112,11 @@ def _written(data: Flights, frame: Any) -> Floats:
     """The joins as people write them."""
     wide: Floats = data.joined(frame).to_numpy(np.float64)
     return wide
+
+
+def _by(find: Callable[[Any], Any], join: Join, keys: Any) -> Floats:
+    """A join in one of its ways, whatever the number of keys."""
+    return join.rows(find(keys))
 
 
 def _each(ways: Mapping[str, Callable[[Any], Any]], rows: Any) -> list[Any]:

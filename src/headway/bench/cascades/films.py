@@ -6,7 +6,6 @@ A cheap feature knows users and films by their means, a dear one compares a film
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +37,7 @@ class Ratings:
     """By user: by how much these ratings deviate from what the means say."""
     taste: Floats
     genres: Floats
-    vectors: Any
+    vectors: Floats
 
     def means(self, pairs: Ints) -> Floats:
         """Return what is known of a user and a film alone."""
@@ -54,7 +53,7 @@ class Ratings:
         return np.array([self._of_neighbors(user, film) for user, film in pairs.tolist()])
 
     def _of_neighbors(self, user: int, film: int) -> tuple[float, float]:
-        alike = np.asarray(self.vectors[self.rated[user]] @ self.vectors[film].T.toarray()).ravel()
+        alike = self.vectors[self.rated[user]] @ self.vectors[film]
         near = np.argsort(-alike)[:NEIGHBORS]
         weight = np.maximum(alike[near], 0.0)
         total = float(weight.sum())
@@ -100,25 +99,23 @@ def _parts(ratings: Ratings) -> Parts:
 
 
 def _known(user: Ints, film: Ints, rating: Floats, genres: Floats, year: Floats) -> Ratings:
-    from scipy import sparse
-
     users, many = int(user.max()) + 1, len(year)
     level = float(rating.mean())
     of_user, users_rated = _means(user, rating - level, users)
     of_film, films_rated = _means(film, rating - level - of_user[user], many)
     left = rating - level - of_user[user] - of_film[film]
-    matrix = sparse.csr_array((left, (film, user)), shape=(many, users))
-    length = np.sqrt(matrix.multiply(matrix).sum(axis=1))
-    vectors = sparse.csr_array(sparse.diags_array(1.0 / np.maximum(length, 1.0)) @ matrix)
+    vectors = np.zeros((many, users))
+    vectors[film, user] = left
+    taste = vectors.T @ genres / (SHRINK + users_rated[:, None])
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1.0)
     order = np.argsort(user, kind="stable")
     ends = np.cumsum(np.bincount(user, minlength=users))[:-1]
-    taste = sparse.csr_array((left, (user, film)), shape=(users, many)) @ genres
     return Ratings(
         np.column_stack([of_user, np.log1p(users_rated)]),
         np.column_stack([of_film, np.log1p(films_rated), year - year.mean()]),
         np.split(film[order], ends),
         np.split(left[order], ends),
-        np.asarray(taste) / (SHRINK + users_rated[:, None]),
+        taste,
         genres,
         vectors,
     )

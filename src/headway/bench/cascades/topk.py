@@ -22,9 +22,9 @@ from headway.cascade.topk import FittedTopK, fit_top_k
 
 K = 50
 RECALL, SURE, CONFIDENCE = 0.95, 0.99, 0.95
-FITS, SPLITS = 4, 25
+FITS, SPLITS = 2, 50
 """How often all is learned anew, and for each how often the other rows are split anew into calibration and pool."""
-SIMULATED = 1_000
+SIMULATED = 500
 ROUNDS = 2
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.e2e.upstreams import ANSWER, CHAT, Asked, Scripted, Stage, engine, gateway, play, stream, tokens
+from tests.e2e.upstreams import ANSWER, CHAT, Asked, Scripted, engine, gateway, play, stream, tokens
 
+from headway.errors import ServeError
 from headway.gateway import ApiKey
 
 
@@ -293,26 +293,43 @@ def test_what_happened_is_told_to_operators(tmp_path: Path) -> None:
     assert json.loads(line)["answered"] == "answered"
 
 
-def test_thousands_of_streams_at_once_are_all_whole() -> None:
-    streams, length = 2000, 4
-
-    async def one(stage: Stage) -> bool:
-        client = await stage.client()
-        await client.ask(body={"model": "small", "stream": True})
-        found = await client.answer()
-        client.close()
-        return found.whole and tokens(found.body) == list(range(length))
-
+def test_an_upstream_that_is_drained_finishes_and_gets_no_more() -> None:
     async def scene() -> None:
-        from headway.serve.system import descriptors
+        gate = asyncio.Event()
 
-        with descriptors(4 * streams + 200) as room:
-            count = min(streams, (room - 200) // 4)
-            behave = stream(length, gap_s=0.3)
-            async with gateway(Scripted(behave), Scripted(behave), declared={"max_in_flight": count}) as stage:
-                found: list[Any] = await asyncio.gather(*(one(stage) for _ in range(count)))
-                assert all(found)
-                assert stage.gateway.counts.to_dict()["answered"] == count
-                assert sum(one.most for one in stage.upstreams) > count // 4
+        async def behave(asked: Asked) -> None:
+            await gate.wait()
+            await asked.reply(ANSWER)
+
+        async with gateway(Scripted(behave), Scripted(), policy="round-robin") as stage:
+            one, other = stage.gateway.replicas
+            client = await stage.client()
+            await client.ask()
+            await stage.until(lambda: one.in_flight == 1)
+            stage.gateway.drain(one.name)
+            assert {(await stage.ask()).upstream for _ in range(4)} == {other.name}
+            gate.set()
+            assert (await client.answer()).upstream == one.name
+            stage.gateway.drain(one.name, draining=False)
+            assert {(await stage.ask()).upstream for _ in range(4)} == {one.name, other.name}
+            with pytest.raises(ServeError, match="did you mean"):
+                stage.gateway.drain(one.name[:-1])
+
+    play(scene)
+
+
+def test_no_more_clients_than_may_be_are_let_in() -> None:
+    async def scene() -> None:
+        async with gateway(Scripted(), max_connections=3) as stage:
+            first = [await stage.client() for _ in range(3)]
+            for client in first:
+                await client.ask()
+                assert (await client.answer()).status == 200
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await stage.ask()
+            first[0].close()
+            await stage.until(lambda: len(stage.gateway.active) == 0)
+            await asyncio.sleep(0.05)
+            assert (await stage.ask()).status == 200
 
     play(scene)

@@ -24,6 +24,7 @@ from headway.gateway.waiting import Queue
 from headway.policy.routing import ROUTERS, Servers, note_answered, note_report, note_sent
 from headway.policy.scheduling import ORDERS, Backlog, first, order
 from headway.policy.token_routing import TOKEN_ROUTERS, Tokens, place
+from headway.serve.app import HttpLimits
 
 POLICIES = [*ROUTERS, *TOKEN_ROUTERS]
 UPSTREAMS = tuple(Upstream(f"http://127.0.0.1:{port}", speed=float(port)) for port in (1, 2, 4))
@@ -248,5 +249,63 @@ def test_a_gateway_survives_whatever_upstreams_answer(
             stage.upstreams[0].behave = stream(2)
             again = await stage.ask()
             assert (again.status, again.whole) == (200, True)
+
+    asyncio.run(scene())
+
+
+NAMES = st.sampled_from([b"accept", b"X-Request-Id", b"traceparent", b"te", b"Keep-Alive", b"user-agent", b"x-hop"])
+VALUES = st.from_regex(rb"[!-~]([ -~]{0,20}[!-~])?", fullmatch=True)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(NAMES, VALUES), max_size=4), st.lists(st.integers(0, 3000), min_size=2, max_size=5))
+def test_a_head_that_was_seen_before_means_what_it_meant(headers: list[tuple[bytes, bytes]], sizes: list[int]) -> None:
+    """Requests and answers that are not parsed again pass just as those that are parsed."""
+    bodies = [b'{"model": "small", "pad": "%b"}' % (b"x" * size) for size in sizes]
+    lines = b"".join(b"%b: %b\r\n" % pair for pair in headers)
+
+    async def echo(asked: Asked) -> None:
+        await asked.reply(asked.body, extra=b"x-echo: 1\r\nkeep-alive: timeout=5\r\n")
+
+    async def scene() -> None:
+        async with gateway(Scripted(echo), wait=False) as stage:
+            client = await stage.client()
+            for body in bodies:
+                client.writer.write(
+                    b"POST %b HTTP/1.1\r\nhost: x\r\n%bContent-Length: %d\r\n\r\n%b"
+                    % (CHAT.encode(), lines, len(body), body)
+                )
+                found = await client.answer()
+                assert (found.status, found.body) == (200, body)
+                assert found.headers["x-echo"] == "1"
+                assert "keep-alive" not in found.headers
+                assert int(found.headers["content-length"]) == len(body)
+            first, *rest = stage.upstreams[0].asked
+            for asked, body in zip(rest, bodies[1:], strict=True):
+                assert {**asked.headers, "content-length": ""} == {**first.headers, "content-length": ""}
+                assert asked.body == body
+
+    asyncio.run(scene())
+
+
+def test_a_key_that_is_wrong_is_never_taken_for_one_that_is_right() -> None:
+    async def scene() -> None:
+        async with gateway(Scripted(), keys=(ApiKey("one", "s1"), ApiKey("two", "s2"))) as stage:
+            client = await stage.client()
+            for secret, status in (("s1", 200), ("s3", 401), ("s2", 200), ("s1", 200), ("s3", 401), ("s2", 200)):
+                await client.ask(extra=f"authorization: Bearer {secret}\r\n")
+                assert (await client.answer()).status == status
+            assert [account.offered for account in stage.gateway.accounts.all] == [2, 2]
+
+    asyncio.run(scene())
+
+
+def test_a_body_larger_than_allowed_is_refused_even_behind_a_head_that_is_known() -> None:
+    async def scene() -> None:
+        async with gateway(Scripted(), http=HttpLimits(max_body_bytes=500)) as stage:
+            client = await stage.client()
+            for size, status in ((300, 200), (300, 200), (900, 413)):
+                await client.ask(body=b'{"pad": "%b"}' % (b"x" * size))
+                assert (await client.answer()).status == status
 
     asyncio.run(scene())

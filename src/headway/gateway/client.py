@@ -45,6 +45,11 @@ class ClientConnection(Connection):
         error = ApiError.of(refused)
         self._reply(message, error.status, error.body, error.headers)
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if len(self._gateway_front.connections) > self._gateway.options.max_connections:
+            self.abort()
+
     def data_received(self, data: bytes) -> None:
         if self._current is None and not (self._begun or self._deaf or self._waiting):
             found = whole(data)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from headway.errors import ServeError, nearest
 from headway.serve.app import HttpLimits
+from headway.serve.run import MAX_CONNECTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,7 @@ class GatewayOptions:
     `attempts` upstreams. An upstream that fails `failures` times in a row is left alone for `open_s`, twice as long
     each further time up to `open_most_s`; when it is back its share grows over `slow_start_s`. A load older than
     `stale_s` counts as unknown. `priority`: tell vLLM how urgent each request is.
+    Clients beyond `max_connections` at a time are turned away.
     """
 
     host: str = "127.0.0.1"
@@ -170,6 +172,7 @@ class GatewayOptions:
     stale_s: float = 3.0
     priority: bool = False
     grace_s: float = 30.0
+    max_connections: int = MAX_CONNECTIONS
     decisions: int = 10_000
     decision_log: Path | None = None
     http: HttpLimits = field(default_factory=HttpLimits)
@@ -178,7 +181,7 @@ class GatewayOptions:
         for name in ("timeout_s", "connect_s", "first_token_s", "stall_s", "health_every_s", "scrape_every_s"):
             if not 0.0 < getattr(self, name) < math.inf:
                 raise ServeError(f"gateway: {name} is {getattr(self, name):g}; it must be above 0")
-        for name in ("attempts", "failures", "queue_limit"):
+        for name in ("attempts", "failures", "queue_limit", "max_connections"):
             if getattr(self, name) < 1:
                 raise ServeError(f"gateway: {name} is {getattr(self, name)}; it must be at least 1")
         if any(ord(c) < 33 or ord(c) > 126 for c in self.token or ""):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from headway.errors import nearest
+from headway.errors import ServeError, nearest
 from headway.gateway.ask import ApiError, read, with_priority
 from headway.gateway.choose import Chooser
 from headway.gateway.declare import GatewayOptions, Upstream, checked
@@ -318,6 +318,19 @@ class Gateway:
             if line is not None:
                 line.abort()
             self.broken(relay, f"nothing came of it for {limit_s:g} s")
+
+    def drain(self, name: str, draining: bool = True) -> None:
+        """Send an upstream nothing more, so that it can be taken away when it has finished; or send to it again.
+
+        Raises ServeError for a name that is not known.
+        """
+        names = {replica.name: replica for replica in self.replicas}
+        if name not in names:
+            raise ServeError(
+                f"gateway: no upstream is called {name!r}{nearest(name, names)}; valid: {', '.join(names)}"
+            )
+        names[name].draining = draining
+        names[name].check(self.clock())
 
     async def close(self) -> None:
         """Close all connections to upstreams."""

@@ -15,7 +15,7 @@ from headway.gateway.declare import GatewayOptions, Upstream
 from headway.gateway.front import GatewayFront
 from headway.gateway.gateway import SWEEP_S, Gateway
 from headway.gateway.watch import Watch
-from headway.serve.run import LOOPBACK, MAX_CONNECTIONS, bind, fastest_loop
+from headway.serve.run import LOOPBACK, bind, fastest_loop
 from headway.serve.system import descriptors
 
 
@@ -111,5 +111,5 @@ def run(
         with contextlib.suppress(asyncio.CancelledError):
             await server.run(announce)
 
-    with descriptors(2 * MAX_CONNECTIONS), asyncio.Runner(loop_factory=fastest_loop) as runner:
+    with descriptors(2 * chosen.max_connections), asyncio.Runner(loop_factory=fastest_loop) as runner:
         runner.run(main())

@@ -54,10 +54,10 @@ class Pace:
         period_s = 1.0 / TOKENS_PER_S / self._number
         while self._begun_s + self._slot * period_s <= perf_counter():
             place = self._slot % self._number
-            for transport in self._slots.get(place, ()):
+            open_ones = self._slots[place] = [one for one in self._slots.get(place, ()) if not one.is_closing()]
+            for transport in open_ones:
                 event = _EVENT % perf_counter()
                 transport.write(b"%x\r\n%b\r\n" % (len(event), event))
-            self._slots[place] = [one for one in self._slots.get(place, ()) if not one.is_closing()]
             self._slot += 1
         self._loop.call_later(_TICK_S, self._tick)
 

@@ -309,3 +309,33 @@ def test_a_body_larger_than_allowed_is_refused_even_behind_a_head_that_is_known(
                 assert (await client.answer()).status == status
 
     asyncio.run(scene())
+
+
+def test_answers_that_come_at_once_and_in_pieces_are_never_taken_for_each_other() -> None:
+    async def scene() -> None:
+        chance = random.Random(11)
+
+        async def behave(asked: Asked) -> None:
+            status = asked.json["status"]
+            body = b"%d" % status * chance.randint(1, 5)
+            head = b"HTTP/1.1 %d X\r\nx-status: %d\r\nconnection: keep-alive\r\ncontent-length: %d\r\n\r\n"
+            raw = head % (status, status, len(body)) + body
+            at = chance.choice([0, 0, len(raw) - 1, 20])
+            await asked.send(raw[:at])
+            await asyncio.sleep(0.002)
+            await asked.send(raw[at:])
+
+        async def one(stage: Stage) -> None:
+            client = await stage.client()
+            for _ in range(15):
+                status = chance.choice([200, 201, 400, 404, 500, 429])
+                await client.ask(body={"model": "small", "status": status})
+                found = await client.answer()
+                assert found.status == status
+                assert found.headers["x-status"] == str(status)
+                assert set(found.body.split(b"%d" % status)) == {b""}
+
+        async with gateway(Scripted(behave), wait=False) as stage:
+            await asyncio.gather(*(one(stage) for _ in range(8)))
+
+    asyncio.run(scene())

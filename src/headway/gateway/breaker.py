@@ -32,6 +32,11 @@ class Breaker:
         self.since_s = -math.inf
         """When it was last closed again."""
 
+    @property
+    def troubled(self) -> bool:
+        """Whether an answer would change anything: it has failed since the last one."""
+        return self._failures > 0
+
     def failed(self, now_s: float) -> None:
         """Take note of a failure. A trial that fails doubles the time for which it stays open."""
         self._failures += 1

@@ -18,6 +18,7 @@ _BLOCK_BYTES: Final = 1024
 _BLOCK_TOKENS: Final = _BLOCK_BYTES / 4.0
 _BLOCKS: Final = 4096
 """Blocks of prompts that an engine is taken to keep whose memory is not known."""
+_DECISIONS: Final = 256
 _ROOM: Final = 1e15
 """KV tokens free in an engine that does not tell: its memory then decides nothing."""
 
@@ -53,15 +54,20 @@ class Chooser:
         self.name = options.policy
         self.watch: Callable[[Seen], None] | None = None
         self._counts = self.router.code < LEAST_PREFILL
-        self._draws = range(draws(self.router))
+        self._draws = draws(self.router)
         self._random = random.Random(options.seed).random
+        self._drawn: list[float] = []
+        self._next = 0
         self._keyed = self.router.code == CONSISTENT_HASH
         self._unknown = nothing
 
     def __call__(self, relay: Relay, now_s: float) -> int:
         """Return the number of an upstream, or one below 0 when none may have the request now."""
-        draw = self._random
-        u = [draw() for _ in self._draws]
+        u = self._drawn[self._next : self._next + self._draws]
+        self._next += self._draws
+        if not u:
+            self._draw()
+            u, self._next = self._drawn[: self._draws], self._draws
         key = _key(relay) if self._keyed else 0
         if self._counts and not relay.barred and self.watch is None:
             return route(self.router, self.servers, u, key, now_s)
@@ -75,6 +81,12 @@ class Chooser:
         finally:
             for number, was in zip(relay.barred, kept, strict=True):
                 alive[number] = was
+
+    def _draw(self) -> None:
+        """Draw numbers for many decisions: one by one they take as long as a decision."""
+        draw = self._random
+        self._drawn = [draw() for _ in range(_DECISIONS * self._draws)]
+        self._next = 0
 
     def _place(self, relay: Relay, u: list[float], key: int, now_s: float) -> int:
         cached = self._unknown if self.prefixes is None else self.prefixes.cached(relay)

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from headway.gateway.ask import ApiError
-from headway.gateway.heads import Head, whole
+from headway.gateway.heads import Head
 from headway.gateway.replica import PATHS
 from headway.serve.connection import Connection
 from headway.serve.infer import Refused
@@ -28,7 +28,7 @@ class ClientConnection(Connection):
         self._gateway = self._gateway_front.gateway
         self._heads = self._gateway.heads
         self._relay: Relay | None = None
-        self._unknown = b""
+        self._looked_up = False
 
     @property
     def transport(self) -> Any:
@@ -52,20 +52,19 @@ class ClientConnection(Connection):
 
     def data_received(self, data: bytes) -> None:
         if self._current is None and not (self._begun or self._deaf or self._waiting):
-            found = whole(data)
-            if found is not None:
-                key, end = found
-                head = self._heads.get(key)
-                if head is not None and len(data) - end - 4 <= self._limits.max_body_bytes:
+            known = self._heads.match(data)
+            if known is not None:
+                head, end = known
+                if len(data) - end - 4 <= self._limits.max_body_bytes:
                     self._idle_s = math.inf
                     message = self._current = Message(
                         b"POST", head.url, head.headers, head.named, "1.1", True, data[end + 4 :]
                     )
                     self._submit(message, head)
                     return
-                self._unknown = key
+            self._looked_up = True
         super().data_received(data)
-        self._unknown = b""
+        self._looked_up = False
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -108,8 +107,8 @@ class ClientConnection(Connection):
             except ApiError as error:
                 self.refuse(message, error)
                 return
-            if self._unknown and message.http_version == "1.1" and message.keep_alive and _plain(message):
-                self._heads.learn(self._unknown, head)
+            if self._looked_up and message.http_version == "1.1" and message.keep_alive and _plain(message):
+                self._heads.learn(head)
             self._submit(message, head)
         else:
             self._reply(message, *self._gateway_front.page(message))

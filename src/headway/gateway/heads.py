@@ -30,46 +30,65 @@ _DROPPED: Final = frozenset(
 )  # fmt: skip
 """Headers that are for the gateway alone."""
 T = TypeVar("T")
-
-
-def whole(data: bytes) -> tuple[bytes, int] | None:
-    r"""Return the head of a message, without the digits of its length, and where it ends; None unless `data` is one.
-
-    >>> whole(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
-    (b'HTTP/1.1 200 OK\r\ncontent-length: ', 36)
-    >>> whole(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nhi") is None
-    True
-    """
-    end = data.find(HEAD_END)
-    if end < 0 or end > MAX_HEAD_BYTES:
-        return None
-    found = _LENGTH.search(data, 0, end + 2)
-    if found is None or len(data) - end - 4 != int(found[1]):
-        return None
-    begin, stop = found.span(1)
-    return data[:begin] + data[stop:end], end
+_NOTHING: Final = b"\0"
+"""No message begins so."""
 
 
 class Known(Generic[T]):
     """What is known of heads. It forgets all when there are too many: then they are not equal after all.
 
-    >>> known = Known[int](entries=1)
-    >>> known.learn(b"a", 1)
-    >>> known.learn(b"b", 2)
-    >>> known.get(b"a"), known.get(b"b")
-    (None, 2)
+    >>> known = Known[int]()
+    >>> known.match(b"HTTP/1.1 200 OK\\r\\ncontent-length: 2\\r\\n\\r\\nhi") is None
+    True
+    >>> known.learn(200)
+    >>> known.match(b"HTTP/1.1 200 OK\\r\\ncontent-length: 4\\r\\n\\r\\nwell")
+    (200, 34)
     """
 
     def __init__(self, entries: int = 512) -> None:
         self._entries = entries
         self._found: dict[bytes, T] = {}
-        self.get = self._found.get
+        self._missed = b""
+        # The last one that was found: what stands before the digits of the length and after them, and its value.
+        self._before = self._after = _NOTHING
+        self._last: T | None = None
 
-    def learn(self, head: bytes, value: T) -> None:
-        """Keep what follows from a head."""
-        if len(self._found) >= self._entries:
-            self._found.clear()
-        self._found[head] = value
+    def match(self, data: bytes) -> tuple[T, int] | None:
+        """Return what is known of a message's head, and where that ends; None unless `data` is one whole message."""
+        if data.startswith(self._before):
+            begin = len(self._before)
+            stop = data.find(b"\r\n", begin)
+            if data.startswith(self._after, stop):
+                digits = data[begin:stop]
+                body = stop + len(self._after)
+                if digits.isdigit() and len(digits) < 10 and int(digits) == len(data) - body:
+                    return self._last, body - 4  # type: ignore[return-value]
+        return self._look_up(data)
+
+    def _look_up(self, data: bytes) -> tuple[T, int] | None:
+        self._missed = b""
+        end = data.find(HEAD_END)
+        if end < 0 or end > MAX_HEAD_BYTES:
+            return None
+        found = _LENGTH.search(data, 0, end + 2)
+        if found is None or len(data) - end - 4 != int(found[1]):
+            return None
+        begin, stop = found.span(1)
+        key = data[:begin] + data[stop:end]
+        value = self._found.get(key)
+        if value is None:
+            self._missed = key
+            return None
+        self._before, self._after, self._last = data[:begin], data[stop : end + 4], value
+        return value, end
+
+    def learn(self, value: T) -> None:
+        """Keep what follows from the head just looked for, if the message was whole and its head was not known."""
+        if self._missed:
+            if len(self._found) >= self._entries:
+                self._found.clear()
+            self._found[self._missed] = value
+            self._missed = b""
 
 
 class Head:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httptools
 
-from headway.gateway.heads import HEAD_END, whole
+from headway.gateway.heads import HEAD_END
 from headway.gateway.relay import BUSY, TAIL_BYTES
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ class Line(asyncio.Protocol):
 
     def _begin(self) -> None:
         self._pass: Callable[[bytes], None] | None = None
-        self._raw = self._unknown = b""
+        self._raw = b""
         self._skipped = 0
         self._headed = self._framed = self._chunked = self._hop = False
-        self._complete = self._excess = self._keep = False
+        self._complete = self._excess = self._keep = self._looked_up = False
 
     # What relays ask for
 
@@ -94,6 +94,7 @@ class Line(asyncio.Protocol):
             return
         if send is None:
             self._first(relay, data)
+            self._looked_up = False
         elif self._excess:
             self._fail("more came than its answer")
         else:
@@ -151,15 +152,11 @@ class Line(asyncio.Protocol):
 
     def _is_known(self, relay: Relay, data: bytes) -> bool:
         """Pass an answer on that is all there and begins as others did, without parsing it again; say if it was so."""
-        self._unknown = b""
-        found = whole(data)
-        if found is None:
-            return False
-        self._unknown, end = found
-        known = self._replica.heads.get(self._unknown)
+        known = self._replica.heads.match(data)
         if known is None:
+            self._looked_up = True
             return False
-        status, hop = known
+        (status, hop), end = known
         self._relay = None
         self._used = True
         self._replica.free(self)
@@ -188,8 +185,8 @@ class Line(asyncio.Protocol):
                 self._transport.abort()
             relay.broken(f"it answered {status}", status)
             return
-        if self._unknown and self._complete and self._keep and not (self._chunked or self._skipped or status in BUSY):
-            self._replica.heads.learn(self._unknown, (status, self._hop))
+        if self._looked_up and self._complete and self._keep and not (self._chunked or self._skipped or status in BUSY):
+            self._replica.heads.learn((status, self._hop))
         head, body = self._parts()
         if self._chunked and not relay.speaks_chunks:
             relay.keep = False

@@ -118,8 +118,8 @@ class Replica:
     def is_well(self, now_s: float) -> None:
         """Take note of an answer that shows that it works."""
         self.answered += 1
-        self.breaker.succeeded(now_s)
-        if self.breaker.since_s == now_s:
+        if self.breaker.troubled:
+            self.breaker.succeeded(now_s)
             self.check(now_s)
 
     def is_ill(self, now_s: float) -> None:

@@ -106,7 +106,10 @@ def _is_there(plan: Plan, name: str, hardware: str, count: int) -> None:
 
 
 def _has_model(plan: Plan, name: str) -> bool:
-    variant = getattr(plan.spec.stages[name], "variant", None)
+    stage = plan.spec.stages[name]
+    if getattr(stage, "named_models", None):
+        return True
+    variant = getattr(stage, "variant", None)
     try:
         return variant is not None and variant(plan.variants.get(name, "")).model is not None
     except HeadwayError:

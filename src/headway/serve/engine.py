@@ -346,12 +346,10 @@ class Engine:
             return
         self._deliver_joins()
         now_s = self.clock()
-        wake_at_s = NEVER_S
-        if now_s < self._paused_until_s:
-            wake_at_s = self._paused_until_s
-        else:
-            for station in self._asked:
-                wake_at_s = min(wake_at_s, station.ask(now_s))
+        paused = now_s < self._paused_until_s
+        wake_at_s = self._paused_until_s if paused else NEVER_S
+        for station in () if paused else self._asked:
+            wake_at_s = min(wake_at_s, station.ask(now_s))
         if wake_at_s < self._timer_at_s:
             if self._timer is not None:
                 self._timer.cancel()

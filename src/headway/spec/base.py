@@ -13,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Discriminator,
+    Field,
     ModelWrapValidatorHandler,
     Tag,
     ValidationError,
@@ -55,6 +56,18 @@ def _check_plain(value: Any, path: str = "") -> Any:
 
 Options = Annotated[dict[str, Any], AfterValidator(_check_plain)]
 """Plain data that is passed on as it is."""
+
+
+def model_field(example: str, *more: str, without: str) -> Any:
+    """Return the field in which a spec names a model; `without` says what holds where it names none."""
+    forms = "`file.py:Class`, `package.module:Class` or `file.onnx`"
+    text = f"What does the work: {forms}; without it {without}."
+    return Field(default=None, min_length=1, examples=[example, *more], description=text)
+
+
+def options_field(example: Mapping[str, Any]) -> Any:
+    """Return the field of what a model is made with."""
+    return Field(default_factory=dict, examples=[dict(example)], description="Keyword arguments of the model's class.")
 
 
 def tag_of_names(value: Any) -> str | None:

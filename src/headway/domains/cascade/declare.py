@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from headway.spec.base import Name, Names, Options, Strict, nothing_is_empty
+from headway.spec.base import Name, Names, Options, Strict, model_field, nothing_is_empty, options_field
 from headway.spec.model import Stage
 from headway.spec.units import Rate, Share, Size
 
@@ -22,16 +22,10 @@ SIZE = "size"
 class FamilyModel(Strict):
     """One model of a family."""
 
-    model: str | None = Field(
-        default=None,
-        min_length=1,
-        examples=["models.py:Small", "small.onnx"],
-        description="What does the work: `file.py:Class`, `package.module:Class` or `file.onnx`; without it the family "
-        "can be planned and simulated from a profile.",
+    model: str | None = model_field(
+        "models.py:Small", "small.onnx", without="the family can be planned and simulated from a profile"
     )
-    options: Options = Field(
-        default_factory=dict, examples=[{"width": 64}], description="Keyword arguments of the model's class."
-    )
+    options: Options = options_field({"width": 64})
     memory_mb: Size | None = Field(
         default=None,
         alias="memory",

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from headway.errors import PlanError
 from headway.profile.profile import MAX_BATCH_SIZE
-from headway.spec.base import Name, Names, Options, Strict
+from headway.spec.base import Name, Names, Options, Strict, model_field, options_field
 from headway.spec.model import MaybeEmptyVariant, Stage, Variant
 from headway.spec.units import Duration, Share
 from headway.spec.wording import describe
@@ -38,16 +38,12 @@ class ModelStage(Stage):
         examples=[8],
         description="The largest batch to consider; without it the largest that has been profiled.",
     )
-    model: str | None = Field(
-        default=None,
-        min_length=1,
-        examples=["models.py:Detector", "detect.onnx"],
-        description="What does the work: `file.py:Class`, `package.module:Class` or `file.onnx`; without it the stage "
-        "can be planned and simulated from a profile, and rehearsed, but not measured.",
+    model: str | None = model_field(
+        "models.py:Detector",
+        "detect.onnx",
+        without="the stage can be planned and simulated from a profile, and rehearsed, but not measured",
     )
-    options: Options = Field(
-        default_factory=dict, examples=[{"width": 736}], description="Keyword arguments of the model's class."
-    )
+    options: Options = options_field({"width": 736})
     accuracy: Share | None = Field(
         default=None, gt=0, examples=[0.95], description="The share of items that the stage gets right."
     )

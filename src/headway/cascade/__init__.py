@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headway.cascade.adapt import Parts as Parts
+    from headway.cascade.calibrate import calibrated as calibrated
     from headway.cascade.features import Feature as Feature
     from headway.cascade.features import Features as Features
     from headway.cascade.fit import fit_cascade as fit_cascade
     from headway.cascade.guarantee import Certificate as Certificate
     from headway.cascade.guarantee import certify as certify
     from headway.cascade.guarantee import samples_needed as samples_needed
+    from headway.cascade.join import Join as Join
+    from headway.cascade.join import aggregated as aggregated
     from headway.cascade.lookup import Cache as Cache
     from headway.cascade.lookup import Lookup as Lookup
     from headway.cascade.model import Cascade as Cascade
@@ -34,11 +37,14 @@ _HOME = {
     "Feature": "features",
     "Features": "features",
     "FittedCascade": "run",
+    "Join": "join",
     "Judged": "search",
     "Lookup": "lookup",
     "Parts": "adapt",
     "Step": "model",
     "ValidationTable": "table",
+    "aggregated": "join",
+    "calibrated": "calibrate",
     "certify": "guarantee",
     "fit_cascade": "fit",
     "fit_top_k": "topk",
@@ -52,8 +58,11 @@ __all__ += [
     "Feature",
     "Features",
     "FittedCascade",
+    "Join",
     "Lookup",
     "Parts",
+    "aggregated",
+    "calibrated",
     "fit_cascade",
     "fit_top_k",
     "samples_needed",

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headway.cascade.adapt import Parts, Scorer, adapt
-from headway.cascade.calibrated import Learn, learner
+from headway.cascade.calibrate import Learn, learner
 from headway.cascade.candidates import FULL, Candidate, Places, Trained, Truth, candidates, costs, out_of_fold, scores
 from headway.cascade.certainty import Certainty
 from headway.cascade.costs import Costs

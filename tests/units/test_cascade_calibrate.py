@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headway.cascade.calibrated import LEAST_BY_CLASS, ByClass, Curves, calibrated, learner
+from headway.cascade.calibrate import LEAST_BY_CLASS, ByClass, Curves, calibrated, learner
 from headway.cascade.certainty import margin
 from headway.cascade.search import search
 from headway.cascade.table import ValidationTable

@@ -122,14 +122,19 @@ BENCHES: dict[str, Callable[[BenchOptions], Iterable[Row]]] = {
         "gear-decision": "headway.bench.cascades.gears:gear_decision",
         "gears-spike": "headway.bench.cascades.spike:gears_spike",
         "inferline": "headway.bench.inferline.evaluate:inferline",
+        "sim-rack": "headway.bench.fleets.rack:sim_rack",
+        "rack-carried": "headway.bench.fleets.rack:rack_carried",
         "gateway": "headway.bench.fleets.gateway:gateway",
         "gateway-stream": "headway.bench.fleets.gateway:gateway_stream",
     }.items()
 }
 
 BY_NAME_ONLY = frozenset(
-    {"calibration", "features-all", "features-cascade", "features-topk", "gears-cost", "inferline", "soak"}
-)
+    {
+        "calibration", "features-all", "features-cascade", "features-topk", "gears-cost", "inferline", "rack-carried",
+        "sim-rack", "soak",
+    }
+)  # fmt: skip
 """Benchmarks that take so long that they run only when they are named."""
 
 

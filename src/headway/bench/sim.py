@@ -27,7 +27,7 @@ REPEATS = 10
 TANDEM = {"a": (4, 8, 2.0, 4.0), "b": (8, 4, 5.0, 3.2), "c": (2, 16, 4.0, 0.5)}
 """Replicas, largest batch, and milliseconds of a batch: base and per item."""
 RATE_PER_S = 900.0
-MGC_BITS = 12
+MGC_BITS, MGC_SERVERS = 12, 8
 
 
 def lognormal_table(base_ms: float, item_ms: float, max_batch: int, sigma: float = 0.1) -> Floats:
@@ -62,7 +62,7 @@ def sim_tandem(options: BenchOptions) -> list[Row]:
 
     requests = QUICK_REQUESTS if options.quick else REQUESTS
     work, stations = tandem_case(options.seed, requests)
-    before_s, latency_s = _best_s(lambda: simulate(work, stations))
+    before_s, latency_s = best_s(lambda: simulate(work, stations))
     bits = QUANTILES.bit_length() - 1
     draws = []
     for name in TANDEM:
@@ -73,29 +73,42 @@ def sim_tandem(options: BenchOptions) -> list[Row]:
         work.trace.arrival_s, [s.service_s for s in stations.values()], [s.capacity for s in stations.values()], draws
     )
     theirs_s = time.process_time() - begun
-    after_s, _ = _best_s(lambda: simulate(work, stations))
+    after_s, _ = best_s(lambda: simulate(work, stations))
     _same("sim-tandem", done_s - work.trace.arrival_s, latency_s)
     return [_row("sim-tandem", min(before_s, after_s), theirs_s, requests, ">= 130")]
 
 
-def sim_mgc(options: BenchOptions) -> list[Row]:
-    """M/G/8, gamma service of squared coefficient of variation 2, utilization 0.9: against SimPy's `Resource`."""
-    from headway.bench import simpy_models
-
-    requests = QUICK_REQUESTS if options.quick else REQUESTS
-    servers, seed = 8, options.seed
+def mgc_case(seed: int, requests: int) -> tuple[Workload, dict[str, ReplicaStation]]:
+    """Return M/G/8 with gamma service of squared coefficient of variation 2, at utilization 0.9."""
     rng = np.random.default_rng(seed)
     points = np.sort(rng.gamma(0.5, 2.0, 1 << 20)).reshape(1 << MGC_BITS, -1).mean(axis=1)
     table = np.vstack([np.zeros(points.size), points / points.mean()])
-    work = Workload.of(Graph.build({"q": {}}), Trace.poisson(0.9 * servers, requests=requests, seed=seed), seed)
-    station = {"q": ReplicaStation.always("q", table, servers)}
-    before_s, latency_s = _best_s(lambda: simulate(work, station))
+    trace = Trace.poisson(0.9 * MGC_SERVERS, requests=requests, seed=seed)
+    station = {"q": ReplicaStation.always("q", table, MGC_SERVERS)}
+    return Workload.of(Graph.build({"q": {}}), trace, seed), station
+
+
+def mgc_each_s(seed: int, requests: int) -> float:
+    """Return the seconds of a request in `mgc_case`, to which the speed of other kernels is a ratio."""
+    work, station = mgc_case(seed, requests)
+    return best_s(lambda: simulate(work, station))[0] / requests
+
+
+def sim_mgc(options: BenchOptions) -> list[Row]:
+    """The reference M/G/8 against SimPy's `Resource`."""
+    from headway.bench import simpy_models
+
+    requests = QUICK_REQUESTS if options.quick else REQUESTS
+    seed = options.seed
+    work, station = mgc_case(seed, requests)
+    table = station["q"].service_s
+    before_s, latency_s = best_s(lambda: simulate(work, station))
     key = batch_key(seed, "q")
     service_s = np.array([table[1, draw(key, batch, MGC_BITS)] for batch in range(requests)])
     begun = time.process_time()
-    done_s = simpy_models.multi_server(work.trace.arrival_s, service_s, servers)
+    done_s = simpy_models.multi_server(work.trace.arrival_s, service_s, MGC_SERVERS)
     theirs_s = time.process_time() - begun
-    after_s, _ = _best_s(lambda: simulate(work, station))
+    after_s, _ = best_s(lambda: simulate(work, station))
     _same("sim-mgc", done_s - work.trace.arrival_s, latency_s)
     return [_row("sim-mgc", min(before_s, after_s), theirs_s, requests, ">= 350")]
 
@@ -110,8 +123,8 @@ def sim_incremental(options: BenchOptions) -> list[Row]:
     def last() -> Floats:
         return work.completion({**left, "c": work.run("c", stations["c"], left)})
 
-    full_s, _ = _best_s(lambda: simulate(work, stations))
-    last_s, _ = _best_s(last)
+    full_s, _ = best_s(lambda: simulate(work, stations))
+    last_s, _ = best_s(last)
     ratio = last_s / full_s
     return [Row("sim-incremental", last_s * 1e3, "ms", baseline=full_s * 1e3, ratio=ratio, bar="<= 45%")]
 
@@ -129,7 +142,7 @@ def sim_memory(options: BenchOptions) -> list[Row]:
     return [Row("sim-memory", peak / requests / len(TANDEM), "bytes per request and stage", bar="<= 100")]
 
 
-def _best_s(run: Callable[[], Floats]) -> tuple[float, Floats]:
+def best_s(run: Callable[[], Floats]) -> tuple[float, Floats]:
     """CPU seconds of the quickest of several runs after one that compiles: other load only ever adds.
 
     What is compared with SimPy is measured before and after it, since a shared core's speed drifts over seconds.

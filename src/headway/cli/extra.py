@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,17 @@ from headway.cli.progress import Progress
 from headway.errors import HeadwayError
 
 
+class What(StrEnum):
+    """What the demo shows."""
+
+    DOCUMENT = "document"
+    CASCADE = "cascade"
+
+
 def demo(
+    what: Annotated[
+        What, typer.Argument(metavar="[WHAT]", help="document: a pipeline that reads pages; cascade: digits in gears.")
+    ] = What.DOCUMENT,
     output: Annotated[Path, typer.Option("--output", "--out", "-o", help="Folder for the report and all files.")] = (
         Path("out")
     ),
@@ -29,11 +40,21 @@ def demo(
 ) -> None:
     """Do the main job on real models, on this machine.
 
-    A pipeline of ONNX models that reads pages is profiled, planned, served and replayed; a report tells the story.
-    Takes about three minutes. Needs the extra `demo`: pip install 'headway[demo]'.
+    `document`: a pipeline of ONNX models that reads pages is profiled, planned, served and replayed. `cascade`: a
+    family of three models that read digits goes through a day of traffic with a spike, in gears. A report tells the
+    story.
+    Takes two to three minutes. Needs an extra: pip install 'headway[demo]', for `cascade` 'headway[learn]'.
     """
     from dataclasses import replace
 
+    if what is What.CASCADE:
+        from headway.demo.cascade.run import main as cascade_main
+        from headway.demo.cascade.scenario import Sizes as CascadeSizes
+
+        day = CascadeSizes.quick() if quick else CascadeSizes()
+        day = day if seconds is None else replace(day, replay_s=seconds)
+        cascade_main(output, seed=seed, as_json=json, sizes=day, report=report, port=port)
+        return
     from headway.demo.run import main
     from headway.demo.scenario import Sizes
 
@@ -88,6 +109,6 @@ def bench(
 
 
 VERBS = (
-    Verb(demo, ("headway demo", "headway demo -o /tmp/headway-demo --seed 2")),
+    Verb(demo, ("headway demo", "headway demo cascade -o /tmp/headway-demo --seed 2")),
     Verb(bench, ("headway bench", "headway bench startup sim-tandem --json", "headway bench --trace requests.csv")),
 )

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from headway.errors import HeadwayError
 
 if TYPE_CHECKING:
-    from headway.demo.neighbors import Neighbors
     from headway.demo.scenario import Sizes
     from headway.demo.show import Steps
     from headway.plan.plan import Plan
@@ -28,8 +27,6 @@ PACKAGES = {"rapidocr": "rapidocr", "onnxruntime": "onnxruntime", "skimage": "sc
             "PIL": "pillow"}  # fmt: skip
 HARDWARE = "one-thread"
 """The hardware whose profile says what load this machine can carry."""
-NEIGHBORS_NOTED = 0.1
-"""From which share of this machine's processor time on it is said that others took it."""
 
 
 @dataclass
@@ -67,7 +64,7 @@ def main(
     check_installed()
     from headway.demo.tell import Teller
 
-    with _terminated_like_interrupted():
+    with terminated_like_interrupted():
         run_all(_new_run(seed, sizes), Teller(output, report, as_json), port)
 
 
@@ -100,7 +97,7 @@ def run_all(run: Run, teller: Any, port: int) -> None:
 def profile(run: Run, steps: Steps) -> None:
     """Measure all stages with sample pages."""
     from headway.demo import scenario
-    from headway.demo.neighbors import Neighbors
+    from headway.demo.neighbors import Neighbors, note
     from headway.demo.pages import pages
     from headway.profile.measure import Progress
     from headway.profile.measure import measure as measure_profile
@@ -124,7 +121,7 @@ def profile(run: Run, steps: Steps) -> None:
             date=run.date,
             seed=run.seed,
         )
-        _note_neighbors(run, "profile", neighbors)
+        note(neighbors, "profile", run.neighbors, run.notes)
         run.pages = run.pages[: scenario.recorded_pages(run.profile)]
         problems = [p for p in run.profile.stamp.get("problems", ()) if p["status"] == "failed"]
         if problems:
@@ -177,13 +174,13 @@ def predict(run: Run, steps: Steps) -> None:
     with steps.step("predict the replay") as step:
         run.predicted = typical(run.plan, run.trace, run.seed)
         run.interval = interval(run.plan, run.trace, seed=run.seed, runs=run.sizes.intervals)
-        step.result = _percentiles(run.predicted)
+        step.result = percentiles_text(run.predicted)
 
 
 def measure(run: Run, steps: Steps, port: int) -> None:
     """Serve the plan over HTTP, send it the trace, and measure."""
     from headway.demo.explain import slowdowns, typical, with_slowdowns
-    from headway.demo.neighbors import Neighbors
+    from headway.demo.neighbors import Neighbors, note
     from headway.serve.replay import replay
     from headway.serve.run import running
     from headway.trace import Trace
@@ -201,28 +198,17 @@ def measure(run: Run, steps: Steps, port: int) -> None:
                 server.url, run.trace, payloads=run.pages, seed=run.seed,
                 progress=lambda done, total: step.show(done, total, "pages read"),
             )  # fmt: skip
-        _note_neighbors(run, "replay", neighbors)
+        note(neighbors, "replay", run.neighbors, run.notes)
         run.slowdowns = slowdowns(run.predicted, run.measured)
         run.explained = typical(with_slowdowns(run.plan, run.slowdowns), run.trace, run.seed)
-        step.result = _percentiles(run.measured)
+        step.result = percentiles_text(run.measured)
 
 
-def _percentiles(outcome: Outcome) -> str:
+def percentiles_text(outcome: Outcome) -> str:
+    """Return P50 and P95 of an outcome."""
     from headway.report.words import answered
 
     return ", ".join(f"P{percent} {answered(outcome.p(percent))}" for percent in (50, 95))
-
-
-def _note_neighbors(run: Run, what: str, neighbors: Neighbors) -> None:
-    share = neighbors.share()
-    if share is None:
-        return
-    run.neighbors[what] = round(share, 3)
-    if share > NEIGHBORS_NOTED:
-        run.notes.append(
-            f"During the {what} other programs took {100 * share:.0f}% of this machine's processors; what was measured "
-            "then says more about them than about the models."
-        )
 
 
 def _plan(run: Run, spec: Spec, trace: Trace, say: Any, budget: int | None = None) -> Plan:
@@ -283,7 +269,7 @@ def _new_run(seed: int, sizes: Sizes | None) -> Run:
 
 
 @contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
+def terminated_like_interrupted() -> Iterator[None]:
     """Let SIGTERM end the run as Ctrl-C does, so that the server and the workers are ended too."""
     if threading.current_thread() is not threading.main_thread():
         yield

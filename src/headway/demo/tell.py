@@ -32,8 +32,8 @@ WITHIN = 0.15
 """How far a percentile may be measured from its predicted interval, relative to it, to count as predicted well."""
 
 
-class Teller:
-    """Prints results as they come, unless the whole is wanted as JSON, and writes the files."""
+class Printer:
+    """Prints results as they come, unless the whole is wanted as JSON; knows the folder and the report's file."""
 
     def __init__(self, folder: Path, report: Path | None, as_json: bool) -> None:
         self.folder = folder
@@ -49,20 +49,30 @@ class Teller:
             except OSError as error:
                 raise HeadwayError(f"{folder}: cannot make the folder: {error.strerror}") from None
 
+    def print(self, *parts: Any) -> None:
+        """Print parts below each other."""
+        if not self.as_json:
+            for part in parts:
+                self._console.print(part)
+
+
+class Teller(Printer):
+    """Tells each result of the document demo, and writes the files."""
+
     def profile(self, run: Run) -> None:
         """Keep the profile: whatever happens later, it took the longest."""
         run.profile.write(self.folder / "profile.csv")
 
     def production(self, run: Run) -> None:
         """Tell the plan at production scale and what it was weighed against."""
-        self._print(
-            "", plan_view(run.production), "", _heading("what others would deploy"), comparison_view(_side_by_side(run))
+        self.print(
+            "", plan_view(run.production), "", heading("what others would deploy"), comparison_view(_side_by_side(run))
         )
 
     def here(self, run: Run) -> None:
         """Tell the plan for this machine."""
         cores = fmt.plural(run.cores, "core")
-        self._print("", _heading(f"the same pipeline on the {cores} of this machine"), plan_view(run.plan))
+        self.print("", heading(f"the same pipeline on the {cores} of this machine"), plan_view(run.plan))
 
     def write(self, run: Run) -> Path:
         """Write all files; return where the report is."""
@@ -81,13 +91,8 @@ class Teller:
             sys.stdout.write(canonical_json(told(run, self.report)))
             return
         compared = predicted_measured_view(run.predicted, run.measured, run.interval)
-        self._print("", _heading("predicted and measured"), compared, Text(explanation(run)), "")
-        self._print(Text(paragraph(run, self.report)))
-
-    def _print(self, *parts: Any) -> None:
-        if not self.as_json:
-            for part in parts:
-                self._console.print(part)
+        self.print("", heading("predicted and measured"), compared, Text(explanation(run)), "")
+        self.print(Text(paragraph(run, self.report)))
 
 
 def told(run: Run, report: Path) -> dict[str, Any]:
@@ -132,7 +137,7 @@ def paragraph(run: Run, report: Path) -> str:
     """Return what would be deployed, what it costs, whether the promise was kept and how far prediction was off."""
     plan, measured = run.production, run.measured
     kept = "kept" if measured.holds else "broken"
-    off = _differences(measured, run.predicted)
+    off = differences(measured, run.predicted)
     hits = fidelity(run)
     well = hits["p50"]["within"] and hits["p95"]["within"]
     busy = max(run.neighbors.values(), default=0.0)
@@ -156,11 +161,11 @@ def explanation(run: Run) -> str:
     return (
         f"In the replay a batch did not take as long as in the profile: {seen}. With the service times of the replay "
         f"the simulator gives {fmt.listing(given)}; against these, measured latency was "
-        f"{_differences(run.measured, run.explained)}."
+        f"{differences(run.measured, run.explained)}."
     )
 
 
-def _differences(measured: Outcome, predicted: Outcome) -> str:
+def differences(measured: Outcome, predicted: Outcome) -> str:
     """How measured percentiles differ from predicted ones, one after the other."""
     return fmt.listing([f"{_off(measured.p(p), predicted.p(p))} at P{p}" for p in PERCENTS])
 
@@ -200,5 +205,6 @@ def _story(run: Run) -> Story:
     )
 
 
-def _heading(text: str) -> Text:
+def heading(text: str) -> Text:
+    """Return a title above what follows."""
     return Text(text, style="bold")

@@ -243,7 +243,7 @@ def rate(curve: Curve, bin_s: float, duration_s: float, mean_per_s: float, width
     parts = frame.y_axis(y, y.ticks(4), lambda value: f"{value:g}")
     parts.append(polyline([(frame.x0, frame.y1), *corners, (frame.x1, frame.y1)], "area", close="Z"))
     parts.append(polyline(corners, "curve thin a"))
-    parts += frame.x_axis(x, _time_ticks(duration_s, 8 if width > 500 else 4), fmt.clock, "since the start")
+    parts += frame.x_axis(x, time_ticks(duration_s, 8 if width > 500 else 4), fmt.clock, "since the start")
     parts.append(text(0, 14, f"requests per second, {fmt.duration(bin_s)} bins", "axis-title"))
     parts.append(line(frame.x0, y(mean_per_s), frame.x1, y(mean_per_s), "mean"))
     parts.append(text(frame.x1 + 4, y(mean_per_s) + 4, f"⌀ {mean_per_s:.3g}", "figure small"))
@@ -253,7 +253,7 @@ def rate(curve: Curve, bin_s: float, duration_s: float, mean_per_s: float, width
     return drawing(frame.width, frame.height, "Request rate over time", parts)
 
 
-def _time_ticks(duration_s: float, wanted: int) -> list[float]:
+def time_ticks(duration_s: float, wanted: int) -> list[float]:
     """Ticks that are round in the unit a reader of clocks uses."""
     steps = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
     step = next((s for s in steps if duration_s / s <= wanted), 86400.0 * math.ceil(duration_s / wanted / 86400))

@@ -42,17 +42,25 @@ def percentiles_of(figures: Mapping[str, Any]) -> Curve:
     return [(float(value), share) for share, value in known if value is not None and math.isfinite(value) and value > 0]
 
 
+def bin_width_s(duration_s: float, most_bins: int) -> float:
+    """Return the shortest round width of which at most so many bins cover a duration.
+
+    >>> bin_width_s(60.0, 32), bin_width_s(90000.0, 10)
+    (2.0, 10800.0)
+    """
+    width_s = next((width for width in _NICE_BINS_S if duration_s / width <= most_bins), None)
+    return float(3600 * math.ceil(duration_s / most_bins / 3600)) if width_s is None else float(width_s)
+
+
 def rate_over_time(trace: Trace, most_bins: int = 120) -> tuple[float, Curve]:
     """Return the width of a bin in seconds, and (start of the bin, requests per second in it).
 
     The last bin may be cut by the end of the trace; its rate is over the part that was observed.
     """
-    width_s = next((w for w in _NICE_BINS_S if trace.duration_s / w <= most_bins), None)
-    if width_s is None:
-        width_s = 3600.0 * math.ceil(trace.duration_s / most_bins / 3600)
+    width_s = bin_width_s(trace.duration_s, most_bins)
     bins = max(1, math.ceil(trace.duration_s / width_s - 1e-9))
     index = np.minimum((trace.arrival_s // width_s).astype(np.int64), bins - 1)
     counts = np.bincount(index, minlength=bins)
-    lengths = np.full(bins, float(width_s))
+    lengths = np.full(bins, width_s)
     lengths[-1] = trace.duration_s - width_s * (bins - 1) or width_s
-    return float(width_s), [(i * width_s, float(rate_per_s)) for i, rate_per_s in enumerate(counts / lengths)]
+    return width_s, [(i * width_s, float(rate_per_s)) for i, rate_per_s in enumerate(counts / lengths)]

@@ -183,7 +183,7 @@ def _node(plan: Plan, name: str, corner: Point, look: Look, measured: Mapping[st
     used = measured.get(name, plan.stage_predictions.get(name, {})).get("utilization")
     joins = plan.spec.stages[name].gather or len(plan.spec.graph.parents[name]) > 1
     parts = [
-        tag("title", f"{name}: {', '.join(f'{key} {fmt.plain(value)}' for key, value in config.items())}"),
+        tag("title", f"{name}: {', '.join(f'{key} {fmt.plain(value)}' for key, value in _plain(config))}"),
         rect(x, y, width, _NODE_HEIGHT, "node", rx=6),
         text(x + _PAD, y + 24, shorten(name, inner - 44 * joins, 9.2), "node-name"),
         text(x + _PAD, y + 44, shorten(first, inner, 7.0), "node-line"),
@@ -200,8 +200,16 @@ def _node(plan: Plan, name: str, corner: Point, look: Look, measured: Mapping[st
     return tag("g", *parts, class_="stage")
 
 
+def _plain(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The fields of a configuration that fit into a line."""
+    return [(name, value) for name, value in config.items() if not isinstance(value, list | Mapping)]
+
+
 def _config_lines(config: Mapping[str, Any]) -> tuple[str, str]:
     """What a stage's box says of its configuration; kinds without replicas show their first fields."""
+    if "gears" in config and "devices" in config:
+        models = fmt.plural(len(config.get("max_batch_sizes", ())), "model")
+        return f"{config['devices']} × {config['hardware']}", f"{models} · {fmt.plural(len(config['gears']), 'gear')}"
     if "replicas" not in config or "hardware" not in config:
         words = [f"{key} {fmt.plain(value)}" for key, value in config.items()]
         return " · ".join(words[:2]), " · ".join(words[2:4])

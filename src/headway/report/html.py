@@ -9,6 +9,7 @@ from importlib.resources import files
 from headway.files import write_atomic
 from headway.report import format as fmt
 from headway.report import sections, words
+from headway.report.gears import gears
 from headway.report.markup import Markup, join, tag
 from headway.report.story import Story, story_from_files
 
@@ -16,6 +17,7 @@ __all__ = ["Story", "render", "story_from_files", "write"]
 
 SECTIONS = (
     sections.pipeline,
+    gears,
     sections.latency,
     sections.queue_waits,
     sections.costs,
@@ -81,6 +83,8 @@ def _lede(story: Story) -> Markup:
     plan = story.leading
     cost = tag("strong", f"{fmt.usd(plan.cost_usd_per_hour)} an hour")
     what, promised = words.capacity(plan), words.promise(plan.spec.slo)
+    if story.timeline is not None and plan.spec.slo.accuracy is not None:
+        promised = f"{promised} and be right in {fmt.percent(plan.spec.slo.accuracy)} of the answers"
     first = join([f"Deploy {what} for ", cost, f" to answer {promised}"])
     if not plan.feasible:
         first = join([f"The promise, {promised}, is not kept by {what} for ", cost])
@@ -112,6 +116,10 @@ def _verdict(story: Story) -> tuple[str, str]:
     measured = words.kept(story.plan.spec.slo, figures)
     if measured is not None:
         where = "measured on this machine" if story.production_plan else "measured"
+        floor, accuracy = story.plan.spec.slo.accuracy, figures.get("accuracy")
+        if floor is not None and accuracy is not None and accuracy < floor:
+            told = f"{fmt.percent(accuracy)} of the answers right where {fmt.percent(floor)} are promised"
+            return "bad", f"Promise broken when {where}: {told}"
         windows = figures.get("windows_kept")
         by_windows = "" if windows is None else f"in {fmt.percent(windows)} of the windows, "
         said = f"when {where}: {by_windows}{fmt.percent(figures.get('miss_rate'))} missed"
@@ -157,6 +165,11 @@ def _key_figures(story: Story) -> list[Markup]:
         tiles.append(
             _tile(f"{name} measured", words.latency_text(measured, key), sub, words.kept(slo, measured) is False)
         )
+    accuracy = words.summary(story.measured).get("accuracy")
+    if accuracy is not None and slo.accuracy is not None and story.timeline is not None:
+        told = f"at least {fmt.percent(slo.accuracy)} promised"
+        tiles.append(_tile("Accuracy measured", fmt.percent(accuracy), told, accuracy < slo.accuracy))
+        return tiles
     first = words.breaks_first(plan)
     breaks = f"then {first} breaks first" if first else "the traffic at which it still holds"
     tiles.append(_tile("Headroom", fmt.times(plan.headroom_ratio), breaks, (plan.headroom_ratio or math.inf) < 1))

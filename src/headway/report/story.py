@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from headway.errors import HeadwayError
 from headway.plan.plan import Plan
 from headway.profile import Profile
+from headway.report.timeline import Timeline
 from headway.sim.outcome import SCHEMA, Outcome
 from headway.trace.trace import Trace
 
@@ -29,6 +30,7 @@ class Story:
     load, and then leads the report. `baselines` are (name, {cost_usd_per_hour, miss_rate, p99_s, feasible, note}),
     what the leading plan is compared with. `predicted` and `measured` are outcomes of `plan` on `trace`, whole or as
     their JSON; `interval` is the simulator's own interval of a percentile: `{"p50_s": (low, high), ...}` in seconds.
+    `timeline` is how a cascade went as it was measured.
 
     >>> from headway.testing.examples import tiny_plan
     >>> Story("One plan", tiny_plan()).leading.spec.name
@@ -44,6 +46,7 @@ class Story:
     interval: Mapping[str, Any] | None = None
     trace: Trace | None = None
     profile: Profile | None = None
+    timeline: Timeline | None = None
     notes: Sequence[str] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 

@@ -166,7 +166,7 @@ def reason_pairs(plan: Plan) -> list[tuple[str, str]]:
 
 
 def capacity(plan: Plan) -> str:
-    """Return what is deployed, as a phrase: replicas, stages and hardware.
+    """Return what is deployed, as a phrase: replicas or devices, stages and hardware.
 
     >>> from headway.testing.examples import tiny_plan
     >>> capacity(tiny_plan())
@@ -174,11 +174,15 @@ def capacity(plan: Plan) -> str:
     """
     fields = [config.to_dict() for config in plan.stages.values()]
     stages = fmt.plural(len(fields), "stage")
-    if not all("replicas" in f and "hardware" in f for f in fields):
+    if not all(("replicas" in f or "devices" in f) and "hardware" in f for f in fields):
         return stages
-    replicas = sum(int(f["replicas"]) for f in fields)
-    names = list(dict.fromkeys(str(f["hardware"]) for f in fields))
-    return f"{fmt.plural(replicas, 'replica')} over {stages} on {fmt.listing(names)}"
+    names = fmt.listing(list(dict.fromkeys(str(f["hardware"]) for f in fields)))
+    counts = {word: [int(f[f"{word}s"]) for f in fields if f"{word}s" in f] for word in ("replica", "device")}
+    held = [fmt.plural(sum(found), word) for word, found in counts.items() if found]
+    if len(fields) == 1 and "max_batch_sizes" in fields[0]:
+        models = list(fields[0]["max_batch_sizes"])
+        return f"{fmt.plural(len(models), 'model')} ({fmt.listing(models)}) on {held[0]} of {names}"
+    return f"{fmt.listing(held)} over {stages} on {names}"
 
 
 def stage_rows(plan: Plan) -> list[list[str]]:
@@ -191,8 +195,8 @@ def stage_rows(plan: Plan) -> list[list[str]]:
                 name,
                 fmt.plain(config.get("variant")),
                 fmt.plain(config.get("hardware")),
-                fmt.plain(config.get("replicas")),
-                fmt.plain(config.get("max_batch_size")),
+                fmt.plain(config.get("replicas", config.get("devices"))),
+                fmt.plain(config.get("max_batch_size", max(config.get("max_batch_sizes", {"": None}).values()))),
                 fmt.whole_percent(predicted.get("utilization")),
                 fmt.duration(predicted.get("queue_wait_p99_s")),
                 fmt.usd(plan.stage_cost_usd_per_hour(name)),

@@ -234,6 +234,27 @@ def test_gears_that_make_requests_late_are_taken_back(folder: Path) -> None:
     scenario(family, folder, play)
 
 
+def test_workers_that_die_after_a_change_take_it_back(folder: Path) -> None:
+    family = Family(pair(devices=1))
+    two = replace(family.station.plan, placement=(Group(("small", "large"), 2),))
+
+    async def play(engine: Engine, ours: CascadeLive) -> None:
+        await engine.swap(plan_of(family.station, folder, two), Watch(10.0, max_restarts=2))
+        assert ours.plan.devices == 2
+        for _ in range(3):
+            family.workers[-1].die()
+            await asyncio.sleep(1.0)
+        last = engine.swaps.to_dict()["last"]
+        assert (last["state"], last["why"]) == ("rolled_back", "3 workers of the stages that changed died")
+        assert ours.plan.devices == 1
+        assert_whole(engine, ours)
+        await asyncio.sleep(1.0)
+        assert family.alive == 2
+        assert (await told(engine))["model"]
+
+    scenario(family, folder, play)
+
+
 def test_a_rehearsal_keeps_its_table_and_a_station_its_family(folder: Path) -> None:
     family = Family(pair())
 

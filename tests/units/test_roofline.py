@@ -1,0 +1,140 @@
+"""Step times: what is shipped against the figures it is made from, priors, fits, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headway.errors import ProfileError
+from headway.fleet.roofline import (
+    Gpu,
+    Model,
+    StepTime,
+    Timing,
+    efficiency,
+    endpoint_timings,
+    fit,
+    fitted,
+    gpus,
+    models,
+    prior,
+    published,
+    read_timings,
+    roofline,
+)
+
+
+@pytest.mark.parametrize("key", sorted({row[:3] for row in published()}))
+def test_every_shipped_roofline_is_near_the_timings_it_comes_from(key: tuple[str, str, int]) -> None:
+    found = roofline(*key)
+    assert found.evidence == "imported"
+    assert found.error_ratio is not None
+    assert found.error_ratio < 0.08
+    for timing in (row[3] for row in published() if row[:3] == key):
+        assert found.step.seconds(timing.tokens) == pytest.approx(timing.seconds, rel=0.2)
+
+
+def test_every_name_in_the_timings_is_a_known_model_and_gpu() -> None:
+    assert {row[0] for row in published()} <= set(models())
+    assert {row[1] for row in published()} <= set(gpus())
+
+
+def test_the_efficiency_is_a_share_of_the_peak_and_a_prior_says_how_wrong_it_may_be() -> None:
+    memory_share, compute_share, error_ratio = efficiency()
+    assert 0.5 < memory_share < 1.0
+    assert 0.5 < compute_share < 1.0
+    assert 0.0 < error_ratio < 0.3
+    assert roofline("mistral-7b", "a100-80gb").error_ratio == error_ratio
+
+
+def test_a_prior_is_near_what_was_measured_of_the_same_model() -> None:
+    model, gpu = models()["llama-3-8b"], gpus()["a100-80gb"]
+    guessed, measured = prior(model, gpu, 1).step, roofline("llama-3-8b", "a100-80gb").step
+    assert guessed.floor_s == pytest.approx(measured.floor_s, rel=0.3)
+    assert guessed.token_s == pytest.approx(measured.token_s, rel=0.3)
+
+
+def test_parallelism_divides_times_and_multiplies_memory() -> None:
+    one, two = (roofline("mistral-7b", "a100-80gb", ways) for ways in (1, 2))
+    assert two.step.token_s == pytest.approx(one.step.token_s / 2)
+    assert two.step.floor_s == pytest.approx(one.step.floor_s / 2)
+    assert two.kv_tokens > 2 * one.kv_tokens
+    assert one.swap_token_s == pytest.approx(131072 / (3.2e10 * 0.8))
+
+
+def test_a_fit_finds_what_made_the_timings() -> None:
+    true = StepTime(floor_s=0.009, token_s=6.3e-5, kv_token_s=2.6e-7)
+    rng = np.random.default_rng(1)
+    rows = [(float(n), float(kv)) for n in (1, 16, 64, 128, 256, 512, 2048) for kv in (0, 20_000, 80_000)]
+    timings = [Timing(n, kv, true.seconds(n, kv) * float(rng.uniform(0.99, 1.01))) for n, kv in rows]
+    step, error_ratio = fit(timings)
+    assert step.floor_s == pytest.approx(true.floor_s, rel=0.02)
+    assert step.token_s == pytest.approx(true.token_s, rel=0.02)
+    assert step.kv_token_s == pytest.approx(true.kv_token_s, rel=0.03)
+    assert error_ratio < 0.01
+
+
+def test_an_idle_endpoint_shows_its_constants() -> None:
+    true = StepTime(floor_s=0.02, token_s=1e-4, kv_token_s=1e-7)
+    prompts, outputs = [50.0, 400.0, 900.0, 3000.0], [101.0, 51.0, 201.0, 11.0]
+    first = [true.seconds(prompt) for prompt in prompts]
+    ends = [
+        at_s + sum(true.seconds(1, prompt + made) for made in range(int(output) - 1))
+        for at_s, prompt, output in zip(first, prompts, outputs, strict=True)
+    ]
+    step, error_ratio = fit(endpoint_timings(prompts, first, outputs, ends))
+    assert error_ratio < 0.01
+    assert step.token_s == pytest.approx(true.token_s, rel=0.02)
+    assert step.floor_s == pytest.approx(true.floor_s, rel=0.02)
+
+
+def test_fitted_constants_are_stamped_and_keep_what_timings_do_not_show() -> None:
+    base = roofline("mistral-7b", "l4-24gb")
+    found = fitted(base, [Timing(8, 0, 0.06), Timing(2048, 0, 0.5)], evidence="measured", source="my endpoint")
+    assert (found.evidence, found.source) == ("measured", "my endpoint")
+    assert found.step.pair_s == base.step.pair_s
+    assert found.step.kv_token_s == base.step.kv_token_s
+    with pytest.raises(ProfileError, match="evidence is 'prior'"):
+        fitted(base, [Timing(8, 0, 0.06), Timing(2048, 0, 0.5)], evidence="prior", source="")
+
+
+def test_timings_are_read_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "steps.csv"
+    path.write_text("# measured on a bench\ntokens,kv_tokens,seconds\n8,0,0.01\n512,100,0.05\n", encoding="utf-8")
+    assert read_timings(path) == [Timing(8.0, 0.0, 0.01), Timing(512.0, 100.0, 0.05)]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("tokens\n8\n", "no column 'seconds'"),
+        ("tokens,seconds\n8,fast\n", "row 1"),
+        ("tokens,seconds\n8,0\n", "must be above 0"),
+    ],
+)
+def test_a_bad_file_is_an_error_that_says_where(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "steps.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ProfileError, match=says):
+        read_timings(path)
+
+
+def test_what_is_not_known_or_does_not_fit_is_an_error_that_says_what_would_be() -> None:
+    with pytest.raises(ProfileError, match="did you mean 'llama-2-7b'"):
+        roofline("llama-2-7", "a100-80gb")
+    with pytest.raises(ProfileError, match="no GPU is called 'mi300'"):
+        roofline("llama-2-7b", "mi300")
+    with pytest.raises(ProfileError, match="raise tensor_parallel"):
+        roofline("llama-2-70b", "a100-80gb")
+    with pytest.raises(ProfileError, match="tensor_parallel is 0"):
+        roofline("llama-2-7b", "a100-80gb", 0)
+    with pytest.raises(ProfileError, match="two different numbers"):
+        fit([Timing(8, 0, 0.01), Timing(8, 0, 0.02)])
+    with pytest.raises(ProfileError, match="different lengths"):
+        endpoint_timings([1.0], [], [], [])
+    with pytest.raises(ProfileError, match="below 0"):
+        StepTime(floor_s=-1.0, token_s=0.0)
+    tiny = prior(Model(1e9, 16, 16, 16, 64), Gpu(1e10, 1e12, 1e14, 1e10), 1)
+    assert tiny.evidence == "prior"

@@ -24,7 +24,7 @@ from headway.errors import HeadwayError
 HEADWAY, NGINX, HAPROXY, NONE = "headway", "nginx", "haproxy", "none"
 PATH: Final = "/v1/chat/completions"
 UPSTREAMS: Final = 4
-START_S: Final = 20.0
+START_S: Final = 60.0
 
 _NGINX: Final = """\
 daemon off; master_process off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;

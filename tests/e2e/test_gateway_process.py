@@ -1,0 +1,87 @@
+"""The gateway as users start it: a process that prints its URL, and ends when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+
+import pytest
+from tests.e2e.upstreams import ANSWER, Asked, Client, Scripted, play
+
+from headway.gateway.__main__ import main
+
+
+async def start(*arguments: str) -> tuple[asyncio.subprocess.Process, int]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "headway.gateway", "--port", "0", *arguments, stdout=asyncio.subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if not name.startswith("HEADWAY_")},
+    )  # fmt: skip
+    assert process.stdout is not None
+    return process, int((await process.stdout.readline()).decode().rpartition(":")[2])
+
+
+def test_it_serves_until_it_is_told_to_stop_and_finishes_what_it_has() -> None:
+    async def scene() -> None:
+        gate = asyncio.Event()
+
+        async def behave(asked: Asked) -> None:
+            await gate.wait()
+            await asked.reply(ANSWER)
+
+        upstream = Scripted(behave)
+        await upstream.start()
+        process, port = await start("--upstream", f"http://127.0.0.1:{upstream.port},kind=hosted,name=one")
+        client, later = await Client.open(port), await Client.open(port)
+        await client.ask()
+        while not upstream.asked:
+            await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        status = 200
+        while status != 503:
+            await later.ask("/ready", b"", method="GET")
+            status = (await later.answer()).status
+        gate.set()
+        found = await client.answer()
+        assert (found.status, found.body, found.upstream) == (200, ANSWER, "one")
+        assert await process.wait() == 0
+        client.close()
+        later.close()
+        await upstream.stop()
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--upstream", "http://a/v1"], "leave out /v1"),
+        (["--upstream", "http://a", "--policy", "lest-loaded"], "router is 'lest-loaded'"),
+        (["--upstream", "http://a", "--order", "sfj"], "order is 'sfj'"),
+        (["--upstream", "http://a", "--max-wait", "30"], "--max-wait: '30' is not a duration"),
+        (["--upstream", "http://a", "--keys", "absent.yaml"], "absent.yaml: cannot read the keys"),
+        (["--upstream", "http://a", "--decision-log", "/no/such/log"], "cannot write the decision log"),
+        (["--upstream", "http://a", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HEADWAY_TOKEN", raising=False)
+    assert main([*arguments, "--port", "0"]) == 1
+    said = capsys.readouterr().err
+    assert says in said
+    assert "Traceback" not in said
+
+
+def test_the_help_shows_examples_that_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    from headway.gateway.__main__ import parser
+
+    with pytest.raises(SystemExit):
+        parser().parse_args(["--help"])
+    text = capsys.readouterr().out
+    for line in text.splitlines():
+        if line.strip().startswith("python -m headway.gateway"):
+            assert parser().parse_args(line.split()[3:]).upstream
+    assert "power-of-d" in text

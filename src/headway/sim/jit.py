@@ -1,7 +1,7 @@
 """Compile plain Python kernels with numba, with a cache that notices edits in any file a kernel may call.
 
 numba's own cache looks only at the file a function stands in; kernels call policies from other files. So the cache
-folder is named after a hash of all policy and simulator sources. `HEADWAY_JIT=0` runs the same source uncompiled.
+folder is named after a hash of all sources of fleets, policies and simulator. `HEADWAY_JIT=0` runs the same uncompiled.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def cache_dir() -> str:
     """Return the folder of compiled kernels for exactly these sources (and this user)."""
     package = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
-    for source in sorted([*(package / "policy").glob("*.py"), *(package / "sim").glob("*.py")]):
+    folders = [package / name for name in ("fleet", "policy", "sim")]
+    for source in sorted(file for folder in folders for file in folder.glob("*.py")):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     base = os.environ.get("HEADWAY_CACHE_DIR") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "headway"

@@ -1,0 +1,159 @@
+"""Decisions of the kernel of LLM engines that look at many requests or engines; policies make them, these ask.
+
+Compiled on their own, and given only the columns that they read.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headway.fleet.compiled import policies
+from headway.fleet.llm_memory import Cache, Lines
+from headway.fleet.llm_state import DECODE, Balance, Engines, Requests, Rules
+from headway.policy import routing, scheduling, token_routing
+from headway.policy.routing import Servers
+from headway.policy.scheduling import Backlog, Order, Waiting
+from headway.sim.draws import draw
+from headway.sim.jit import kernel
+from headway.sim.station import Floats
+
+Longs = NDArray[np.int64]
+
+_routing = policies(token_routing)
+place = _routing.place
+believed_cached = _routing.believed
+note_sent = policies(routing).note_sent
+note_alive = policies(routing).note_alive
+overdue = policies(scheduling).overdue
+rank = policies(scheduling).rank
+
+_UNIT = 1.0 / (1 << 30)
+
+
+@kernel
+def scan(
+    order: Order,
+    backlog: Backlog,
+    lines: Lines,
+    e: int,
+    now_s: float,
+    most_tokens: int,
+    requests: Requests,
+    work: Longs,
+    total: Longs,
+    made: Longs,
+    account: Floats,
+) -> tuple[int, int]:
+    """Return who of those that wait at an engine goes first, and who first of those with at most so many tokens."""
+    top = -1
+    small = -1
+    top_late = False
+    small_late = False
+    least = math.inf
+    small_least = math.inf
+    r = int(lines.head[e])
+    while r >= 0:
+        came_s = requests.arrival_s[r]
+        late = overdue(order, came_s, now_s)
+        value = came_s
+        if not late:
+            left = float(max(1, requests.predicted[r] - made[r]))
+            seen = Waiting(came_s, float(work[r]), float(total[r]), left, account[e, requests.tenant[r]])
+            value = rank(order, seen, backlog, now_s)
+        if top < 0 or (late and not top_late) or (late == top_late and value < least):
+            top = r
+            top_late = late
+            least = value
+        if total[r] <= most_tokens and (
+            small < 0 or (late and not small_late) or (late == small_late and value < small_least)
+        ):
+            small = r
+            small_late = late
+            small_least = value
+        r = int(lines.following[r])
+    return top, small
+
+
+@kernel
+def emptiest(
+    role: Longs, capacity: Longs, cache: Cache, waiting_tokens: Longs, servers: Servers, block_tokens: int
+) -> int:
+    """Return the decode engine of whose memory the least is used or asked for."""
+    best = -1
+    least = math.inf
+    for e in range(capacity.size):
+        held = capacity[e] - cache.free[e] - cache.evictable[e]
+        asked = (held + waiting_tokens[e] / block_tokens) / capacity[e]
+        if role[e] == DECODE and asked < least:
+            best = e
+            least = asked
+    note_sent(servers, best, 0.0)
+    return best
+
+
+@kernel
+def look(
+    capacity: Longs,
+    cache: Cache,
+    running: Longs,
+    waiting: Longs,
+    queued: Longs,
+    waiting_tokens: Longs,
+    release: Floats,
+    balance: Balance,
+    block_tokens: int,
+    now_s: float,
+) -> None:
+    """Let the balancer see the engines as they are."""
+    servers = balance.servers
+    tokens = balance.tokens
+    for e in range(capacity.size):
+        servers.reported[e] = running[e] + waiting[e]
+        servers.reported_at_s[e] = now_s
+        servers.sent[e] = 0.0
+        tokens.prefill[e] = queued[e]
+        tokens.waiting[e] = waiting_tokens[e]
+        tokens.free[e] = (cache.free[e] + cache.evictable[e]) * block_tokens
+        tokens.used[e] = capacity[e] * block_tokens - tokens.free[e]
+        tokens.release[e] = release[e]
+        tokens.sent[e] = 0.0
+
+
+@kernel
+def assign(
+    engines: Engines, rules: Rules, requests: Requests, balance: Balance, r: int, whole_blocks: int, now_s: float
+) -> int:
+    """Ask the policy where a request that came goes, and keep the balancer's books of it."""
+    servers = balance.servers
+    u = balance.u
+    hash_blocks = rules.hash_blocks
+    hash_tokens = hash_blocks * rules.block_tokens
+    for at in range(u.size):
+        u[at] = draw(rules.key, r * u.size + at, 30) * _UNIT
+    begin = requests.first_block[r]
+    for e in range(engines.capacity.size):
+        alive = engines.role[e] != DECODE and engines.ready_s[e] <= now_s < engines.stop_s[e]
+        if alive and not servers.alive[e]:
+            note_alive(servers, e)
+        servers.alive[e] = alive
+        count = 0
+        while count < whole_blocks and believed_cached(
+            balance.volume[e], balance.stamp[e, requests.blocks[begin + count]], engines.capacity[e] / hash_blocks
+        ):
+            count += 1
+        balance.believed[e] = count * hash_tokens
+    prompt = float(requests.prompt[r])
+    e = place(rules.router, servers, balance.tokens, prompt, balance.believed, u, requests.session[r], now_s)
+    if e >= 0:
+        note_sent(servers, e, 1.0 if rules.deltas else 0.0)
+        if rules.deltas:
+            balance.tokens.sent[e] += prompt - balance.believed[e]
+        for at in range(begin, begin + whole_blocks):
+            b = requests.blocks[at]
+            if not believed_cached(balance.volume[e], balance.stamp[e, b], engines.capacity[e] / hash_blocks):
+                balance.volume[e] += 1
+            balance.stamp[e, b] = balance.volume[e]
+    return int(e)

@@ -105,6 +105,8 @@ def test_more_than_may_wait_is_refused_with_a_time_to_come_back() -> None:
             assert int(found.headers["retry-after"]) >= 1
             for client in held:
                 client.close()
+            [told] = stage.gateway.journal.last(1)
+            assert (told["answered"], told["status"], told["why"]) == ("rejected", 429, found.error)
             counts = stage.gateway.counts
             await stage.until(lambda: counts.in_flight == 0)
             assert counts.to_dict() == {

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
+import ssl
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from tests.e2e.upstreams import ANSWER, Asked, Client, Scripted, play
+from tests.e2e.upstreams import ANSWER, Asked, Client, Scripted, gateway, play, stream, tokens
 
 from headway.gateway.__main__ import main
 
@@ -85,3 +89,29 @@ def test_the_help_shows_examples_that_can_be_read(capsys: pytest.CaptureFixture[
         if line.strip().startswith("python -m headway.gateway"):
             assert parser().parse_args(line.split()[3:]).upstream
     assert "power-of-d" in text
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+@pytest.mark.parametrize("trusted", [True, False])
+def test_an_upstream_behind_tls_must_be_who_it_says(
+    trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=here"]
+    made += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(made, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+
+    async def scene() -> None:
+        async with gateway(Scripted(stream(3), tls=context), wait=trusted) as stage:
+            found = await stage.ask()
+            assert found.status == (200 if trusted else 502)
+            if trusted:
+                assert tokens(found.body) == [0, 1, 2]
+            else:
+                assert "certificate" in found.error.lower()
+
+    play(scene)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,10 +107,17 @@ def engine(name: str, **values: float | None) -> str:
 class Scripted:
     """An upstream on a free port of this machine. `behave` is called for every completion that is asked for."""
 
-    def __init__(self, behave: Behaviour = answer, kind: str = "hosted", models: tuple[str, ...] = ("small",)) -> None:
+    def __init__(
+        self,
+        behave: Behaviour = answer,
+        kind: str = "hosted",
+        models: tuple[str, ...] = ("small",),
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.behave = behave
         self.kind = kind
         self.models = models
+        self.tls = tls
         self.metrics: str | None = None
         self.healthy = True
         self.asked: list[Asked] = []
@@ -121,7 +129,7 @@ class Scripted:
         self.port = 0
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port, backlog=4096)
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port, backlog=4096, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -133,7 +141,8 @@ class Scripted:
 
     def declared(self, **more: Any) -> Upstream:
         """Return it as the gateway is told of it."""
-        return Upstream(f"http://127.0.0.1:{self.port}", **{"kind": self.kind, **more})
+        scheme = "http" if self.tls is None else "https"
+        return Upstream(f"{scheme}://127.0.0.1:{self.port}", **{"kind": self.kind, **more})
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -31,11 +31,6 @@ class ClientConnection(Connection):
         self._looked_up = False
 
     @property
-    def transport(self) -> Any:
-        """What pieces of an answer are written to."""
-        return self._transport
-
-    @property
     def slow(self) -> bool:
         """Whether the client does not read as fast as its answer comes."""
         return self._stalled_s != math.inf
@@ -47,6 +42,7 @@ class ClientConnection(Connection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self.transport: Any = transport
         if len(self._gateway_front.connections) > self._gateway.options.max_connections:
             self.abort()
 

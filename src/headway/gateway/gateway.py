@@ -87,6 +87,7 @@ class Gateway:
                 self._enqueue(relay)
         except Refused as error:
             self.counts.by_status["rejected"] += 1
+            self.journal.refused(self.counts.offered, now_s, error.status, str(error))
             client.refuse(message, error)
             return None
         return relay

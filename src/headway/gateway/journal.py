@@ -63,25 +63,34 @@ class Journal:
         """Take note that an upstream failed a request."""
         relay.failures += (f"{relay.decision[0]}: {why}",)
 
+    def refused(self, number: int, now_s: float, status: int, why: str) -> None:
+        """Take note of a request that was not let in."""
+        at_s = now_s + self._offset_s
+        self._keep((number, at_s, None, None, (), 0, (), None, None, 0.0, status, "rejected", 0, why))
+
     def ended(self, relay: Relay, status: str, now_s: float, why: str = "") -> None:
         """Take note of what became of a request."""
         arrival_s, first_s = relay.arrival_s, relay.first_s
-        entry = (
-            relay.number,
-            arrival_s + self._offset_s,
-            relay.account.name,
-            relay.ask.model,
-            relay.decision,
-            relay.attempts,
-            relay.failures,
-            relay.sent_s - arrival_s if relay.sent_s else None,
-            first_s - arrival_s if first_s else None,
-            now_s - arrival_s,
-            relay.status,
-            status,
-            relay.pieces,
-            why,
+        self._keep(
+            (
+                relay.number,
+                arrival_s + self._offset_s,
+                relay.account.name,
+                relay.ask.model,
+                relay.decision,
+                relay.attempts,
+                relay.failures,
+                relay.sent_s - arrival_s if relay.sent_s else None,
+                first_s - arrival_s if first_s else None,
+                now_s - arrival_s,
+                relay.status,
+                status,
+                relay.pieces,
+                why,
+            )
         )
+
+    def _keep(self, entry: tuple[Any, ...]) -> None:
         self._ring.append(entry)
         if self._unwritten is not None:
             self._unwritten.append(entry)

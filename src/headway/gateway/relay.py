@@ -136,7 +136,8 @@ class Relay:
 
     def usage(self) -> tuple[int, int] | None:
         """Return the tokens of prompt and completion as the end of the answer tells them; None where it does not."""
-        return usage_of(b"".join(self.tail))
+        tail = self.tail
+        return usage_of(tail[0] if len(tail) == 1 else b"".join(tail))
 
 
 def usage_of(tail: bytes) -> tuple[int, int] | None:

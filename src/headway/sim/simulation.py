@@ -79,8 +79,8 @@ def contexts(plan: Plan) -> dict[str, StageContext]:
 
 def needs_events(plan: Plan) -> bool:
     """Return whether some stages share the cores of a pool, which only the event kernel can simulate."""
-    used = {config.to_dict().get("hardware") for config in plan.stages.values()}
-    return any(name in used and supply.pool is not None for name, supply in plan.spec.supply.items())
+    pools = {name for name, supply in plan.spec.supply.items() if supply.pool is not None}
+    return bool(pools) and any(config.to_dict().get("hardware") in pools for config in plan.stages.values())
 
 
 def run_stages(

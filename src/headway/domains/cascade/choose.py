@@ -9,7 +9,7 @@ import numpy as np
 
 from headway.domains.cascade.family import Family
 from headway.domains.cascade.gears import GearPlan
-from headway.domains.cascade.halves import Rows
+from headway.domains.cascade.halves import Rows, judged_on
 from headway.domains.cascade.loss import Loss, run_with_loss
 from headway.domains.cascade.planner import TooFew
 from headway.domains.cascade.station import SAMPLE, CascadeStation, shuffled
@@ -42,8 +42,9 @@ class Judge:
         self.family, self.percent, self.seed = family, percent, seed
         items = np.arange(trace.requests, dtype=np.int32)
         columns = dict(trace.columns)
-        if samples is not None:
-            columns[SAMPLE] = shuffled(seed, family.where, trace.requests, samples).astype(np.float64)
+        if samples is not None or SAMPLE not in columns:
+            asked = judged_on(family.table) if samples is None else samples
+            columns[SAMPLE] = shuffled(seed, family.where, trace.requests, asked).astype(np.float64)
         self.arrivals = Arrivals(trace.arrival_s, items, items, attributes=columns)
         self.judged = 0
 
@@ -90,11 +91,11 @@ def keeps(one: Judgment, latency_s: float | None, accuracy: float | None) -> boo
 
 
 def fewest(
-    plans: Callable[[int], Sequence[GearPlan]], judge: Judge, latency_s: float, accuracy: float
+    plans: Callable[[int], Sequence[GearPlan]], judge: Judge, latency_s: float, accuracy: float, first: int = 1
 ) -> Judgment | None:
     """Return a plan of the fewest devices that keeps both promises, found by bisection; None up to `MOST_DEVICES`.
 
-    `plans(devices)` are the candidates; TooFew counts as none.
+    `plans(devices)` are the candidates; TooFew counts as none. `first` is the number that is tried first.
     """
 
     def at(devices: int) -> Judgment | None:
@@ -104,7 +105,7 @@ def fewest(
             return None
         return next((one for one in map(judge.judge, listed) if keeps(one, latency_s, accuracy)), None)
 
-    low, high = 0, 1
+    low, high = 0, first
     while (found := at(high)) is None and high < MOST_DEVICES:
         low, high = high, 2 * high
     while found is not None and high - low > 1:

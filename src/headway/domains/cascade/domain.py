@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MOST_DEVICES = 1024
 """Devices beyond which no plan is looked for."""
 SPARE_RATIO = 2.0
-"""Bursts aside, nothing is gained by more devices than this many times what the dearest model alone needs."""
+"""Bursts aside, nothing is gained by more devices than this many times what the dearest cascade alone needs."""
 
 
 class CascadeDomain:
@@ -243,9 +243,9 @@ class CascadeDomain:
         return _planner(_Asked((*known, context.profile.hash, table_hash), context, hardware))
 
     def most_devices(self, context: StageContext, family: Family) -> int:
-        """What is worth a look: all that supply allows, or enough for the dearest model alone with room to spare."""
+        """What is worth a look: all that supply allows, or enough for the dearest cascade with room to spare."""
         supply = self._supply(context, family.hardware)
-        dearest_s = max(times.mean_at(1) for times in family.service.values())
+        dearest_s = self.planner(context, family.hardware).dearest_s()
         enough = math.ceil(SPARE_RATIO * family.max_rate_per_s * dearest_s) + 1
         return min(enough, MOST_DEVICES, supply.max_replicas or MOST_DEVICES)
 
@@ -287,11 +287,11 @@ def _feasible(oracle: Oracle, name: str, planner: GearPlanner, devices: int) -> 
 
 
 def _plans(planner: GearPlanner, devices: int) -> list[GearPlan]:
-    """The plans for so many devices; none when these are too few."""
+    """The plans for so many devices that may be right often enough; none when these are too few."""
     from headway.domains.cascade.planner import TooFew
 
     try:
-        return planner.plans(devices)
+        return [plan for plan in planner.plans(devices) if planner.may_be_right(plan)]
     except TooFew:
         return []
 

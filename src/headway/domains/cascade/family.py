@@ -25,6 +25,8 @@ Floats = NDArray[np.float64]
 LEVELS = 24
 """Thresholds of each model that are looked at."""
 MOST_STEPS = 3
+LATE = 0.05
+"""The share of samples that a cascade may answer late when nothing waits: what a 95th percentile leaves."""
 BUDGET = 20_000
 
 
@@ -86,20 +88,33 @@ class Family:
         """Return device-seconds per item of each model in full batches."""
         return {name: self.service[name].mean_at(size) / size for name, size in sizes.items()}
 
-    def cascades(self, sizes: Mapping[str, int], max_steps: int = MOST_STEPS) -> Judged:
+    def cascades(self, sizes: Mapping[str, int], max_steps: int = MOST_STEPS, within_s: float | None = None) -> Judged:
         """Return the cascades worth a gear on the half that chooses: none is both more accurate and cheaper.
 
-        With a tolerance only those whose loss is certified on the other half. Raises PlanError when none can be.
+        Of those, where given, that are done `within_s` for all but `LATE` of the samples when nothing waits; where none
+        is, of all. With a tolerance only those whose loss is certified on the other half. Raises PlanError when none
+        can be.
         """
         cost_s = self.cost_s(sizes)
         chosen, others = _parts(self.table, tuple(sizes), apart=self.tolerance is not None)
         found = _searched(chosen, max_steps)
         found = replace(found, cost_s=work_s(found, tuple(sizes), cost_s).sum(axis=1))
+        if within_s is not None:
+            found = _some(found, self._late(found, tuple(sizes), within_s) <= LATE)
         kept = [found.cascade(row) for row in found.pareto()]
         if self.tolerance is not None:
             kept = self._certified(kept, chosen, others, cost_s)
         judged = judge(chosen, kept, cost_s)
         return judge(chosen, [judged.cascade(row) for row in judged.pareto()], cost_s)
+
+    def _late(self, judged: Judged, models: tuple[str, ...], within_s: float) -> Floats:
+        """Of each cascade, the share of samples whose steps alone, one sample at a time, take longer than that."""
+        alone_s = np.array([self.service[name].mean_at(1) for name in models])
+        place = np.array([models.index(name) for name in judged.table.models])
+        asked = judged.model >= 0
+        path_s = np.cumsum(np.where(asked, alone_s[place[judged.model]], 0.0), axis=1)
+        leaving = judged.reaching - np.pad(judged.reaching[:, 1:], ((0, 0), (0, 1)))
+        return np.asarray(np.where(asked & (path_s > within_s), leaving, 0.0).sum(axis=1), np.float64)
 
     def _certified(
         self,
@@ -134,6 +149,14 @@ def work_s(judged: Judged, models: tuple[str, ...], cost_s: Mapping[str, float])
         model = place[judged.model[rows, step]]
         out[rows, model] += judged.reaching[rows, step] * cost[model]
     return out
+
+
+def _some(judged: Judged, kept: NDArray[np.bool_]) -> Judged:
+    """Some of the cascades; all of them where none is kept."""
+    if not kept.any():
+        return judged
+    columns = {name: getattr(judged, name)[kept] for name in ("model", "threshold", "accuracy", "reaching", "cost_s")}
+    return replace(judged, **columns)
 
 
 def cascade_stage(context: StageContext) -> CascadeStage:

@@ -100,6 +100,15 @@ class GearPlan:
     window_s: float = WINDOW_S
     alpha_per_s: float = ALPHA_PER_S
     table: str = ""
+    _hash: int = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # A planner looks the same few plans up tens of thousands of times.
+        parts = tuple(getattr(self, each.name) for each in dataclasses.fields(self) if each.compare)
+        object.__setattr__(self, "_hash", hash(parts))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def devices(self) -> int:

@@ -43,9 +43,11 @@ WINDOW_SHARE = 0.25
 LEAST_WINDOW_S = 0.01
 COUNTED = 30
 """Arrivals at the highest rate that a window must show on average: fewer tell little of the rate."""
-MARGINS = (-0.01, -0.005, 0.0, 0.005, 0.01, 0.02)
-"""Of each accuracy so far above the floor the cheapest cascade is tried as the only one: what is right often enough
-on the samples that choose may not be so on others, or be so with less."""
+MARGINS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.5)
+"""One gear for all loads is tried with the cheapest cascade that is so many standard errors above the floor: what is
+right often enough on the samples that choose may not be so on others, or be so with less."""
+SURELY = 4.0
+"""Standard errors that the two halves of a table do not differ by."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ class GearPlanner:
         """Return the cascades worth a gear when batches are that large."""
         key = tuple(sizes.items())
         if key not in self._judged:
-            self._judged[key] = self.family.cascades(sizes, self.max_steps)
+            self._judged[key] = self.family.cascades(sizes, self.max_steps, self.latency_s)
         return self._judged[key]
 
     def work(self, sizes: Mapping[str, int]) -> Floats:
@@ -217,6 +219,31 @@ class GearPlanner:
         cascade = str(judged.cascade(row)) if self.accuracy is not None else "the cheapest cascade"
         return Unserved(max(rates), self.family.max_rate_per_s, models[int(np.argmax(work[row]))], cascade)
 
+    def dearest_s(self) -> float:
+        """Return the most device-seconds per item, one at a time, that a cascade takes which may be worth a gear.
+
+        Where there is a floor, that of cascades which are surely right often enough; without, of all.
+        """
+        found = []
+        for sizes in self.sizes():
+            judged, alone = self.judged(sizes), self.family.cost_s(dict.fromkeys(sizes, 1))
+            work = work_s(judged, tuple(sizes), alone).sum(axis=1)
+            sure = np.flatnonzero(judged.accuracy >= (self.accuracy or 1.0) + SURELY * self._error(judged))
+            found.append(float(work[: sure[0] + 1].max() if self.accuracy is not None and sure.size else work.max()))
+        return max(found)
+
+    def may_be_right(self, plan: GearPlan) -> bool:
+        """Return whether any gear's cascade is right often enough to reach the floor, but for chance."""
+        if self.accuracy is None:
+            return True
+        error = self._error(self.judged(self.sizes()[0]))
+        return max(gear.accuracy or 0.0 for gear in plan.gears) >= self.accuracy - SURELY * error
+
+    def _error(self, judged: Judged) -> float:
+        """The standard error of the difference between a cascade's accuracies on the two halves of the table."""
+        share = self.accuracy or 1.0
+        return float(np.sqrt(2 * share * (1 - share) / judged.table.samples))
+
     def predicted_s(self, gear: Gear, sizes: Mapping[str, int], placement: Placement) -> float:
         """Return a gear's 95th percentile at its highest rate, alone."""
         key = tuple(sizes.items()), placement
@@ -242,7 +269,8 @@ class GearPlanner:
         """The cascades worth being the only gear."""
         judged = self.judged(sizes)
         if self.accuracy is not None:
-            able = (np.flatnonzero(judged.accuracy >= self.accuracy + margin) for margin in MARGINS)
+            least = (self.accuracy + margin * self._error(judged) for margin in MARGINS)
+            able = (np.flatnonzero(judged.accuracy >= each) for each in least)
             return sorted({int(rows[0]) for rows in able if rows.size})
         busy = self.family.max_rate_per_s * self.work(sizes).sum(axis=1) / devices
         carried = [int(np.flatnonzero(busy <= share)[-1]) for share in UTILIZATIONS if np.any(busy <= share)]

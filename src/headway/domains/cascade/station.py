@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SAMPLE = "sample"
 """The column of a trace that says which validation sample each request is, counted from 0."""
+KEPT_ITEMS = 50_000
+"""Of traces with up to so many items it is kept which samples they are."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ class CascadeStation:
                     f"whole numbers from 0 to {size - 1} name a sample of the validation table"
                 )
             return given.astype(np.int32)
-        return shuffled(seed, self.name, arrivals.request.size, judged_on(self.table))[arrivals.item]
+        asked = _asked if arrivals.request.size <= KEPT_ITEMS else _asked.__wrapped__
+        return asked(seed, self.name, arrivals.request.size, self.table)[arrivals.item]
 
     @cached_property
     def models(self) -> Models:
@@ -183,6 +186,12 @@ def gear_arrays(gears: tuple[Gear, ...], plan: GearPlan) -> Gears:
         window_s=plan.window_s,
         alpha_per_s=plan.alpha_per_s,
     )
+
+
+@lru_cache(maxsize=64)
+def _asked(seed: int, stage: str, items: int, table: ValidationTable) -> Ints:
+    """Which sample each request is: a planner asks for the same traces thousands of times."""
+    return shuffled(seed, stage, items, judged_on(table))
 
 
 def shuffled(seed: int, stage: str, items: int, samples: Rows) -> Ints:

@@ -223,11 +223,11 @@ def test_health_checks_take_an_upstream_out_and_back() -> None:
         sick = Scripted(kind="vllm")
         async with gateway(sick, Scripted(kind="vllm"), policy="round-robin", health_every_s=0.03) as stage:
             replica = stage.gateway.replicas[0]
-            sick.healthy = False
+            sick.health = 500
             await stage.until(lambda: replica.state == "sick")
             for _ in range(3):
                 assert (await stage.ask()).upstream != replica.name
-            sick.healthy = True
+            sick.health = 404
             await stage.until(lambda: replica.state == "up")
             assert (await stage.get("/ready")).status == 200
 

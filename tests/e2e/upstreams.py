@@ -119,7 +119,7 @@ class Scripted:
         self.models = models
         self.tls = tls
         self.metrics: str | None = None
-        self.healthy = True
+        self.health = 200
         self.asked: list[Asked] = []
         self.now = 0
         self.most = 0
@@ -157,7 +157,7 @@ class Scripted:
 
     async def _one(self, asked: Asked) -> None:
         if asked.path.endswith("/health"):
-            await asked.reply(b"", 200 if self.healthy else 500)
+            await asked.reply(b"", self.health)
         elif asked.path.endswith("/metrics"):
             await asked.reply((self.metrics or "").encode(), 404 if self.metrics is None else 200)
         elif asked.path.endswith("/v1/models"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -52,11 +53,11 @@ class Watch:
         finally:
             await self._client.close()
 
-    async def _every(self, seconds: float, path: str, take: object) -> None:
+    async def _every(self, seconds: float, path: str, take: Callable[[Reply, float], None]) -> None:
         while True:
             asked_s = self._gateway.clock()
             reply = await self._client.request("GET", path, timeout_s=self._timeout_s)
-            take(reply, asked_s)  # type: ignore[operator]
+            take(reply, asked_s)
             await asyncio.sleep(seconds)
 
     async def _models(self) -> None:
@@ -70,8 +71,8 @@ class Watch:
             await asyncio.sleep(pause_s)
 
     def healthy(self, reply: Reply, asked_s: float) -> None:
-        """Take in the answer to a health check."""
-        self._replica.checked(reply.status == 200, self._gateway.clock())
+        """Take in the answer to a health check; one who has no such page, or guards it, is there at least."""
+        self._replica.checked(0 < reply.status < 500, self._gateway.clock())
 
     def reported(self, reply: Reply, asked_s: float) -> None:
         """Take in a page of metrics; what cannot be read is no report, and the last one grows old."""

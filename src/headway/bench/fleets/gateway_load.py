@@ -95,7 +95,7 @@ def streams(url: str, frame: bytes, count: int, seconds: float, meter: Callable[
         for _ in range(count):
             _, one = await loop.create_connection(lambda: _Stream(frame, seen), parts.hostname, parts.port)
             found.append(one)
-        end_s = perf_counter() + 20.0
+        end_s = perf_counter() + 60.0
         while not all(one.open for one in found) and perf_counter() < end_s and not seen.problem:
             await asyncio.sleep(0.05)
         await asyncio.sleep(_SETTLE_S)

@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
+from headway.bench.cascades.auc import auc, loss_error
 from headway.bench.cascades.flights import BASE, base, by_key
 from headway.bench.cascades.store import serving
 from headway.cascade.lookup import Lookup
@@ -48,3 +50,18 @@ def test_tables_are_read_by_one_key_or_several() -> None:
 def test_what_a_request_says_is_a_row_of_numbers() -> None:
     row = dict(zip(BASE, range(len(BASE)), strict=True))
     assert np.array_equal(base([row, row]), np.array([range(len(BASE))] * 2, dtype=float))
+
+
+def test_areas_are_those_of_scikit_learn_and_the_error_of_a_loss_is_that_of_rows_drawn_again() -> None:
+    draws = np.random.default_rng(4)
+    late = (draws.random(800) < 0.3).astype(np.int64)
+    full = late + draws.normal(size=800)
+    other = np.round(full + 0.5 * draws.normal(size=800), 1)
+    for score in (full, other):
+        assert auc(late, score) == pytest.approx(roc_auc_score(late, score))
+
+    def loss(rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> float:
+        return auc(late[rows], full[rows]) - auc(late[rows], other[rows])
+
+    again = [loss(draws.integers(800, size=800)) for _ in range(300)]
+    assert loss_error(late, full, other) == pytest.approx(np.std(again), rel=0.15)

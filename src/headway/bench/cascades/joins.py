@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from headway.bench import BenchOptions, Row
 from headway.bench.cascades import batches, flights
+from headway.bench.cascades.auc import auc, loss_error
 from headway.bench.cascades.flights import KEYS, Flights
 from headway.bench.cascades.store import Client, serving
 from headway.cascade.adapt import Scorer, scorer
@@ -146,7 +147,7 @@ def learn(data: Flights, client: Client, seed: int, before: Learned | None = Non
     late = data.late["selection"]
     features = remote_features(data, client, DataClock(), Means(cache=False, together=False))
     known = _known(features, wide["selection"], columns)
-    worth = block_importance(lambda block: _auc(late, _score(full, block)), known, INPUTS, repeats=2, seed=seed)
+    worth = block_importance(lambda block: auc(late, _score(full, block)), known, INPUTS, repeats=2, seed=seed)
     some = data.parts["selection"].head(500).to_dict("records")
     costs = measure(features, {"all": (INPUTS, len)}, some, sizes=(1,), rounds=50, seed=seed)
     cost_s = {name: cost.of(1) for name, cost in costs.features.items()}
@@ -317,10 +318,10 @@ def _auc_rows(data: Flights, learned: Learned, seed: int) -> list[Row]:
     full, ours = found["calibration"]
 
     def loss(rows: NDArray[np.int64]) -> float:
-        return _auc(late[rows], full[rows]) - _auc(late[rows], ours[rows])
+        return auc(late[rows], full[rows]) - auc(late[rows], ours[rows])
 
     bound = bootstrap_bound(loss, len(late), 0.95, RESAMPLES, seed)
-    full_auc, our_auc = (_auc(data.late["test"], score) for score in found["test"])
+    full_auc, our_auc = (auc(data.late["test"], score) for score in found["test"])
     return [
         Row("features-all/auc", our_auc, "AUC", baseline=full_auc),
         Row("features-all/auc-loss", full_auc - our_auc, "AUC", bar=f"<= {TOLERANCE}"),
@@ -336,12 +337,16 @@ def _both(data: Flights, learned: Learned, part: str) -> tuple[Floats, Floats]:
 
 
 def _threshold(late: NDArray[np.int64], small: Floats, full: Floats) -> tuple[float, float]:
-    """Return the least certainty that loses at most half the tolerance here, and the share that has it."""
+    """Return the least certainty that loses at most half the tolerance here, with two standard errors, and its share.
+
+    It is the share of flights that are so certain.
+    """
     certainty = np.abs(2 * small - 1)
-    whole = _auc(late, full)
+    whole = auc(late, full)
     for share in np.arange(0.95, 0.0, -0.05):
         threshold = float(np.quantile(certainty, 1 - share))
-        if whole - _auc(late, np.where(certainty >= threshold, small, full)) <= TOLERANCE / 2:
+        mixed = np.where(certainty >= threshold, small, full)
+        if whole - auc(late, mixed) + 2 * loss_error(late, full, mixed) <= TOLERANCE / 2:
             return threshold, float(share)
     return 2.0, 0.0
 
@@ -355,12 +360,6 @@ def _model(iterations: int) -> Any:
 def _score(model: Any, block: Any) -> Floats:
     score: Floats = model.predict_proba(block)[:, 1]
     return score
-
-
-def _auc(late: NDArray[np.int64], score: Floats) -> float:
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(late, score))
 
 
 def _columns(data: Flights) -> dict[str, slice]:

@@ -114,7 +114,8 @@ def serving(tables: Mapping[str, Mapping[Hashable, Row]], late_s: float = 0.0) -
         path = Path(folder) / "tables"
         path.write_bytes(msgspec.msgpack.encode(content))
         command = [sys.executable, "-m", __name__, str(path), str(late_s)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        # It ends with its standard input, also when this process is killed.
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
             assert process.stdout is not None
             said = process.stdout.readline()
@@ -124,10 +125,7 @@ def serving(tables: Mapping[str, Mapping[Hashable, Row]], late_s: float = 0.0) -
             yield client
             client.close()
         finally:
-            process.terminate()
-            process.wait(STOP_S)
-            if process.stdout is not None:
-                process.stdout.close()
+            process.communicate(timeout=STOP_S)
 
 
 def _serve(path: str, late_s: float) -> None:
@@ -149,7 +147,8 @@ def _serve(path: str, late_s: float) -> None:
 
     with Server(("127.0.0.1", 0), Connection) as server:
         print(server.server_address[1], flush=True)
-        server.serve_forever()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        sys.stdin.read()
 
 
 def _bytes(key: Hashable) -> bytes:

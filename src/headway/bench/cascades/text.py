@@ -45,13 +45,16 @@ Texts = tuple[list[str], NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One fold: rows per second of pipeline and cascade, what is certain of its loss in points, and its test rows.
+    """One fold: rows per second of the pipeline, the cascade, the compiled pipeline and the compiled cascade, what is
+    certain of the cascade's loss in points, and its test rows.
 
     `lost` is for each of these 1 where only the pipeline is right, -1 where only the cascade is, else 0.
     """
 
     full_per_s: float
     cascade_per_s: float
+    compiled_per_s: float
+    both_per_s: float
     projected: float
     answered: float
     loss_bound: float
@@ -96,7 +99,7 @@ def text_pipeline() -> Any:
 def loss_of(rows: int, draws: Sequence[Measured]) -> tuple[float, float]:
     """Return the mean loss over all rows, in points, and its standard error; a row that is tested again is averaged.
 
-    >>> one = Measured(1.0, 1.0, 1.0, 1.0, 0.0, 1.0, np.arange(4), np.array([1, 0, 0, -1]))
+    >>> one = Measured(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 1.0, np.arange(4), np.array([1, 0, 0, -1]))
     >>> loss_of(4, [one, one])[0]
     0.0
     """
@@ -110,12 +113,17 @@ def loss_of(rows: int, draws: Sequence[Measured]) -> tuple[float, float]:
 
 def _rows(name: str, rows: int, draws: Sequence[Measured]) -> list[Row]:
     full, cascade = (median(getattr(one, part) for one in draws) for part in ("full_per_s", "cascade_per_s"))
-    ratio = median(one.cascade_per_s / one.full_per_s for one in draws)
+    ratio, alone, both = (
+        median(getattr(one, part) / one.full_per_s for one in draws)
+        for part in ("cascade_per_s", "compiled_per_s", "both_per_s")
+    )
     projected = median(one.projected for one in draws)
     loss, error = loss_of(rows, draws)
     return [
         Row(f"{name}/throughput", cascade, "rows/s", baseline=full, ratio=ratio, bar=">= 3"),
         Row(f"{name}/of-projected", ratio, "x", baseline=projected, ratio=ratio / projected),
+        Row(f"{name}/compiled", alone * full, "rows/s", baseline=full, ratio=alone),
+        Row(f"{name}/compiled-cascade", both * full, "rows/s", baseline=full, ratio=both),
         Row(f"{name}/loss-certified-worst", max(one.loss_bound for one in draws), "points", bar="<= 1"),
         Row(f"{name}/loss", loss, "points", bar="<= 0.2"),
         Row(f"{name}/loss-standard-error", error, "points"),
@@ -187,9 +195,11 @@ def _against(pipeline: Any, fitted: FittedCascade, data: Texts, test: Places) ->
         raise HeadwayError("features-cascade: the cascade's reference answers otherwise than the pipeline")
     fitted.reset()
     batches = [texts[at : at + BATCH] for at in range(0, max(1, len(texts) - BATCH + 1), BATCH)]
-    models, spent = (pipeline, fitted), ([0.0] * ROUNDS, [0.0] * ROUNDS)
+    fast = fitted.compiled(batches[0])
+    models = (pipeline, fitted, fast.reference(), fast)
+    spent = [[0.0] * ROUNDS for _ in models]
     for turn in range(ROUNDS):
-        for which in (turn % 2, 1 - turn % 2):
+        for which in range(len(models))[:: 1 if turn % 2 else -1]:
             began = perf_counter()
             for batch in batches:
                 models[which].predict(batch)
@@ -197,9 +207,12 @@ def _against(pipeline: Any, fitted: FittedCascade, data: Texts, test: Places) ->
     rows, right = sum(map(len, batches)), said == labels
     lost = right.astype(np.int64) - (fitted.predict(texts) == labels)
     answered = 1.0 - fitted.counters.shares.get(evidence.certificate.reference, 0.0)
+    full_per_s, cascade_per_s, compiled_per_s, both_per_s = (rows / median(seconds) for seconds in spent)
     return Measured(
-        rows / median(spent[0]),
-        rows / median(spent[1]),
+        full_per_s,
+        cascade_per_s,
+        compiled_per_s,
+        both_per_s,
         evidence.projected_speedup,
         answered,
         100 * evidence.certificate.loss_bound,

@@ -161,7 +161,7 @@ def choose(spec: Spec, options: BenchOptions) -> GearPlan:
     seeds = range(QUICK_SIMULATED if options.quick else SIMULATED)
     traces = [spike(1_000 * (options.seed + 1) + seed) for seed in seeds]
     best: tuple[float, GearPlan] | None = None
-    for config in DOMAIN.planner(context, HARDWARE).plans(DEVICES):
+    for config in DOMAIN.planner(context, HARDWARE).switching(DEVICES):
         plan = Plan(spec, profile(), {STAGE: config})
         outcomes = [simulate(plan, trace, seed=options.seed) for trace in traces]
         worst_s = max(p95_s(trace, o.latency_s) for trace, o in zip(traces, outcomes, strict=True))

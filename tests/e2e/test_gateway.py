@@ -335,3 +335,25 @@ def test_no_more_clients_than_may_be_are_let_in() -> None:
             assert (await stage.ask()).status == 200
 
     play(scene)
+
+
+def test_a_fault_of_its_own_does_not_end_what_looks_after_requests(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene() -> None:
+        async with gateway(Scripted(stall), declared={"max_in_flight": 1}) as stage:
+            sweep, failed = stage.gateway.sweep, False
+
+            def once(now_s: float) -> None:
+                nonlocal failed
+                if not failed:
+                    failed = True
+                    raise RuntimeError("not foreseen")
+                sweep(now_s)
+
+            monkeypatch.setattr(stage.gateway, "sweep", once)
+            found = await stage.ask(extra="x-request-timeout: 0.2\r\n")
+            assert (found.status, failed) == (504, True)
+
+    play(scene)
+    assert "not foreseen" in caplog.text

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from headway.gateway.declare import GatewayOptions, Upstream
@@ -17,6 +18,8 @@ from headway.gateway.gateway import SWEEP_S, Gateway
 from headway.gateway.watch import Watch
 from headway.serve.run import LOOPBACK, bind, fastest_loop
 from headway.serve.system import descriptors
+
+log = logging.getLogger(__name__)
 
 
 class GatewayServer:
@@ -39,8 +42,8 @@ class GatewayServer:
         host, port = listener.getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         front = GatewayFront(gateway)
-        beside = [asyncio.ensure_future(Watch(gateway, replica).run()) for replica in gateway.replicas]
-        beside.append(asyncio.ensure_future(self._sweep()))
+        work = [self._sweep, *(Watch(gateway, replica).run for replica in gateway.replicas)]
+        beside = [asyncio.ensure_future(_to_the_end(one)) for one in work]
         try:
             await front.start(listener)
             # What is there now stays; without this every full collection looks through all imported modules again.
@@ -72,6 +75,17 @@ class GatewayServer:
         end_s = gateway.clock() + self.options.grace_s
         while gateway.active and gateway.clock() < end_s:
             await asyncio.sleep(0.02)
+
+
+async def _to_the_end(work: Callable[[], Awaitable[None]]) -> None:
+    """Do work until it ends by itself; what goes wrong once in a way not foreseen must not end it for good."""
+    while True:
+        try:
+            await work()
+            return
+        except Exception:
+            log.exception("what looks after requests and upstreams went wrong; it goes on in a second")
+            await asyncio.sleep(1.0)
 
 
 def run(

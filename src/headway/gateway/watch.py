@@ -35,21 +35,23 @@ class Watch:
     def __init__(self, gateway: Gateway, replica: Replica) -> None:
         self._gateway = gateway
         self._replica = replica
-        upstream, options = replica.upstream, gateway.options
-        self._client = Client(upstream.url, token=upstream.token, max_connections=1, max_bytes=MAX_BYTES)
-        self._base = upstream.base
+        options = gateway.options
+        self._base = replica.upstream.base
         self._timeout_s = min(options.health_every_s, options.connect_s)
 
     async def run(self) -> None:
-        """Look after the upstream until cancelled."""
-        options, kind = self._gateway.options, self._replica.kind
+        """Look after the upstream until cancelled, or at once where there is nothing to ask it."""
+        options, kind, upstream = self._gateway.options, self._replica.kind, self._replica.upstream
+        self._client = Client(upstream.url, token=upstream.token, max_connections=1, max_bytes=MAX_BYTES)
         jobs = [self._models()]
         if kind.health_path is not None:
             jobs.append(self._every(options.health_every_s, self._base + kind.health_path, self.healthy))
         if kind.metrics_path is not None:
             jobs.append(self._every(options.scrape_every_s, self._base + kind.metrics_path, self.reported))
         try:
-            await asyncio.gather(*jobs)
+            async with asyncio.TaskGroup() as group:
+                for job in jobs:
+                    group.create_task(job)
         finally:
             await self._client.close()
 

@@ -30,6 +30,8 @@ Placement = tuple[Group, ...]
 
 UTILIZATIONS = (0.5, 0.65, 0.8, 0.95)
 """Shares of the devices that a gear may take at its highest rate."""
+OVERLOADS = (1.25, 1.75)
+"""More than there is: for a promise that leaves time to work off what a burst has left, in a dearer gear."""
 FULL = 0.95
 """The share of the devices that the highest rate may take in the cheapest gear."""
 SLICES = (0.05, 0.15, 0.4)
@@ -128,7 +130,7 @@ class GearPlanner:
             placement = self.place(sizes, devices)
             if placement is None:
                 continue
-            for utilization in UTILIZATIONS:
+            for utilization in (*UTILIZATIONS, *OVERLOADS):
                 for share in QUEUE_SHARES:
                     plan = self.plan(sizes, placement, utilization, share * self.latency_s)
                     if plan is not None:
@@ -161,9 +163,11 @@ class GearPlanner:
         """Return the plan whose gears take `utilization` of the devices at most; None when they cannot serve it all."""
         make = _Gears(self, sizes, placement, utilization, max_wait_s)
         gears = make.gears([placement])
-        if not gears or gears[-1].up_to_per_s < self.family.max_rate_per_s:
+        carried = FULL / max(FULL, utilization)
+        if not gears or carried * gears[-1].up_to_per_s < self.family.max_rate_per_s:
             return None
-        return self.whole(sizes, placement, gears, make.gears(_less_one(placement)))
+        less = replace(make, utilization=min(utilization, FULL))
+        return self.whole(sizes, placement, gears, less.gears(_less_one(placement)))
 
     def judged(self, sizes: Mapping[str, int]) -> Judged:
         """Return the cascades worth a gear when batches are that large."""

@@ -124,6 +124,9 @@ BENCHES: dict[str, Callable[[BenchOptions], Iterable[Row]]] = {
         "inferline": "headway.bench.inferline.evaluate:inferline",
         "sim-rack": "headway.bench.fleets.rack:sim_rack",
         "rack-carried": "headway.bench.fleets.rack:rack_carried",
+        "sim-llm": "headway.bench.fleets.llm:sim_llm",
+        "sim-llm-vidur": "headway.bench.fleets.llm:sim_llm_vidur",
+        "llm-routing": "headway.bench.fleets.llm:llm_routing",
         "gateway": "headway.bench.fleets.gateway:gateway",
         "gateway-stream": "headway.bench.fleets.gateway:gateway_stream",
     }.items()
@@ -131,8 +134,8 @@ BENCHES: dict[str, Callable[[BenchOptions], Iterable[Row]]] = {
 
 BY_NAME_ONLY = frozenset(
     {
-        "calibration", "features-all", "features-cascade", "features-topk", "gears-cost", "inferline", "rack-carried",
-        "sim-rack", "soak",
+        "calibration", "features-all", "features-cascade", "features-topk", "gears-cost", "inferline", "llm-routing",
+        "rack-carried", "sim-llm-vidur", "sim-rack", "soak",
     }
 )  # fmt: skip
 """Benchmarks that take so long that they run only when they are named."""

@@ -1,0 +1,226 @@
+"""The page on LLM scheduling: its tables are written from the results, never by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from headway.bench.fleets.llm_cells import Result
+from headway.bench.fleets.page import filled, table
+from headway.bench.inferline.page import estimate
+from headway.bench.inferline.summary import Estimate
+from headway.files import write_atomic
+from headway.report import format as fmt
+
+NOT_COMPUTED = "These results have not been computed."
+Number = Callable[[float], str]
+
+
+def seconds(value: float) -> str:
+    """Return seconds with three figures.
+
+    >>> seconds(0.41234), seconds(53.21)
+    ('0.412', '53.2')
+    """
+    return f"{value:.3g}"
+
+
+class Rows:
+    """Results by what they are of, with estimates over the parts of a trace.
+
+    >>> Rows([]).policies("routers", "conversation")
+    []
+    """
+
+    def __init__(self, results: Sequence[Result]) -> None:
+        self._all = list(results)
+
+    def policies(self, experiment: str, workload: str) -> list[tuple[str, str, float]]:
+        """Return the (policy, setting, load) of an experiment that there are, as they were computed."""
+        found = [
+            (r.policy, r.setting, r.load) for r in self._all if (r.experiment, r.workload) == (experiment, workload)
+        ]
+        return sorted(dict.fromkeys(found), key=lambda cell: (cell[2], cell[1], cell[0]))
+
+    def values(self, *at: str | float, field: str) -> list[float]:
+        """Return one figure of every part, in their order; `at`: experiment, workload, policy, setting and load."""
+        experiment, workload, policy, setting, load = at
+        key = (experiment, workload, setting, policy, load)
+        mine = sorted((r.seed, getattr(r, field)) for r in self._all if r.key[:5] == key)
+        return [math.nan if value is None else float(value) for _, value in mine]
+
+    def cell(self, *at: str | float, field: str, text: Number = seconds) -> str:
+        """Return the mean of a figure over all parts, or a dash where it was not computed."""
+        values = self.values(*at, field=field)
+        return text(math.fsum(values) / len(values)) if values else fmt.DASH
+
+    def beside(self, at: tuple[str | float, ...], baseline: tuple[str | float, ...], field: str) -> str:
+        """Return how many times a figure is a baseline's, with its interval: the geometric mean over all parts."""
+        mine, theirs = self.values(*at, field=field), self.values(*baseline, field=field)
+        if not mine or len(mine) != len(theirs):
+            return fmt.DASH
+        return estimate(Estimate.of_ratios([one / two for one, two in zip(mine, theirs, strict=True)]))
+
+    def worst(self, *at: str | float, field: str) -> str:
+        """Return the greatest of a figure over all parts."""
+        values = self.values(*at, field=field)
+        return seconds(max(values)) if values else fmt.DASH
+
+    def mean(self, *at: str | float, field: str) -> float:
+        """Return the mean of a figure over all parts; not a number where there are none."""
+        values = self.values(*at, field=field)
+        return math.fsum(values) / len(values) if values else math.nan
+
+
+def write(folder: Path, results: Sequence[Result]) -> None:
+    """Fill `llm_scheduling.md` in a folder. Raises HeadwayError when it cannot be written."""
+    page = folder / "llm_scheduling.md"
+    rows = Rows(results)
+    writers: dict[str, Callable[[], str]] = {
+        "provenance": lambda: _provenance(results),
+        "headline": lambda: _or_none(_headline(rows)),
+        "routers": lambda: _routers(rows, "conversation"),
+        "routers-code": lambda: _routers(rows, "code-like"),
+        "orders": lambda: _orders(rows),
+        "memory": lambda: _memory(rows),
+        "batching": lambda: _batching(rows),
+        "prefix": lambda: _prefix(rows),
+        "tenants": lambda: _tenants(rows),
+    }
+    write_atomic(page, filled(page.read_text(encoding="utf-8"), writers))
+
+
+def _provenance(results: Sequence[Result]) -> str:
+    if not results:
+        return NOT_COMPUTED
+    dates = sorted({result.date for result in results})
+    machines = sorted({result.machine for result in results})
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    parts = max(result.seed for result in results)
+    return (
+        f"Computed {when} on {'; '.join(machines)}. Figures are means over {parts} parts of a trace, or "
+        "seeds; intervals are 95%, of ratios formed part by part."
+    )
+
+
+def _or_none(lines: Iterator[str]) -> str:
+    return "\n".join(lines) or NOT_COMPUTED
+
+
+def _headline(rows: Rows) -> Iterator[str]:
+    cells = [cell for cell in rows.policies("routers", "conversation") if cell[1] == "fresh"]
+    if not cells:
+        return
+    load = cells[0][2]
+
+    def means(name: str, setting: str) -> list[float]:
+        return rows.values("routers", "conversation", name, setting, load, field="ttft_mean")
+
+    for setting in ("fresh", "0.5 s old + sent"):
+        for ours in ("sal", "first-token"):
+            for theirs, where in (("round-robin", "fresh"), ("least-loaded", setting)):
+                pairs = list(zip(means(ours, setting), means(theirs, where), strict=True))
+                lower = Estimate.of([1.0 - one / two for one, two in pairs])
+                yield (
+                    f"- `{ours}`, reports {setting}: mean time to first token **{estimate(lower, fmt.percent)}** below "
+                    f"that of `{theirs}`."
+                )
+
+
+def _routers(rows: Rows, workload: str) -> str:
+    cells = rows.policies("routers", workload)
+    if not cells:
+        return NOT_COMPUTED
+    load = cells[0][2]
+    signals = ("fresh", "0.5 s old", "0.5 s old + sent", "2 s old + sent")
+    body = []
+    for name in sorted({cell[0] for cell in cells}, key=lambda n: _order(rows, workload, n, load)):
+        at = ("routers", workload, name)
+        body.append([
+            f"`{name}`", *(rows.cell(*at, signal, load, field="ttft_mean") for signal in signals),
+            rows.beside((*at, "fresh", load), (*at[:2], "round-robin", "fresh", load), "ttft_mean"),
+            rows.cell(*at, "fresh", load, field="ttft_p99"), rows.worst(*at, "fresh", load, field="wait_max"),
+        ])  # fmt: skip
+    head = ["balancer", *(f"TTFT mean, {signal}" for signal in signals), "round-robin = 1, fresh", "P99, fresh",
+            "longest wait, fresh"]  # fmt: skip
+    return table(head, body)
+
+
+def _order(rows: Rows, workload: str, name: str, load: float) -> float:
+    fresh = rows.mean("routers", workload, name, "fresh", load, field="ttft_mean")
+    return math.inf if math.isnan(fresh) else fresh
+
+
+def _orders(rows: Rows) -> str:
+    cells = rows.policies("orders", "conversation")
+    if not cells:
+        return NOT_COMPUTED
+    bounds = sorted({cell[1] for cell in cells} - {"none"})
+    body = []
+    for load in sorted({cell[2] for cell in cells}):
+        for name in dict.fromkeys(cell[0] for cell in cells if cell[2] == load):
+            at = ("orders", "conversation", name)
+            body.append([
+                f"{load:g}", f"`{name}`",
+                *(rows.cell(*at, "none", load, field=field) for field in ("ttft_mean", "ttft_p99", "ttft_p999")),
+                rows.worst(*at, "none", load, field="wait_max"),
+                rows.beside((*at, "none", load), (*at[:2], "fcfs", "none", load), "ttft_mean"),
+                *(rows.cell(*at, bound, load, field="ttft_mean") for bound in bounds),
+                *(rows.worst(*at, bound, load, field="wait_max") for bound in bounds),
+            ])  # fmt: skip
+    head = ["load", "order", "TTFT mean", "P99", "P99.9", "longest wait", "mean, fcfs = 1",
+            *(f"mean, maximum wait {bound}" for bound in bounds), *("longest wait then" for _ in bounds)]  # fmt: skip
+    return table(head, body, texts=2)
+
+
+def _memory(rows: Rows) -> str:
+    cells = rows.policies("memory", "conversation")
+    body = [
+        [f"`{name}`", setting,
+         *(rows.cell("memory", "conversation", name, setting, load, field=field)
+           for field in ("preemptions", "wasted", "ttft_mean", "tpot_p99", "e2e_mean"))]
+        for name, setting, load in cells
+    ]  # fmt: skip
+    head = [
+        "admission",
+        "preempted by",
+        "preemptions per request",
+        "tokens wasted",
+        "TTFT mean",
+        "TPOT P99",
+        "E2E mean",
+    ]
+    return table(head, body, texts=2) if body else NOT_COMPUTED
+
+
+def _batching(rows: Rows) -> str:
+    body = [
+        [name, setting,
+         *(rows.cell("batching", "conversation", name, setting, load, field=field)
+           for field in ("ttft_mean", "ttft_p99", "tpot_mean", "tpot_p99")),
+         rows.cell("batching", "conversation", name, setting, load, field="kept", text=fmt.percent)]
+        for name, setting, load in rows.policies("batching", "conversation")
+    ]  # fmt: skip
+    head = ["iterations", "tokens", "TTFT mean", "TTFT P99", "TPOT mean", "TPOT P99", "within the SLO"]
+    return table(head, body, texts=2) if body else NOT_COMPUTED
+
+
+def _prefix(rows: Rows) -> str:
+    body = [
+        [f"`{name}`", setting, rows.cell("prefix", "mooncake", name, setting, load, field="cached", text=fmt.percent),
+         *(rows.cell("prefix", "mooncake", name, setting, load, field=field) for field in ("ttft_mean", "ttft_p99")),
+         rows.worst("prefix", "mooncake", name, setting, load, field="wait_max")]
+        for name, setting, load in rows.policies("prefix", "mooncake")
+    ]  # fmt: skip
+    head = ["balancer", "prefixes", "prompt tokens found", "TTFT mean", "P99", "longest wait"]
+    return table(head, body, texts=2) if body else NOT_COMPUTED
+
+
+def _tenants(rows: Rows) -> str:
+    body = [
+        [f"`{name}`", *(rows.cell("tenants", "conversation", name, setting, load, field=field)
+                        for field in ("fairness", "ttft_mean", "ttft_p99"))]
+        for name, setting, load in rows.policies("tenants", "conversation")
+    ]  # fmt: skip
+    return table(["order", "Jain's index", "TTFT mean", "P99"], body) if body else NOT_COMPUTED

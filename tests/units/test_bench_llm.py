@@ -1,0 +1,59 @@
+"""The benchmarks of LLM engines: the rival obeys the same rules, and the page says what the results say."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headway.bench.book import Book
+from headway.bench.fleets import llm_cells, llm_page, llm_simpy
+from headway.bench.fleets.llm_cases import engine, fleet, shaped, slices
+from headway.bench.fleets.llm_cells import Cell, Result
+from headway.fleet.llm_run import simulate_llm
+from headway.trace import Trace
+
+
+def test_the_rival_in_simpy_gives_the_same_times() -> None:
+    made = fleet("round-robin", 2, made=engine(kv_tokens=8_192))
+    work = shaped(120, 12.0, seed=3)
+    outcome = simulate_llm(made, work)
+    assert outcome.preemptions > 0
+    first_s, done_s = llm_simpy.serve(made, work.requests)
+    np.testing.assert_allclose(outcome.first_s, first_s, rtol=1e-9)
+    np.testing.assert_allclose(outcome.done_s, done_s, rtol=1e-9)
+
+
+def test_parts_of_a_trace_have_all_of_its_requests() -> None:
+    trace = Trace.from_arrivals(np.arange(10.0), {"input_tokens": np.arange(10.0)})
+    parts = slices(trace, 3, speed_up=2.0)
+    assert [part.requests for part in parts] == [3, 3, 4]
+    assert parts[1].arrival_s.tolist() == [0.0, 0.5, 1.0]
+    assert np.concatenate([part.columns["input_tokens"] for part in parts]).tolist() == list(range(10))
+
+
+def test_a_trace_made_up_to_published_figures_has_them() -> None:
+    trace = llm_cells.code_like(50_000.0, seed=2)
+    assert float(trace.columns["input_tokens"].mean()) == pytest.approx(llm_cells.CODE_MEAN_TOKENS, rel=0.06)
+    assert float(trace.columns["output_tokens"].mean()) == pytest.approx(llm_cells.CODE_OUTPUT, rel=0.15)
+
+
+def test_results_are_kept_and_the_page_is_written_from_them(tmp_path: Path) -> None:
+    book = Book(Result, tmp_path / "llm_scheduling.csv")
+    cell = Cell("routers", "conversation", "fresh", "sal", 3.6, fleet("sal", 2))
+    for seed in (1, 2):
+        wanted = llm_cells._empty(cell, seed, "inputs")
+        made = llm_cells.measured(wanted, cell.fleet, shaped(40, 6.0, seed))
+        book.add([dataclasses.replace(made, date="2026-01-01", machine="here")])
+    again = Book(Result, tmp_path / "llm_scheduling.csv").results
+    assert [result.seed for result in again] == [1, 2]
+    names = ("provenance", "routers", "orders", "memory", "batching", "prefix", "tenants", "routers-code", "headline")
+    page = "".join(f"<!-- results: {name} -->\n<!-- end -->\n" for name in names if name != "headline")
+    (tmp_path / "llm_scheduling.md").write_text(page, encoding="utf-8")
+    llm_page.write(tmp_path, again)
+    text = (tmp_path / "llm_scheduling.md").read_text(encoding="utf-8")
+    assert "| `sal` |" in text
+    assert "over 2 parts" in text
+    assert text.count(llm_page.NOT_COMPUTED) == 6

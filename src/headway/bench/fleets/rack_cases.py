@@ -110,7 +110,9 @@ SYSTEMS: Mapping[str, System] = {
     "pow4": _system("power of 4, reports", "power-of-d", choices=4),
     "shortest": _system("shortest, reports", "least-loaded"),
     "least-sent": _system("shortest, reports + sent since", "least-loaded", "reported+sent"),
-    "headway": _system("Headway: the same by workers", "least-loaded", "reported+sent", knows_speed=True),
+    "headway": _system(
+        "Headway: shortest, reports + sent since, by workers", "least-loaded", "reported+sent", knows_speed=True
+    ),
     "racksched-speed": _system("power of 2, reports by workers", "power-of-d", knows_speed=True),
     "proactive2": _system("power of 2, own count", "power-of-d", "counted"),
     "proactive2-lost": _system("power of 2, own count, 0.1% of replies lost", "power-of-d", "counted", loss=0.001),

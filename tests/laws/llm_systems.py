@@ -29,7 +29,7 @@ def random_fleet(rng: np.random.Generator, engines: int | None = None) -> LlmFle
     made = tuple(
         Engine(
             dataclasses.replace(STEP, token_s=STEP.token_s * float(rng.uniform(0.5, 2.0))),
-            kv_tokens=int(rng.integers(90, 260)),
+            kv_tokens=int(rng.integers(92, 260)),
             token_budget=int(rng.integers(8, 64)),
             most_running=int(rng.integers(1, 8)),
             batching=batching,

@@ -33,7 +33,7 @@ def test_the_kernel_equals_the_oracle(seed: int, chunked: bool, jump: bool) -> N
     work = random_work(rng, int(rng.integers(1, 60)), rate_per_s=float(rng.choice([2.0, 12.0, 60.0])))
     engine = Engine(
         dataclasses.replace(STEP, overhead_s=0.0),
-        kv_tokens=int(rng.integers(90, 200)),
+        kv_tokens=int(rng.integers(92, 200)),
         token_budget=int(rng.integers(8, 64)),
         most_running=int(rng.integers(1, 8)),
         batching="decode-first" if chunked else "prefill-first",

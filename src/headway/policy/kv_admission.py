@@ -113,7 +113,7 @@ def predicted_peak(used: Floats, remaining: Floats, requests: int) -> float:
     Of the requests sorted by what is left to them, longest first: when the i-th ends, those up to it still hold what
     they had and i times as much as it had left (LightLLM, "past-future scheduler", ASPLOS 2025). Sorts both in place.
 
-    >>> predicted_peak(np.array([10.0, 20.0]), np.array([5.0, 1.0]), 2)
+    >>> float(predicted_peak(np.array([10.0, 20.0]), np.array([5.0, 1.0]), 2))
     32.0
     """
     for at in range(1, requests):

@@ -52,7 +52,9 @@ class Pace:
 
     def _tick(self) -> None:
         period_s = 1.0 / TOKENS_PER_S / self._number
-        while self._begun_s + self._slot * period_s <= perf_counter():
+        # Up to now, and not to when that is done: where the machine is too slow, requests must be read all the same.
+        now_s = perf_counter()
+        while self._begun_s + self._slot * period_s <= now_s:
             place = self._slot % self._number
             open_ones = self._slots[place] = [one for one in self._slots.get(place, ()) if not one.is_closing()]
             for transport in open_ones:

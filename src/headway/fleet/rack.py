@@ -20,6 +20,8 @@ from headway.sim.draws import draw
 from headway.sim.jit import kernel
 
 route = policies(routing).route
+power_of_d = policies(routing).power_of_d
+least_loaded = policies(routing).least_loaded
 consistent_hash = policies(routing).consistent_hash
 
 _UNIT = 1.0 / 4294967296.0
@@ -64,6 +66,13 @@ def advance(
         slot_job, slot_server, slot_end_s, slot_seq, touched, is_touched, heap_s, heap_seq, heap_slot,
     ) = state  # fmt: skip
     adds_sent = signal == code.REPORTED_SENT or signal == code.WORK_SENT
+    # Counting references to the balancer's columns would take most of the time: one balancer that knows one kind of
+    # load keeps its columns at hand, and the most used policies are called without `route` in between.
+    is_alone = reported.shape[0] == 1 and outstanding.shape[0] == 1 and alive.shape[0] == 1
+    alone = Servers(
+        reported[0], reported_at_s[0], sent[0], outstanding[0], assigned[0], latency_s[0], speed, alive[0]
+    )  # fmt: skip
+    directly = router.code if router.explore == 0.0 else -1
 
     def lose(job: int) -> None:
         fate[job] = code.LOST
@@ -210,6 +219,7 @@ def advance(
         """Return where a request goes: to its session's server, else where the policy sends it."""
         by = balancer[job]
         at = ledger[job]
+        living = kind[job] if alive.shape[0] > 1 else 0
         name = job
         free = -1
         if session.size > 0 and session[job] >= 0:
@@ -221,14 +231,21 @@ def advance(
             free = -1 - place
             if free == place_key.size:
                 counters[code.OVERFLOWS] += 1
-                return consistent_hash(alive[kind[job]], outstanding[by], speed, name, np.inf)
+                return consistent_hash(alive[living], outstanding[by], speed, name, np.inf)
         for number in range(u.size):
             u[number] = draw(key, int(job) * u.size + number, 32) * _UNIT
-        known = Servers(
-            reported[at], reported_at_s[at], sent[at], outstanding[by], assigned[by], latency_s[by], speed,
-            alive[kind[job]],
-        )  # fmt: skip
-        server = route(router, known, u, name, now_s)
+        known = alone
+        if not is_alone:
+            known = Servers(
+                reported[at], reported_at_s[at], sent[at], outstanding[by], assigned[by], latency_s[by], speed,
+                alive[living],
+            )  # fmt: skip
+        if directly == routing.POWER_OF_D:
+            server = power_of_d(known, u, router.choices, now_s, router.stale_s)
+        elif directly == routing.LEAST_LOADED:
+            server = least_loaded(known, u, now_s, router.stale_s)
+        else:
+            server = route(router, known, u, name, now_s)
         if free >= 0 and server >= 0:
             place_key[free] = name
             place_server[free] = server

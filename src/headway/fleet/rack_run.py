@@ -189,7 +189,7 @@ class RackSimulation:
         row = kind if rows > 1 else np.zeros(n, np.int32)
         ledger = row if setup.signal == "exact" else by * np.int32(rows) + row
         work = self.service_s if setup.signal in ("work", "work+sent") else np.ones(n)
-        holds = np.ones((len(setup.slo_s), len(setup.workers)), np.bool_)
+        holds = np.ones((max(1, len(setup.holds)), len(setup.workers)), np.bool_)
         for at, servers in enumerate(setup.holds):
             holds[at] = np.isin(np.arange(len(setup.workers)), servers)
         self._requests = rack_state.Requests(self.arrival_s, self.service_s, kind, session, by, row, ledger, work)

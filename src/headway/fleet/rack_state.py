@@ -61,7 +61,7 @@ class Rack(NamedTuple):
 class Books(NamedTuple):
     """What balancers know, as `headway.policy.routing.Servers` has it, with a row per balancer.
 
-    What is reported has a row per balancer and type (balancer by balancer); `alive` has one per type.
+    What is reported has a row per balancer and type (balancer by balancer); `alive` has one, or one per type.
     """
 
     reported: Floats

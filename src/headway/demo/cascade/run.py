@@ -145,6 +145,7 @@ def plan(run: Run, steps: Steps) -> None:
     """Choose the gears that are right most often and keep the promise, on other days than the one to be replayed."""
     from headway.demo.cascade import scenario
     from headway.plan.plan import Plan
+    from headway.report.format import plural
 
     with steps.step("plan gears for a day with a spike") as step:
         spec, run.rates, run.chosen = _kept(run, step)
@@ -152,8 +153,8 @@ def plan(run: Run, steps: Steps) -> None:
         spec = scenario.with_floor(spec, floor)
         run.trace = scenario.day(run.rates, run.sizes.replay_s, len(run.data.replayed), run.seed)
         run.plan = Plan(spec, run.profile, {scenario.STAGE: run.chosen.gears})
-        gears = len(run.chosen.gears.gears)
-        step.result = f"{gears} gears, {run.rates.night_per_s:.0f} to {run.rates.spike_per_s:.0f} images/s"
+        gears = plural(len(run.chosen.gears.gears), "gear")
+        step.result = f"{gears}, {run.rates.night_per_s:.0f} to {run.rates.spike_per_s:.0f} images/s"
 
 
 def _kept(run: Run, step: Step) -> tuple[Spec, Rates, Chosen]:

@@ -1,0 +1,1 @@
+"""CascadeServe's evaluation, rebuilt: gear plans and what they are compared with, on measured models."""

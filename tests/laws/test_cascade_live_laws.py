@@ -23,7 +23,8 @@ from headway.domains.cascade.live_station import CascadeLive
 from headway.domains.cascade.rows import gear_row
 from headway.domains.cascade.station import CascadeStation, Served
 from headway.errors import ServeError
-from headway.serve.engine import Answer, Engine, Limits, Rejected
+from headway.serve.engine import Answer, Engine, Limits
+from headway.serve.gate import Rejected
 from headway.serve.wire import Payload, Told
 from headway.sim.station import Arrivals
 from headway.testing.live import run_virtual

@@ -14,7 +14,8 @@ from headway.policy.batching import take
 from headway.profile import Profile
 from headway.profile.profile import Row
 from headway.serve.batcher import BatchStation
-from headway.serve.engine import Answer, Engine, Limits, Rejected
+from headway.serve.engine import Answer, Engine, Limits
+from headway.serve.gate import Rejected
 from headway.serve.wire import Failure, Input, Payload, Result
 from headway.sim.simulation import run_stages, simulate, workload
 from headway.spec.model import Spec

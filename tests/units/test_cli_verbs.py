@@ -255,3 +255,30 @@ def test_every_planner_can_be_chosen_and_repeats_itself(
 
 def test_a_server_that_is_not_there_is_an_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "replay", "--url", "http://127.0.0.1:9", "--trace", "t.csv", code=1) == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--url", "http://127.0.0.1:1", "--trace", "t.csv"], "give one of them"),
+        (["--trace", "t.csv", "--tuner", "inferline", "--gears", "gears.json"], "has no use for gears"),
+        (["--trace", "t.csv", "--planned-on", "t.csv", "--journal", "headway.yaml"], "not a journal of decisions"),
+    ],
+)
+def test_what_tune_would_ignore_or_overwrite_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], options: list[str], says: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["tune", "plan.json", *options])
+    assert stop.value.code == 1
+    assert says in capsys.readouterr().err
+    assert (folder / "headway.yaml").read_text() == SPEC
+
+
+def test_calibrate_looks_for_the_folder_of_its_output_before_it_begins(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["calibrate", "plan.json", "--trace", "t.csv", "-o", "nowhere/fitted.csv"])
+    assert stop.value.code == 1
+    assert "there is no folder" in capsys.readouterr().err

@@ -17,7 +17,8 @@ from headway.policy.admission import expired, full
 from headway.policy.batching import take
 from headway.policy.sharing import stage_at
 from headway.profile import Profile
-from headway.serve.engine import Engine, Limits, Rejected
+from headway.serve.engine import Engine, Limits
+from headway.serve.gate import Rejected
 from headway.sim.station import Arrivals, Departures
 from headway.spec.kinds import load_domain
 from headway.spec.model import Spec

@@ -9,7 +9,8 @@ import pytest
 from tests.units.engine_plans import SERVICE_S, ask, make_plan, run, text, values
 
 from headway.errors import ServeError
-from headway.serve.engine import Answer, Engine, Rejected
+from headway.serve.engine import Answer, Engine
+from headway.serve.gate import Rejected
 from headway.serve.wire import Input, Result
 from headway.testing.live import FakeWorker, echo, fake_starter
 

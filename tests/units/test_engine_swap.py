@@ -239,6 +239,17 @@ def test_predictions_alone_make_another_plan_live_without_touching_a_stage() -> 
     run(plan, scenario)
 
 
+def test_the_plan_that_is_live_already_is_not_watched_and_in_nobodys_way() -> None:
+    plan = make_plan(ONE)
+
+    async def scenario(engine: Engine, fakes: Fakes) -> None:
+        answer = await engine.swap(plan, Watch(60.0))
+        assert (answer["state"], answer["changes"]) == ("kept", [])
+        await engine.swap(but(plan, max_batch_size=2), Watch(0.0))
+
+    run(plan, scenario)
+
+
 def test_a_pause_begins_no_batch_and_loses_nothing() -> None:
     plan = make_plan(ONE)
 

@@ -19,7 +19,8 @@ from headway.domains.pipeline.declare import ReplicaConfig
 from headway.errors import ServeError, WorkerTimeout
 from headway.plan.plan import Plan
 from headway.profile import Profile, Row
-from headway.serve.engine import Engine, Limits, Rejected
+from headway.serve.engine import Engine, Limits
+from headway.serve.gate import Rejected
 from headway.serve.ray_engine import engine as ray_engine
 from headway.serve.ray_engine.engine import RayEngine
 from headway.serve.ray_engine.runtime import Runtime

@@ -58,6 +58,27 @@ def test_a_full_disk_is_one_sentence_and_leaves_whole_lines(tmp_path: Path, monk
     assert [json.loads(line)["tuner"] for line in path.read_text().splitlines()] == ["a"]
 
 
+@pytest.mark.parametrize("held", ["no line at all", '{"name": "a plan"}\n{"half', "hello\n", '{"kind": "started"}\n'])
+def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path: Path, held: str) -> None:
+    path = tmp_path / "model.bin"
+    path.write_text(held)
+    with pytest.raises(HeadwayError, match=r"model\.bin: not a journal of decisions"):
+        Journal(path)
+    assert path.read_text() == held
+
+
+def test_a_journal_whose_first_line_was_cut_short_begins_anew(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.jsonl"
+    with Journal(path) as journal:
+        journal.started({"tuner": "a"})
+    whole = path.read_bytes()
+    for length in (0, 1, 20, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with Journal(path) as journal:
+            journal.started({"tuner": "a"})
+        assert path.read_bytes() == whole
+
+
 def test_what_is_no_journal_is_named_by_line(tmp_path: Path) -> None:
     path = tmp_path / "other.jsonl"
     path.write_text('{"kind": "started"}\nnot json\n')

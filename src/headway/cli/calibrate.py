@@ -54,6 +54,7 @@ def calibrate(
     per batch and per request goes into the profile, so that later predictions include it; rows that no longer hold are
     replaced by what was observed.
     """
+    from headway.errors import HeadwayError
     from headway.report.calibration import calibration_view
     from headway.serve.calibrate import calibrate
     from headway.serve.payloads import read_payloads
@@ -63,6 +64,8 @@ def calibrate(
     rows = None if profile is None else read_profile(profile)
     sent = None if payloads is None else read_payloads(payloads)
     target = None if output is None else output.absolute()
+    if target is not None and not target.parent.is_dir():
+        raise HeadwayError(f"{output}: there is no folder {target.parent} to write the fitted profile to")
     os.chdir(folder or model_folder(read, plan.parent))
     with Progress("calibrate") as progress:
         found = calibrate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,11 +69,18 @@ def tune(
     read = read_plan(plan)
     if trace is None and url is None:
         raise HeadwayError("tune: no traffic to tune for; give --trace to simulate, or --url to watch a server")
+    if url is not None and trace is not None and os.environ.get("HEADWAY_TRACE") != str(trace):
+        raise HeadwayError("tune: --trace is simulated and --url is watched; give one of them")
+    if gears is not None and tuner is not TunerName.HEADWAY:
+        raise HeadwayError(f"tune: the tuner {tuner.value!r} has no use for gears; leave --gears or --tuner away")
     if url is None and (apply or seconds is not None):
         raise HeadwayError("tune: --apply and --seconds are for a server; give its --url")
     known: dict[str, Any] = {"name": tuner.value, "planned_on": None}
     if planned_on is not None:
         known["planned_on"] = read_trace(planned_on, seed, format, skip_bad)
+        made_from = read.provenance.get("trace_hash")
+        if made_from is not None and made_from != known["planned_on"].hash:
+            say(f"tune: {planned_on} is not what the plan was made from; the tuner takes it for what was planned for")
     with Progress("tune") as progress:
         if gears is not None:
             known["gears"] = prepared(gears, read, known["planned_on"], progress=progress.report)

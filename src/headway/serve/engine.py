@@ -21,7 +21,7 @@ from headway.errors import ServeError, nearest
 from headway.plan.plan import Plan
 from headway.policy.admission import full
 from headway.policy.sharing import stage_at
-from headway.serve.gate import Gate
+from headway.serve.gate import Gate, Rejected
 from headway.serve.record import LATENCY_BUCKETS_S, RING_ENTRIES, Counts, Histogram, Ring, StageRecord
 from headway.serve.station import NEVER_S, CorePool, Decision, LiveStation, StationStats, Work
 from headway.serve.swap import Swaps, live_station
@@ -46,15 +46,6 @@ class Limits:
     queue_limit: int = 1024
     timeout_s: float = 30.0
     keep_promise: bool = True
-
-
-class Rejected(ServeError):
-    """A request is not let in. `status` is the HTTP status to answer with, `retry_after_s` when to try again."""
-
-    def __init__(self, status: int, text: str, retry_after_s: int = 1) -> None:
-        super().__init__(text)
-        self.status = status
-        self.retry_after_s = retry_after_s
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from headway.errors import ServeError
 from headway.policy.admission import Load, Terms, in_time
 from headway.serve.station import LiveStation, StationLoad, TellsLoad
 from headway.sim.promise import admission_terms
 
 if TYPE_CHECKING:
     from headway.plan.plan import Plan
+
+
+class Rejected(ServeError):
+    """A request is not let in. `status` is the HTTP status to answer with, `retry_after_s` when to try again."""
+
+    def __init__(self, status: int, text: str, retry_after_s: int = 1) -> None:
+        super().__init__(text)
+        self.status = status
+        self.retry_after_s = retry_after_s
 
 
 class Gate:

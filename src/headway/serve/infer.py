@@ -12,7 +12,8 @@ import msgspec
 
 from headway.errors import HeadwayError
 from headway.serve import oip
-from headway.serve.engine import Answer, Engine, Rejected
+from headway.serve.engine import Answer, Engine
+from headway.serve.gate import Rejected
 from headway.serve.walk import Request
 from headway.spec.units import duration_s
 

@@ -88,6 +88,13 @@ class Change:
         }
 
 
+def _unchanged(plan: Plan, watch: Watch, difference: Mapping[str, Any], now_s: float) -> Change:
+    """The change to what is live already: over at once, with nothing to watch."""
+    change = Change(plan, plan, watch, {}, now_s, 0, difference, KEPT, committed_s=now_s, ended_s=now_s)
+    change.settled.set()
+    return change
+
+
 class Swaps:
     """The changes of an engine's plan, one at a time. `make` makes the station of a plan's stage, not yet started."""
 
@@ -151,6 +158,9 @@ class Swaps:
             admission_terms(plan)
         except HeadwayError as error:
             raise SwapRefused(422, str(error)) from None
+        if plan.hash == old.hash and self._now is None:
+            engine.set_plan(plan)  # predictions are not in the hash
+            return _unchanged(plan, watch, difference, engine.clock())
         stages: dict[str, Changeable] = {}
         for name in made:
             station = engine.stations[name]

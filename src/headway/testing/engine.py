@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
-from headway.serve.engine import Answer, Rejected
+from headway.serve.engine import Answer
+from headway.serve.gate import Rejected
 from headway.serve.wire import Input, Payload
 from headway.testing.live import run_virtual
 

@@ -17,6 +17,8 @@ from headway.errors import HeadwayError
 from headway.tune.loop import Entry
 
 SCHEMA = "headway.decisions/1"
+_BEGINNING = json.dumps({"schema": SCHEMA})[:-1].encode()
+"""What a journal begins with; a file that begins otherwise is somebody else's."""
 
 
 class Journal:
@@ -32,6 +34,10 @@ class Journal:
         self.path = Path(path)
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            begins = os.pread(self._file, len(_BEGINNING), 0)
+            if not _BEGINNING.startswith(begins):
+                os.close(self._file)
+                raise HeadwayError(f"{self.path}: not a journal of decisions, and left as it is; give another file")
             os.ftruncate(self._file, _whole_lines(self._file))
         except OSError as error:
             raise HeadwayError(f"{self.path}: cannot open the journal: {error.strerror or error}") from None

@@ -20,8 +20,9 @@ from headway.domains.cascade.gears import Gear, Group
 from headway.domains.cascade.halves import chosen_on
 from headway.domains.cascade.passes import FourPasses, NoGears, queue_lengths
 from headway.domains.cascade.place import balance, model_sets, peak_utilization, placements
-from headway.domains.cascade.planner import GearPlanner, TooFew, ladder
+from headway.domains.cascade.planner import GearPlanner, ladder
 from headway.domains.cascade.trial import Trial
+from headway.domains.cascade.unserved import TooFew
 from headway.plan.config import StageContext
 
 

@@ -13,7 +13,7 @@ from headway.domains.cascade.baselines import restricted
 from headway.domains.cascade.choose import Judge, Judgment, best, fewest
 from headway.domains.cascade.family import Family
 from headway.domains.cascade.gears import Gear, GearPlan, Group
-from headway.domains.cascade.planner import TooFew, Unserved
+from headway.domains.cascade.unserved import TooFew, Unserved
 from headway.errors import PlanError
 from headway.plan.config import StageContext
 from headway.trace import Trace

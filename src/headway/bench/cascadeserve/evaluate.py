@@ -19,7 +19,8 @@ from headway.domains.cascade.choose import Judge, Judgment, best
 from headway.domains.cascade.family import Family
 from headway.domains.cascade.gears import GearPlan
 from headway.domains.cascade.passes import FourPasses, NoGears
-from headway.domains.cascade.planner import GearPlanner, TooFew
+from headway.domains.cascade.planner import GearPlanner
+from headway.domains.cascade.unserved import TooFew
 from headway.sim.outcome import by_window, percentile
 from headway.trace import Trace
 from headway.trace.envelope import peak_rate_per_s

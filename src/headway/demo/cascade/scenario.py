@@ -18,7 +18,8 @@ from headway.demo.scenario import STREAM, rounded_up
 from headway.domains.cascade.choose import Judge, Judgment, fewest
 from headway.domains.cascade.family import Family
 from headway.domains.cascade.gears import GearPlan, Group
-from headway.domains.cascade.planner import GearPlanner, TooFew
+from headway.domains.cascade.planner import GearPlanner
+from headway.domains.cascade.unserved import TooFew
 from headway.plan.config import StageContext
 from headway.plan.plan import Plan
 from headway.profile import Profile

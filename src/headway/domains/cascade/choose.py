@@ -11,8 +11,8 @@ from headway.domains.cascade.family import Family
 from headway.domains.cascade.gears import GearPlan
 from headway.domains.cascade.halves import Rows, judged_on
 from headway.domains.cascade.loss import Loss, run_with_loss
-from headway.domains.cascade.planner import TooFew
 from headway.domains.cascade.station import SAMPLE, CascadeStation, shuffled
+from headway.domains.cascade.unserved import TooFew
 from headway.errors import PlanError
 from headway.sim.outcome import percentile
 from headway.sim.station import Arrivals, Departures, Floats

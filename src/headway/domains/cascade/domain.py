@@ -288,7 +288,7 @@ def _feasible(oracle: Oracle, name: str, planner: GearPlanner, devices: int) -> 
 
 def _plans(planner: GearPlanner, devices: int) -> list[GearPlan]:
     """The plans for so many devices that may be right often enough; none when these are too few."""
-    from headway.domains.cascade.planner import TooFew
+    from headway.domains.cascade.unserved import TooFew
 
     try:
         return [plan for plan in planner.plans(devices) if planner.may_be_right(plan)]

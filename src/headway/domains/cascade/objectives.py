@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from headway.domains.cascade.choose import Judge, Judgment, best
 from headway.domains.cascade.domain import DOMAIN
 from headway.domains.cascade.family import Family
-from headway.domains.cascade.planner import GearPlanner, TooFew
+from headway.domains.cascade.planner import GearPlanner
+from headway.domains.cascade.unserved import TooFew
 from headway.errors import PlanError
 from headway.plan.config import StageContext
 from headway.plan.explain import predict

@@ -8,6 +8,8 @@ result does not depend on how simultaneous events were scheduled. Where a reques
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from headway.fleet import rack_codes as code
@@ -19,10 +21,10 @@ from headway.policy.routing import HOLD, NOBODY, Router, Servers
 from headway.sim.draws import draw
 from headway.sim.jit import kernel
 
-route = policies(routing).route
-power_of_d = policies(routing).power_of_d
-least_loaded = policies(routing).least_loaded
-consistent_hash = policies(routing).consistent_hash
+route: Callable[..., int] = policies(routing).route
+power_of_d: Callable[..., int] = policies(routing).power_of_d
+least_loaded: Callable[..., int] = policies(routing).least_loaded
+consistent_hash: Callable[..., int] = policies(routing).consistent_hash
 
 _UNIT = 1.0 / 4294967296.0
 _SESSION_KEY = 0x2545F491
@@ -62,7 +64,7 @@ def advance(
     bits, place_key, place_server, place_open = sessions
     (
         counters, fate, where, remaining_s, reached_s, start_s, done_s, carried, carried_received, following, held,
-        wire, wire_s, reply, head, tail, waiting, busy, busy_s, works, count, received, first_slot, free_slot,
+        wire, wire_s, reply, head, tail, waiting, busy, busy_s, works, unfinished, received, first_slot, free_slot,
         slot_job, slot_server, slot_end_s, slot_seq, touched, is_touched, heap_s, heap_seq, heap_slot,
     ) = state  # fmt: skip
     adds_sent = signal == code.REPORTED_SENT or signal == code.WORK_SENT
@@ -149,9 +151,9 @@ def advance(
 
     def finish(job: int, server: int, now_s: float) -> None:
         """A request is done: its reply sets off, with what the server still has as a report."""
-        count[row[job], server] -= work[job]
+        unfinished[row[job], server] -= work[job]
         done_s[job] = now_s
-        carried[job] = count[row[job], server]
+        carried[job] = unfinished[row[job], server]
         carried_received[job] = received[ledger[job], server]
         if signal == code.EXACT:
             reported[ledger[job], server] -= 1.0
@@ -227,7 +229,7 @@ def advance(
             place = place_of(place_key, bits, name)
             if place >= 0:
                 place_open[place] += 1
-                return place_server[place]
+                return int(place_server[place])
             free = -1 - place
             if free == place_key.size:
                 counters[code.OVERFLOWS] += 1
@@ -288,7 +290,7 @@ def advance(
                 reported[ledger[job], server] -= 1.0
             return
         received[ledger[job], server] += work[job]
-        count[row[job], server] += work[job]
+        unfinished[row[job], server] += work[job]
         reached_s[job] = now_s
         remaining_s[job] = service_s[job] / pace[server]
         enqueue(server, job, False)

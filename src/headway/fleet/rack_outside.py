@@ -57,7 +57,7 @@ class Outside:
                 self._made = None
             if (self._ticks + 1) * self.every_s <= now_s:
                 self._ticks += 1
-                self._made = self.state.count.copy(), self.state.received.copy()
+                self._made = self.state.unfinished.copy(), self.state.received.copy()
         self.state.counters[code.ASK] = 1
 
     def _change(self, action: int, server: int, now_s: float) -> None:
@@ -89,7 +89,7 @@ class Outside:
         self._unreachable.discard(server)
         self.state.works[server] = True
         books = self.books
-        living = books.alive.any(axis=0)
+        living = np.logical_or.reduce(books.alive, axis=0)
         for by in range(books.outstanding.shape[0]):
             note_alive(
                 Servers(books.reported[0], books.reported_at_s[0], books.sent[0], books.outstanding[by],
@@ -126,8 +126,8 @@ class Outside:
         state.busy[server] = 0
         state.waiting[server] = 0
         if self.rack.signal == code.EXACT:
-            self.books.reported[: len(state.count), server] -= state.count[:, server]
-        state.count[:, server] = 0.0
+            self.books.reported[: len(state.unfinished), server] -= state.unfinished[:, server]
+        state.unfinished[:, server] = 0.0
 
     def _read(self, count: Floats, received: Floats) -> None:
         """The reports of all servers at work reach the balancers, as the signal in use has them."""

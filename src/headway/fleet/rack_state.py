@@ -89,7 +89,7 @@ class Sessions(NamedTuple):
 class State(NamedTuple):
     """What changes: counters, one entry per request, one per server (and queue), one per worker (`slot_*`, `heap_*`).
 
-    `count` is what a server has not finished, by row of its reports; `received` what ever reached it from a balancer.
+    `unfinished` is what a server has yet to finish, by row of its reports; `received` what ever reached it.
     """
 
     counters: Longs
@@ -112,7 +112,7 @@ class State(NamedTuple):
     busy: Longs
     busy_s: Floats
     works: Flags
-    count: Floats
+    unfinished: Floats
     received: Floats
     first_slot: Longs
     free_slot: Longs
@@ -188,7 +188,7 @@ def state(requests: Requests, rack: Rack, rows: int, balancers: int, failing: Lo
         busy=np.zeros(servers, longs),
         busy_s=np.zeros(servers),
         works=np.ones(servers, np.bool_),
-        count=np.zeros((rows, servers)),
+        unfinished=np.zeros((rows, servers)),
         received=np.zeros((balancers * rows, servers)),
         first_slot=np.concatenate(([0], np.cumsum(rack.workers)[:-1])).astype(longs),
         free_slot=np.arange(slots, dtype=longs),

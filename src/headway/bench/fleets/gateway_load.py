@@ -90,10 +90,13 @@ def streams(url: str, frame: bytes, count: int, seconds: float, meter: Callable[
 
     async def main() -> Streamed:
         parts = urlsplit(url)
+        if parts.hostname is None or parts.port is None:
+            raise HeadwayError(f"bench: {url!r} names no host and port")
+        host, port = parts.hostname, parts.port
         loop = asyncio.get_running_loop()
         seen, found = _Seen(), []
         for _ in range(count):
-            _, one = await loop.create_connection(lambda: _Stream(frame, seen), parts.hostname, parts.port)
+            _, one = await loop.create_connection(lambda: _Stream(frame, seen), host, port)
             found.append(one)
         end_s = perf_counter() + 60.0
         while not all(one.open for one in found) and perf_counter() < end_s and not seen.problem:

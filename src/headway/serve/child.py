@@ -113,9 +113,15 @@ class Replica:
         except Exception as error:
             if len(batch) == 1:
                 traceback.print_exc()
-                return [error]
-            # Only the input that causes the failure shall fail.
-            return [output for item in batch for output in self._predict([item])]
+                # Its frames would keep what the model took for this input, and the others may need that memory.
+                error.__cause__ = error.__context__ = None
+                return [error.with_traceback(None)]
+        else:
+            return self._checked(outputs, batch)
+        # Only the input that causes the failure shall fail.
+        return [output for item in batch for output in self._predict([item])]
+
+    def _checked(self, outputs: Any, batch: list[Any]) -> list[Any]:
         if not isinstance(outputs, list | tuple) or len(outputs) != len(batch):
             got = f"{len(outputs)} results" if isinstance(outputs, list | tuple) else type(outputs).__name__
             wanted = "a list with one result per input is needed"

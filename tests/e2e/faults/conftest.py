@@ -19,7 +19,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 @pytest.fixture(autouse=True)
 def sound_before_and_after(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Every test begins and ends with all replicas at work, nothing in flight, and every request ended once."""
+    """Every test begins and ends with all replicas working at the same time, and every request ended once."""
     server = request.getfixturevalue("server") if "server" in request.fixturenames else None
     if server is not None:
         assert_sound(server)

@@ -26,10 +26,14 @@ INFER = "/v2/models/orders/infer"
 HANG_S = 3.0
 CLIENT_S = 1.0
 REPLICAS = 2
+BATCH = 4
 
 
 def make_plan(folder: Path, *, mean_s: float = 0.001, slo: str = "10s", **options: Any) -> Plan:
-    """A stage whose workers obey; without a promise that matters, for those who want no part in its admission."""
+    """A stage whose workers obey, which takes `mean_s` per order.
+
+    It makes no promise that matters, unless told to: most want no part in its admission.
+    """
     (folder / "model.py").write_text(MODEL)
     stage = {"model": f"{folder / 'model.py'}:Obedient", "options": {"folder": str(folder), **options}}
     document = {
@@ -38,8 +42,8 @@ def make_plan(folder: Path, *, mean_s: float = 0.001, slo: str = "10s", **option
         "supply": {"cpu": {"price": "$1/h"}},
         "stages": {"do": stage},
     }
-    rows = [Row("do", "cpu", size, mean_s) for size in (1, 4)]
-    config = ReplicaConfig("cpu", REPLICAS, max_batch_size=4)
+    rows = [Row("do", "cpu", size, size * mean_s) for size in (1, BATCH)]
+    config = ReplicaConfig("cpu", REPLICAS, max_batch_size=BATCH)
     return Plan(Spec.from_dict(document), Profile.from_rows(rows), {"do": config})
 
 
@@ -56,21 +60,42 @@ def serving(plan: Plan, hang_s: float = HANG_S, client_s: float = 30.0, **option
 
 
 def assert_sound(server: LiveServer) -> None:
-    def sound() -> bool:
+    """All requests have ended, once; the capacity is whole; and of many requests each gets its own answer."""
+    assert_whole(server)
+    assert [outcome(reply) for reply in order(server, [f"say {i}" for i in range(40)])] == [
+        (200, str(i)) for i in range(40)
+    ]
+
+
+def assert_whole(server: LiveServer) -> None:
+    """All requests have ended, once, all replicas are ready, and all of their workers work at the same time."""
+
+    def settled() -> bool:
         stats = ask(server, "GET", "/stats")
         requests, stage = stats["requests"], stats["stages"]["do"]
         ended = sum(requests[status] for status in ("answered", "rejected", "dropped", "failed"))
         assert requests["offered"] == ended + requests["in_flight"]
         return bool(requests["in_flight"] == 0 and stage["replicas"]["ready"] == REPLICAS and stats["ready"])
 
-    assert wait_until(sound)
-    assert [outcome(reply) for reply in order(server, [f"say {i}" for i in range(40)])] == [
-        (200, str(i)) for i in range(40)
-    ]
+    def together() -> bool:
+        workers = set(pids(server))
+        replies = [outcome(reply) for reply in order(server, ["who"] * (2 * REPLICAS))]
+        assert [status for status, _ in replies] == [200] * len(replies)
+        spans = [tuple(map(float, said.split())) for _, said in replies]
+        crews = ({int(pid) for pid, since_s, until_s in spans if since_s <= at_s < until_s} for _, at_s, _ in spans)
+        return len(workers) == REPLICAS and workers in crews
+
+    assert wait_until(settled)
+    assert wait_until(together)
 
 
 def body(text: str) -> bytes:
     return json.dumps({"inputs": [{"name": "x", "shape": [1], "datatype": "BYTES", "data": [text]}]}).encode()
+
+
+def frame(text: str, *headers: str) -> bytes:
+    lines = [f"POST {INFER} HTTP/1.1", "host: x", f"content-length: {len(body(text))}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body(text)
 
 
 def ask(server: LiveServer, method: str, path: str) -> Any:

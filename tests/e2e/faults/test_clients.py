@@ -17,6 +17,7 @@ from tests.e2e.faults.served import (
     REPLICAS,
     ask,
     body,
+    frame,
     make_plan,
     order,
     outcome,
@@ -50,11 +51,6 @@ def everything(raw: socket.socket) -> bytes:
         while part := raw.recv(1 << 16):
             found += part
     return found
-
-
-def frame(text: str, *headers: str) -> bytes:
-    lines = [f"POST {INFER} HTTP/1.1", "host: x", f"content-length: {len(body(text))}", *headers]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body(text)
 
 
 def statuses(found: bytes) -> list[int]:

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from headway.bench import BenchOptions, Row
+from headway.bench.load import closed_loop, post
 from headway.domains.pipeline.declare import ReplicaConfig
+from headway.errors import HeadwayError
 from headway.plan.plan import Plan
 from headway.profile import Profile
 from headway.profile import Row as ProfileRow
@@ -26,9 +28,13 @@ from headway.sim.outcome import Outcome, percentile
 from headway.spec.model import Spec
 from headway.trace import Trace
 
+INFER = "/v2/models/faults/infer"
 KILL_REQUESTS, QUICK_KILL_REQUESTS = 50_000, 3_000
 KILL_RATE_PER_S = 500.0
 KILL_EVERY_S = 2.0
+KILL_REPLICAS, KILL_BATCH = 2, 4
+BACK_S = 5.0
+RATE_S, QUICK_RATE_S = 5.0, 1.0
 OVERLOAD_S, QUICK_OVERLOAD_S = 60.0, 10.0
 CALM_S = 10.0
 WINDOW_S = 5.0
@@ -61,9 +67,15 @@ def kill(options: BenchOptions) -> list[Row]:
     Every request carries its number, which its answer echoes: counted are the numbers, not the answers.
     """
     requests = QUICK_KILL_REQUESTS if options.quick else KILL_REQUESTS
-    plan = sleeping({"first": {}, "second": {"after": "first"}}, slo="10s", mean_s=0.005, replicas=2, batch=8)
-    with running(plan) as server, asyncio.Runner(loop_factory=precise_loop) as runner:
-        found = runner.run(_kill_while_asking(server.url, requests, options.seed))
+    plan = sleeping({"first": {}, "second": {"after": "first"}}, slo="10s", mean_s=0.005, replicas=KILL_REPLICAS,
+                    batch=KILL_BATCH)  # fmt: skip
+    # Twice as many as are worked on at a time, so that whoever is missing is missed.
+    outstanding = 2 * len(plan.stages) * KILL_REPLICAS * KILL_BATCH
+    with running(plan) as server:
+        before_per_s = _rate_per_s(server.url, outstanding, options)
+        with asyncio.Runner(loop_factory=precise_loop) as runner:
+            found = runner.run(_kill_while_asking(server.url, requests, options.seed))
+        after_per_s = _rate_per_s(server.url, outstanding, options)
     lost = sum(found.echoes[str(number)] == 0 for number in range(requests))
     twice = sum(count > 1 for count in found.echoes.values())
     return [
@@ -73,6 +85,7 @@ def kill(options: BenchOptions) -> list[Row]:
         Row("faults-kill/kills", found.kills, "workers"),
         Row("faults-kill/p50", percentile(np.array(found.latency_s), 50) * 1e3, "ms"),
         Row("faults-kill/p99", percentile(np.array(found.latency_s), 99) * 1e3, "ms"),
+        _back("faults-kill", before_per_s, after_per_s),
     ]
 
 
@@ -93,26 +106,53 @@ async def _kill_while_asking(url: str, requests: int, seed: int) -> _Killed:
         if not left:
             done.set()
 
-    killer = asyncio.create_task(_kill_now_and_then(client, found, seed))
+    killer = asyncio.create_task(_kill_now_and_then(client, found, seed, done))
     for number in range(requests):
         await asyncio.sleep(max(0.0, start_s + number / KILL_RATE_PER_S - loop.time()))
-        frame = client.frame("POST", "/v2/models/faults/infer", encode(str(number)).data)
+        frame = client.frame("POST", INFER, encode(str(number)).data)
         client.send(frame, lambda reply, number=number: receive(number, reply), 60.0)  # type: ignore[misc]
-    await done.wait()
-    killer.cancel()
+    await killer
+    await _until_ready(client)
     await client.close()
     return found
 
 
-async def _kill_now_and_then(client: Client, found: _Killed, seed: int) -> None:
+async def _kill_now_and_then(client: Client, found: _Killed, seed: int, done: asyncio.Event) -> None:
     rng = np.random.default_rng(seed)
     while True:
-        await asyncio.sleep(KILL_EVERY_S)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(done.wait(), KILL_EVERY_S)
+            return
         stats = json.loads((await client.request("GET", "/stats")).body)
         alive = [pid for stage in stats["stages"].values() for pid in stage["pids"]]
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(rng.choice(alive)), signal.SIGKILL)
             found.kills += 1
+
+
+async def _until_ready(client: Client) -> None:
+    """Wait until all replicas are ready, for `BACK_S` at most: that they are not shows in what is answered then."""
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + BACK_S
+    while loop.time() < end_s:
+        stages = json.loads((await client.request("GET", "/stats?timings=false")).body)["stages"].values()
+        if all(stage["replicas"]["ready"] == KILL_REPLICAS for stage in stages):
+            return
+        await asyncio.sleep(0.05)
+
+
+def _rate_per_s(url: str, outstanding: int, options: BenchOptions) -> float:
+    """How many requests are answered per second when so many are outstanding at all times."""
+    seconds = QUICK_RATE_S if options.quick else RATE_S
+    return closed_loop(url, post(INFER, encode("").data), connections=outstanding, seconds=seconds).rate_per_s
+
+
+def _back(name: str, before_per_s: float, after_per_s: float) -> Row:
+    """The rate after the faults beside that before them. Raises HeadwayError when nothing was answered before."""
+    if not before_per_s:
+        raise HeadwayError(f"bench {name}: the server answered nothing before the faults; see what it logs")
+    return Row(f"{name}/throughput-after", after_per_s, "requests/s", baseline=before_per_s,
+               ratio=after_per_s / before_per_s, bar=">= 0.9")  # fmt: skip
 
 
 def overload(options: BenchOptions) -> list[Row]:
@@ -123,11 +163,12 @@ def overload(options: BenchOptions) -> list[Row]:
     trace = _phases([(0.5 * capacity_per_s, CALM_S), (3.0 * capacity_per_s, crowded_s), (0.5 * capacity_per_s, CALM_S)],
                     options.seed)  # fmt: skip
     with running(plan) as server:
+        before_per_s = _rate_per_s(server.url, 2 * OVERLOAD_REPLICAS, options)
         outcome = replay(server.url, trace, seed=options.seed)
+        after_per_s = _rate_per_s(server.url, 2 * OVERLOAD_REPLICAS, options)
     goodput = _goodput_per_s(outcome, CALM_S, CALM_S + crowded_s)
     missed_s = trace.arrival_s[outcome.latency_s > PROMISE_S]
     after_s = float(missed_s.max(initial=0.0)) - CALM_S - crowded_s
-    before = _missed(outcome, 0.0, CALM_S)
     counts = outcome.counts()
     return [
         Row("faults-overload/goodput-worst", float(goodput.min()), "requests/s", baseline=capacity_per_s,
@@ -135,10 +176,11 @@ def overload(options: BenchOptions) -> list[Row]:
         Row("faults-overload/goodput-mean", float(goodput.mean()), "requests/s", baseline=capacity_per_s,
             ratio=float(goodput.mean()) / capacity_per_s),
         Row("faults-overload/back-to-normal", max(0.0, after_s), "s", bar="<= 5"),
-        Row("faults-overload/missed-before", before, "share"),
+        Row("faults-overload/missed-before", _missed(outcome, 0.0, CALM_S), "share"),
         Row("faults-overload/missed-after", _missed(outcome, CALM_S + crowded_s + WINDOW_S, np.inf), "share"),
         Row("faults-overload/late", counts["late"], "requests", baseline=counts["offered"]),
         Row("faults-overload/failed", counts["failed"] + counts["in_flight"], "requests", baseline=counts["offered"]),
+        _back("faults-overload", before_per_s, after_per_s),
     ]  # fmt: skip
 
 

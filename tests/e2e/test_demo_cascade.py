@@ -51,8 +51,10 @@ def test_every_answer_is_counted_in_its_window_and_held_against_its_label(told: 
 def test_single_models_are_told_beside_the_gears(told: tuple[Path, dict[str, Any]]) -> None:
     _, result = told
     others = result["others"]
-    assert {"small alone", "medium alone", "large alone"} <= set(others)
-    assert others["small alone"]["accuracy"] < others["large alone"]["accuracy"]
+    # How the machine is doing decides which of the cheaper models have a place in the plan.
+    cheaper = [others[name] for name in ("small alone", "medium alone") if name in others]
+    assert cheaper
+    assert all(facts["accuracy"] < others["large alone"]["accuracy"] for facts in cheaper)
     assert result["slo"]["accuracy"] <= result["predicted"]["accuracy"] + 0.05
 
 

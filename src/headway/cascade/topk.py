@@ -16,7 +16,7 @@ import numpy as np
 
 from headway.cascade.adapt import adapt
 from headway.cascade.costs import Cost, Costs, measure
-from headway.cascade.features import Features, Known
+from headway.cascade.features import Clock, Features, Known
 from headway.cascade.importance import block_importance
 from headway.cascade.ranking import Floats, Ints, best, needs, upper_limit
 from headway.cascade.rows import Block, Index, Rows, count, take
@@ -182,12 +182,14 @@ def fit_top_k(
     parts: tuple[Index, Index, Index] | None = None,
     score: Score = ranking_score,
     seed: int = 0,
+    clock: Clock = time.perf_counter,
 ) -> FittedTopK:
     """Fit a pipeline for queries for the `k` best of `pool` rows, with the cheapest filter that keeps the recall.
 
     `recall` is to be reached in at least the share `sure` of such pools. Everything is fitted on the first of `parts`
     of the rows, the filter is chosen on the second, and how many rows it keeps is found on the third; without `parts`
-    (row numbers) they are a random half and two quarters. `score(model, block)` ranks, `ranking_score` by default.
+    (row numbers) they are a random half and two quarters. `score(model, block)` ranks, `ranking_score` by default;
+    costs are measured by `clock`.
     A hundred draws, as Willump takes, cannot show 99 %; `draws_needed` tells how many can.
     Raises CascadeError for a goal that makes no sense, too few draws or rows, and what cannot be taken apart.
     """
@@ -200,7 +202,9 @@ def fit_top_k(
     truth = np.asarray(labels)[train]
     features, learned = taken.features.fit(take(rows, train), truth)
     full = _fitted(taken.model, taken.inputs, learned, truth, score)
-    chosen, costs = _choose(full, features, features.known(take(rows, selection)), learned, truth, goal, taken.model)
+    chosen, costs = _choose(
+        full, features, features.known(take(rows, selection)), learned, truth, goal, taken.model, clock
+    )
     if chosen is None:
         needed = np.full(draws, pool)
     else:
@@ -211,7 +215,7 @@ def fit_top_k(
 
 
 def _choose(
-    full: Ranker, features: Features, seen: Known, learned: Known, labels: Any, goal: _Goal, model: Any
+    full: Ranker, features: Features, seen: Known, learned: Known, labels: Any, goal: _Goal, model: Any, clock: Clock
 ) -> tuple[Ranker | None, Costs]:
     """Return the filter that costs least with the rows that it must keep on the selection part, and all costs."""
     full_score = full(seen)
@@ -223,15 +227,15 @@ def _choose(
     size = min(goal.pool, len(seen))
     sizes = (max(1, size // 10), size)
     models = {"full": (full.inputs, partial(full.score, full.model))}
-    costs = measure(features, models, seen.rows, sizes=sizes, rounds=3, seed=goal.seed)
+    costs = measure(features, models, seen.rows, sizes=sizes, rounds=3, seed=goal.seed, clock=clock)
     alone_s = {name: cost.of(goal.pool) for name, cost in costs.features.items()}
     chosen: tuple[Ranker | None, Costs] = (None, costs)
     least_s = _projected(costs, None, goal.pool, goal.pool).full_s
     for names in subsets(features, full.inputs, {name: found.mean for name, found in importance.items()}, alone_s):
         ranker = _fitted(model, names, learned, labels, full.score)
-        began = time.perf_counter()
+        began = clock()
         filter_score = ranker(seen)
-        model_s = Cost(0.0, (time.perf_counter() - began) / len(seen))
+        model_s = Cost(0.0, (clock() - began) / len(seen))
         kept = goal.kept(goal.needed(filter_score, full_score))
         uses = {**costs.uses, "filter": features.closure(names)}
         with_filter = Costs(costs.features, {**costs.models, "filter": model_s}, uses)

@@ -163,7 +163,7 @@ def test_when_replicas_end_a_gear_is_changed_to_over_http_and_left_again(
     plan = make_plan(supply={"max": 4}, latency="5s")
     gears = prepared(gears_file(tmp_path / "gears.json", plan), plan)
     monkeypatch.setitem(TUNERS, "headway", Hurried.headway)
-    stop, offered, last_s = threading.Event(), list[int](), time.monotonic() + 60.0
+    stop, offered, last_s = threading.Event(), list[int](), time.monotonic() + 240.0
     with running(plan) as server, Journal(tmp_path / "decisions.jsonl") as journal:
 
         def sizes() -> set[int]:

@@ -17,7 +17,7 @@ from headway.domains.pipeline.live import live_station
 from headway.errors import ProfileError, ServeError
 from headway.plan.plan import Plan
 from headway.profile import Overheads, Profile, RecordedVisits, Row, refit
-from headway.serve.calibrate import Compared, observe
+from headway.serve.calibrate import Compared, fit, fit_all, observe
 from headway.serve.observed import StageItems
 from headway.serve.run import running_in_thread
 from headway.sim.outcome import StageOutcome
@@ -246,3 +246,18 @@ def test_a_server_of_another_plan_or_with_other_clients_is_refused() -> None:
         with pytest.raises(ServeError, match="other clients"):
             observe(server.url, sleeping_plan(), trace)
         server.engine.counts.offered -= 1
+
+
+def test_spells_that_say_too_little_alone_are_fitted_together() -> None:
+    plan = sleeping_plan()
+    traces = [Trace.poisson(rate=100.0, requests=refit.MIN_SAMPLES - 1, seed=seed) for seed in (1, 2)]
+    with running_in_thread(plan) as server:
+        spells = [observe(server.url, plan, trace) for trace in traces]
+    with pytest.raises(ServeError, match="use a longer trace"):
+        fit(plan, spells[0])
+    found = fit_all(plan, spells)
+    assert found.request.samples == sum(spell.trace.requests for spell in spells)
+    assert found.fits["a"].overhead is not None
+    batches = sum(spell.items["a"].batches().batch_size.size for spell in spells)
+    assert found.fits["a"].overhead.samples <= batches
+    assert found.profile.stamp["calibration"]["requests"] == found.request.samples

@@ -1,16 +1,16 @@
 """How far calibrated predictions are from what a live server does: fitted on one trace, judged by another.
 
 The sleeping pipeline's models take exactly as long as their profile says, so that what is left is the server's and the
-simulator's. Its test is replayed in parts and judged as a whole. The document pipeline runs real models; processors
-that others use as well change their speed within seconds, so each of its tests follows at once upon the calibration
-that it rests on, and the median round counts. What the machine's host disturbs is measured again.
+simulator's. The document pipeline runs real models, and processors that others use as well change their speed within
+seconds. So both traces, the one to fit on and the one to test on, are replayed in parts by turns, and each is judged as
+a whole. A turn that the machine's host disturbs is measured again.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median_low
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from headway.bench.calm import calmest
 from headway.bench.fidelity import CV, REQUESTS, sleeping_plan
 from headway.plan.plan import Plan
 from headway.profile.refit import MIN_SAMPLES
-from headway.serve.calibrate import LETS_ALL_IN, PERCENTS, RUNS, Compared, Observation, fit, observe
+from headway.serve.calibrate import LETS_ALL_IN, PERCENTS, RUNS, Compared, Observation, fit_all, observe
 from headway.serve.replay import replay
 from headway.serve.run import running
 from headway.sim.outcome import percentile
@@ -30,13 +30,13 @@ from headway.trace import Trace
 UTILIZATIONS = (0.3, 0.5, 0.7)
 FITTED_SHARE = 0.25
 """Requests to fit on, as a share of those to test on."""
-TEST_PARTS = 5
-"""Parts of the sleeping pipeline's test: short enough that some fall between what the machine's host does."""
+TURNS = 5
+"""Turns of the sleeping pipeline: short enough that some fall between what the machine's host does."""
 QUICK_REQUESTS = 300
 TRIAL_REQUESTS = 4000
-DEMO_ROUNDS = 3
-DEMO_REQUESTS = (100, 150)
-"""Pages to fit on and to test on, in each round."""
+DEMO_TURNS = 8
+DEMO_REQUESTS = (24, 36)
+"""Pages to fit on and to test on, in each turn."""
 DEMO_PROFILE_S = 60.0
 LOOSE_PAGES = 40.0
 """The promise that is planned for, in units of the work on a mean page: loose, since it is not what is tested."""
@@ -52,19 +52,20 @@ def calibration(options: BenchOptions) -> Iterator[Row]:
 
 def sleeping(options: BenchOptions) -> Iterator[Row]:
     """Models that sleep, 20,000 requests per utilization: P50 within 3 %, P99 within 8 %."""
-    plan, requests = sleeping_plan(), QUICK_REQUESTS if options.quick else REQUESTS
-    fitted = max(QUICK_REQUESTS, round(FITTED_SHARE * requests))
-    counts = [fitted, *[requests // TEST_PARTS] * TEST_PARTS]
+    plan, tested = sleeping_plan(), (QUICK_REQUESTS if options.quick else REQUESTS) // TURNS
+    counts = max(MIN_SAMPLES, round(FITTED_SHARE * tested)), tested
     with running(plan, seed=options.seed, limits=LETS_ALL_IN) as server:
         for utilization in UTILIZATIONS:
             rate = rate_for(plan, utilization, options.seed)
-            traces = [
-                Trace.gamma(rate, CV, requests=count, seed=options.seed + number) for number, count in enumerate(counts)
+            seeds = itertools.count(options.seed)
+            turns = [
+                _turn(server.url, plan, ["page"], [Trace.gamma(rate, CV, requests=n, seed=next(seeds)) for n in counts])
+                for _ in range(TURNS)
             ]
-            tried = _Tried.of(server.url, plan, ["page"], traces, options.seed)
+            tried = _Tried.of(plan, turns, options.seed)
             name = f"calibration/sleeping/{utilization:g}"
             yield Row(f"{name}/utilization", tried.busiest(), "of the busiest stage")
-            yield from _rows(name, [tried], SLEEPING_BARS, _off)
+            yield from tried.rows(name, SLEEPING_BARS, _off)
 
 
 def demo(options: BenchOptions) -> Iterator[Row]:
@@ -73,23 +74,24 @@ def demo(options: BenchOptions) -> Iterator[Row]:
 
     cores = host_cores()
     quick = ((MIN_SAMPLES, MIN_SAMPLES), 1, 12.0)
-    counts, rounds, profile_s = quick if options.quick else (DEMO_REQUESTS, DEMO_ROUNDS, DEMO_PROFILE_S)
+    counts, number, profile_s = quick if options.quick else (DEMO_REQUESTS, DEMO_TURNS, DEMO_PROFILE_S)
     plan, pages, page_s = _demo_plan(profile_s, options.seed)
     with running(plan, seed=options.seed, limits=LETS_ALL_IN) as server:
         # The first pages find cold workers.
         replay(server.url, host_trace(1.0, float(len(pages)), len(pages), options.seed), payloads=pages)
         for utilization in UTILIZATIONS:
-            tried = []
-            for seed in range(options.seed, options.seed + 2 * rounds, 2):
+            seeds, turns = itertools.count(options.seed), list[_Turn]()
+            for _ in range(number):
                 rate = utilization * cores / page_s
-                traces = [host_trace(rate, n / rate, len(pages), seed + number) for number, n in enumerate(counts)]
-                tried.append(_Tried.of(server.url, plan, pages, traces, seed))
-                # What a page takes on this machine now, so that the next round is at the load that it is meant to be.
-                page_s *= used(plan, tried[-1].seen[0].outcome, cores) / utilization
-            share = median_low([used(plan, each.seen[0].outcome, cores) for each in tried])
+                traces = [host_trace(rate, n / rate, len(pages), next(seeds)) for n in counts]
+                turns.append(_turn(server.url, plan, pages, traces))
+                # What a page takes on this machine now, so that the next turn is at the load that it is meant to be.
+                page_s *= used(plan, turns[-1].tested.outcome, cores) / utilization
+            tried = _Tried.of(plan, turns, options.seed)
+            share = float(np.mean([used(plan, turn.tested.outcome, cores) for turn in turns]))
             name = f"calibration/demo/{utilization:g}"
             yield Row(f"{name}/utilization", share, "of the cores")
-            yield from _rows(name, tried, DEMO_BARS, _outside)
+            yield from tried.rows(name, DEMO_BARS, _outside)
 
 
 def rate_for(plan: Plan, utilization: float, seed: int) -> float:
@@ -109,32 +111,50 @@ def rate_for(plan: Plan, utilization: float, seed: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tried:
-    """One calibration and its test on other traces: predictions with the profile as it was, and as fitted.
+class _Turn:
+    """A part of the trace to fit on and, at once upon it, one of the trace to test on, and what the host took."""
 
-    `stolen_share`: the most that the machine's host took from it during any part that was kept.
+    fitted: Observation
+    tested: Observation
+    stolen_share: float
+
+
+def _turn(url: str, plan: Plan, payloads: Sequence[object], traces: Sequence[Trace]) -> _Turn:
+    (fitted, tested), share = calmest(lambda: [observe(url, plan, trace, payloads=payloads) for trace in traces])
+    return _Turn(fitted, tested, share)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """A calibration and its test on another trace: predictions with the profile as it was, and as fitted.
+
+    `stolen_share`: the most that the machine's host took from it during any turn that was kept.
     """
 
-    seen: Sequence[Observation]
+    tested: Sequence[Observation]
     before: Mapping[str, Compared]
     after: Mapping[str, Compared]
     stolen_share: float
 
     @classmethod
-    def of(cls, url: str, plan: Plan, payloads: Sequence[object], traces: Sequence[Trace], seed: int) -> _Tried:
-        def replayed(trace: Trace) -> tuple[Observation, float]:
-            return calmest(lambda: observe(url, plan, trace, payloads=payloads, seed=seed))
-
-        kept = [replayed(trace) for trace in traces]
-        (fitted, *seen), shares = zip(*kept, strict=True)
-        found = fit(plan, fitted, seed=seed)
-        before, after = (_compared(replace(plan, profile=p), seen, seed) for p in (plan.profile, found.profile))
-        return cls(seen, before, after, max(shares))
+    def of(cls, plan: Plan, turns: Sequence[_Turn], seed: int) -> _Tried:
+        found = fit_all(plan, [turn.fitted for turn in turns])
+        tested = [turn.tested for turn in turns]
+        before, after = (_compared(replace(plan, profile=p), tested, seed) for p in (plan.profile, found.profile))
+        return cls(tested, before, after, max(turn.stolen_share for turn in turns))
 
     def busiest(self) -> float:
         """Mean utilization of the busiest stage, over the parts of the test."""
-        parts = [[stage.utilization for stage in seen.outcome.stages.values()] for seen in self.seen]
+        parts = [[stage.utilization for stage in seen.outcome.stages.values()] for seen in self.tested]
         return float(np.mean(parts, axis=0).max())
+
+    def rows(self, name: str, bars: Mapping[str, str], error: Callable[[Compared], float]) -> Iterator[Row]:
+        """A row per figure, with the same error of the profile as it was beside it."""
+        yield Row(f"{name}/stolen", self.stolen_share, "of the processors' time, by the machine's host")
+        for key in ("p50_s", "p95_s", "p99_s"):
+            for when, figure, bar in (("", self.after[key], bars.get(key)), ("-uncalibrated", self.before[key], None)):
+                label = f"{name}/{key[:-2]}{when}"
+                yield Row(label, figure.measured * 1e3, "ms", figure.predicted * 1e3, error(figure), bar)
 
 
 def _compared(plan: Plan, parts: Sequence[Observation], seed: int) -> dict[str, Compared]:
@@ -161,19 +181,6 @@ def _off(figure: Compared) -> float:
 def _outside(figure: Compared) -> float:
     """How far what was measured lies outside the simulator's own interval, relative to the prediction."""
     return max(figure.low - figure.measured, figure.measured - figure.high, 0.0) / figure.predicted
-
-
-def _rows(name: str, tried: Sequence[_Tried], bars: Mapping[str, str], error: Callable[[Compared], float]) -> list[Row]:
-    """A row per figure: of the median round by its error, with the same error of the profile as it was beside it."""
-    worst = max(each.stolen_share for each in tried)
-    rows = [Row(f"{name}/stolen", worst, "of the processors' time, by the machine's host")]
-    for key in ("p50_s", "p95_s", "p99_s"):
-        middle = sorted(tried, key=lambda t: error(t.after[key]))[(len(tried) - 1) // 2]
-        for when, figure, bar in (("", middle.after[key], bars.get(key)), ("-uncalibrated", middle.before[key], None)):
-            rows.append(
-                Row(f"{name}/{key[:-2]}{when}", figure.measured * 1e3, "ms", figure.predicted * 1e3, error(figure), bar)
-            )
-    return rows
 
 
 def _demo_plan(profile_s: float, seed: int) -> tuple[Plan, list[bytes], float]:

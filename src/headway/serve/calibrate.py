@@ -22,7 +22,7 @@ from headway.profile import refit as fitting
 from headway.profile.passing import Finding, findings
 from headway.profile.refit import Estimate, StageFit
 from headway.serve.engine import Limits
-from headway.serve.observed import Floats, Ints, StageItems
+from headway.serve.observed import Batches, Floats, Ints, StageItems
 from headway.serve.replay import replay
 from headway.sim.outcome import ANSWERED, Outcome, number, percentile
 from headway.sim.simulation import simulate
@@ -207,27 +207,52 @@ def observe(
 
 def fit(plan: Plan, seen: Observation, *, profile: Profile | None = None, seed: int = 0) -> Calibration:
     """Return the profile (else the plan's) fitted to an observation, with the errors before and after."""
-    fits = {name: _fit_stage(plan, name, seen) for name in plan.spec.graph.order if name in seen.items}
-    request = _request_overhead(seen)
-    if request is None:
-        raise ServeError(f"calibrate: at least {fitting.MIN_SAMPLES} answered requests are needed; use a longer trace")
-    stamp = {
-        "headway": __version__, "plan_hash": plan.hash, "trace_hash": seen.trace.hash, "requests": seen.trace.requests,
-    }  # fmt: skip
-    load = {name: stage.utilization for name, stage in seen.outcome.stages.items()}
+    found = fit_all(plan, [seen], profile=profile)
+    fitted = found.profile
     requests = {name: items.request for name, items in seen.items.items()}
-    fitted = fitting.refitted(plan.profile if profile is None else profile, fits, request.value, load, stamp)
     return Calibration(
         plan,
         fitted,
-        fits,
-        request,
+        found.fits,
+        found.request,
         fitting.scale_factors(requests),
         seen.outcome,
         compared(plan, seen, seed=seed),
         compared(replace(plan, profile=fitted), seen, seed=seed),
         findings=findings(plan.spec.graph, requests, plan.profile.visits_for(plan.variants)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A fitted profile, by how much each stage's batches and every request took longer."""
+
+    profile: Profile
+    fits: Mapping[str, StageFit]
+    request: Estimate
+
+
+def fit_all(plan: Plan, parts: Sequence[Observation], *, profile: Profile | None = None) -> Fitted:
+    """Return the profile (else the plan's) fitted to several observations of one server, in the order of their time.
+
+    Raises ServeError when they hold too few requests together.
+    """
+    fits = {name: _fit_stage(plan, name, parts) for name in plan.spec.graph.order if name in parts[0].items}
+    request = _request_overhead(parts)
+    if request is None:
+        raise ServeError(f"calibrate: at least {fitting.MIN_SAMPLES} answered requests are needed; use a longer trace")
+    stamp = {
+        "headway": __version__,
+        "plan_hash": plan.hash,
+        "trace_hash": "+".join(part.trace.hash for part in parts),
+        "requests": sum(part.trace.requests for part in parts),
+    }
+    load = {
+        name: float(np.mean([part.outcome.stages[name].utilization for part in parts]))
+        for name in parts[0].outcome.stages
+    }
+    fitted = fitting.refitted(plan.profile if profile is None else profile, fits, request.value, load, stamp)
+    return Fitted(fitted, fits, request)
 
 
 def compared(plan: Plan, seen: Observation, *, seed: int = 0) -> Comparison:
@@ -277,12 +302,12 @@ def _table(plan: Plan, name: str, batch_size: Ints) -> Floats | None:
     return service.table(int(batch_size.max()), sampled=True)
 
 
-def _fit_stage(plan: Plan, name: str, seen: Observation) -> StageFit:
+def _fit_stage(plan: Plan, name: str, parts: Sequence[Observation]) -> StageFit:
     """A stage's fit; stages of kinds that have no replicas of a variant on a hardware are left as they are."""
     config = plan.stages[name].to_dict()
     if not {"variant", "hardware"} <= set(config):
         return StageFit(None)
-    batches = seen.items[name].batches()
+    batches = Batches.joined([part.items[name].batches() for part in parts])
     found = fitting.fit_stage(
         plan.profile, name, config["variant"], config["hardware"], batches.batch_size, batches.service_s
     )
@@ -296,19 +321,21 @@ def _fit_stage(plan: Plan, name: str, seen: Observation) -> StageFit:
     return replace(found, overhead=Estimate(found.overhead.value + more.value, half, found.overhead.samples))
 
 
-def _request_overhead(seen: Observation) -> Estimate | None:
+def _request_overhead(parts: Sequence[Observation]) -> Estimate | None:
     """What requests took beyond their time at the stages: the server numbers requests in the order of their sending."""
-    every = seen.items.values()
-    numbers, at_stages_s = fitting.time_at_stages(
-        np.concatenate([items.request for items in every]),
-        np.concatenate([items.arrival_s for items in every]),
-        np.concatenate([items.done_s for items in every]),
-    )
-    if not numbers.size:
-        return None
-    place = numbers - seen.first_request
-    answered = seen.outcome.status[place] == ANSWERED
-    return fitting.request_overhead(seen.outcome.latency_s[place[answered]], at_stages_s[answered])
+    latency_s, at_stages_s = [], []
+    for seen in parts:
+        every = seen.items.values()
+        numbers, at_s = fitting.time_at_stages(
+            np.concatenate([items.request for items in every]),
+            np.concatenate([items.arrival_s for items in every]),
+            np.concatenate([items.done_s for items in every]),
+        )
+        place = numbers - seen.first_request
+        answered = seen.outcome.status[place] == ANSWERED
+        latency_s.append(seen.outcome.latency_s[place[answered]])
+        at_stages_s.append(at_s[answered])
+    return fitting.request_overhead(np.concatenate(latency_s), np.concatenate(at_stages_s))
 
 
 def _as_json(comparison: Comparison) -> dict[str, Any]:

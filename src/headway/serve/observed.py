@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,11 @@ class Batches:
     arrival_s: Floats
     start_s: Floats
     done_s: Floats
+
+    @classmethod
+    def joined(cls, parts: Sequence[Batches]) -> Batches:
+        """Return the batches of several spells of one server, one after the other."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     @property
     def service_s(self) -> Floats:

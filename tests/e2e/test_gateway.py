@@ -295,6 +295,38 @@ def test_what_happened_is_told_to_operators(tmp_path: Path) -> None:
     assert json.loads(line)["answered"] == "answered"
 
 
+def test_a_key_sees_its_own_decisions_and_the_operator_sees_all() -> None:
+    async def scene() -> None:
+        keys = tuple(ApiKey(name, f"of-{name}") for name in ("alice", "bob"))
+        async with gateway(Scripted(), keys=keys, token="operator") as stage:
+            for secret in ("of-alice", "of-alice", "of-bob"):
+                assert (await stage.ask(extra=f"authorization: Bearer {secret}\r\n")).status == 200
+
+            async def seen(secret: str) -> list[str]:
+                page = await stage.get("/decisions", f"authorization: Bearer {secret}\r\n")
+                return [decision["key"] for decision in json.loads(page.body)]
+
+            assert await seen("of-alice") == ["alice", "alice"]
+            assert await seen("of-bob") == ["bob"]
+            assert await seen("operator") == ["alice", "alice", "bob"]
+
+    play(scene)
+
+
+def test_a_decision_log_that_cannot_be_written_any_more_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene() -> None:
+        async with gateway(Scripted(), decision_log=Path("/dev/full")) as stage:
+            for _ in range(3):
+                assert (await stage.ask()).status == 200
+                await stage.until(lambda: "cannot be written any more" in caplog.text)
+            assert len(stage.gateway.journal.last(10)) == 3
+
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no device that is always full")
+    play(scene)
+    assert caplog.text.count("cannot be written any more") == 1
+
+
 def test_an_upstream_that_is_drained_finishes_and_gets_no_more() -> None:
     async def scene() -> None:
         gate = asyncio.Event()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,8 @@ examples:
   python -m headway.gateway --upstream https://api.example.com,kind=hosted,token-env=API_TOKEN --keys keys.yaml
   python -m headway.gateway --upstream http://127.0.0.1:8001,speed=2 --policy first-token --order aged --max-wait 20s
 
+a plan of a fleet says all of this itself: headway serve plan.json
+
 an upstream is its address, then any of: kind (vllm, sglang, llama.cpp, hosted), name, in-flight, speed,
 models (separated by +), token-env (the environment variable that holds its token), budget (tokens per iteration),
 iteration (how long a full one takes)
@@ -25,6 +28,20 @@ a file of keys, YAML:
   alice: {secret-env: ALICE_KEY, requests: 5/s, tokens: 2000/s, weight: 2}
   bob:   {secret-env: BOB_KEY}
 """
+
+TIMES: Final[Mapping[str, tuple[str, str]]] = {
+    "--max-wait": ("max_wait_s", "who has waited so long goes first"),
+    "--timeout": ("timeout_s", "deadline of requests that bring none"),
+    "--connect": ("connect_s", "longest wait for a connection to an upstream"),
+    "--first-token": ("first_token_s", "longest wait for a first token"),
+    "--stall": ("stall_s", "longest pause in the middle of an answer"),
+    "--health": ("health_every_s", "how often upstreams are asked whether they are well"),
+    "--scrape": ("scrape_every_s", "how often engines are asked what they have to do"),
+    "--stale": ("stale_s", "how old a load may be that a policy goes by"),
+    "--slow-start": ("slow_start_s", "until an upstream that is back has its full share"),
+    "--grace": ("grace_s", "how long a drain may take"),
+}
+"""Options that are durations: the field of GatewayOptions, and what the help says."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,16 +63,16 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one (8000)")
     out.add_argument("--policy", default=defaults.policy, help=f"one of {', '.join([*ROUTERS, *TOKEN_ROUTERS])}")
     out.add_argument("--order", default=defaults.order, help=f"of those that wait: {', '.join(ORDERS)}")
-    out.add_argument("--max-wait", default="30s", metavar="TIME", help="who has waited so long goes first (30s)")
     out.add_argument("--queue-limit", type=int, default=defaults.queue_limit, help="requests that may wait; then 429")
-    out.add_argument("--timeout", default="600s", metavar="TIME", help="deadline of requests that bring none (600s)")
-    out.add_argument("--first-token", default="120s", metavar="TIME", help="longest wait for a first token (120s)")
     out.add_argument("--attempts", type=int, default=defaults.attempts, help="upstreams tried before the first token")
+    out.add_argument("--failures", type=int, default=defaults.failures, help="in a row until one is left alone (3)")
     out.add_argument("--keys", type=Path, metavar="FILE", help="who may use it, and how much")
     out.add_argument("--priority", action="store_true", help="tell vLLM how urgent each request is")
     out.add_argument("--decision-log", type=Path, metavar="FILE", help="append every decision, one JSON per line")
     out.add_argument("--max-body", type=int, default=32, metavar="MIB", help="largest request body (32)")
-    out.add_argument("--grace", default="30s", metavar="TIME", help="how long a drain may take (30s)")
+    for option, (field, text) in TIMES.items():
+        default = f"{getattr(defaults, field):g}s"
+        out.add_argument(option, dest=field, default=default, metavar="TIME", help=f"{text} ({default})")
     out.add_argument("--seed", type=int, default=0)
     return out
 
@@ -69,15 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     given = parser().parse_args(arguments)
     try:
-        times: dict[str, Any] = {
-            name: _seconds(option, value)
-            for name, option, value in (
-                ("max_wait_s", "--max-wait", given.max_wait),
-                ("timeout_s", "--timeout", given.timeout),
-                ("first_token_s", "--first-token", given.first_token),
-                ("grace_s", "--grace", given.grace),
-            )
-        }
+        times: dict[str, Any] = {field: _seconds(option, getattr(given, field)) for option, (field, _) in TIMES.items()}
         keys = () if given.keys is None else read_keys(given.keys)
         run(
             [upstream_of(text) for text in given.upstream],
@@ -88,6 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
             order=given.order,
             queue_limit=given.queue_limit,
             attempts=given.attempts,
+            failures=given.failures,
             priority=given.priority,
             decision_log=given.decision_log,
             http=HttpLimits(max_body_bytes=given.max_body * 2**20),

@@ -9,7 +9,7 @@ import msgspec
 
 from headway.gateway.ask import ApiError
 from headway.gateway.client import ClientConnection
-from headway.gateway.keys import Accounts
+from headway.gateway.keys import Account, Accounts
 from headway.gateway.replica import PATHS
 from headway.serve.app import App, HttpLimits
 from headway.serve.front import Front
@@ -57,7 +57,7 @@ class GatewayFront(Front):
             return _refusal(404, f"there is nothing at {where}; completions are at /v1/chat/completions")
         if message.method not in (b"GET", b"HEAD"):
             return _refusal(405, f"{message.method.decode()} is not possible here; GET is")
-        return make(self.gateway, query)
+        return make(self.gateway, query, self.gateway.accounts.of(message.named))
 
 
 def _refusal(status: int, text: str) -> Page:
@@ -69,35 +69,37 @@ def _json(value: Any, status: int = 200) -> Page:
     return status, _encode(value), JSON
 
 
-def _live(gateway: Gateway, query: bytes) -> Page:
+def _live(gateway: Gateway, query: bytes, asking: Account) -> Page:
     return _json({"live": True})
 
 
-def _ready(gateway: Gateway, query: bytes) -> Page:
+def _ready(gateway: Gateway, query: bytes, asking: Account) -> Page:
     ready = not gateway.draining and any(replica.up for replica in gateway.replicas)
     return _json({"ready": ready}, 200 if ready else 503)
 
 
-def _models(gateway: Gateway, query: bytes) -> Page:
+def _models(gateway: Gateway, query: bytes, asking: Account) -> Page:
     names = sorted(set().union(*(replica.models or () for replica in gateway.replicas if replica.up)))
     listed = [{"id": name, "object": "model", "created": 0, "owned_by": "headway"} for name in names]
     return _json({"object": "list", "data": listed})
 
 
-def _metrics(gateway: Gateway, query: bytes) -> Page:
+def _metrics(gateway: Gateway, query: bytes, asking: Account) -> Page:
     from headway.gateway.metrics import CONTENT_TYPE, exposition
 
     return 200, exposition(gateway), ((b"content-type", CONTENT_TYPE.encode()),)
 
 
-def _decisions(gateway: Gateway, query: bytes) -> Page:
+def _decisions(gateway: Gateway, query: bytes, asking: Account) -> Page:
     asked = parse_qs(query.decode("latin-1")).get("last", [str(_LAST)])[0]
     if not asked.isdigit() or len(asked) > 9:
         return _refusal(400, f"last is {asked[:40]!r}; it must be a number of decisions")
-    return _json(gateway.journal.last(int(asked)))
+    # What others ask is none of the business of one of several keys; the operator has the token.
+    own = asking.name if gateway.options.keys and asking is not gateway.accounts.operator else None
+    return _json(gateway.journal.last(int(asked), own))
 
 
-def _upstreams(gateway: Gateway, query: bytes) -> Page:
+def _upstreams(gateway: Gateway, query: bytes, asking: Account) -> Page:
     return _json([replica.to_dict(gateway.clock()) for replica in gateway.replicas])
 
 

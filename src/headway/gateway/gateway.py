@@ -13,7 +13,7 @@ from headway.gateway.declare import GatewayOptions, Upstream, checked
 from headway.gateway.heads import Head, Known
 from headway.gateway.journal import Journal
 from headway.gateway.keys import Accounts, retry_after
-from headway.gateway.relay import Relay
+from headway.gateway.relay import Asker, Relay
 from headway.gateway.replica import Replica
 from headway.gateway.reports import Report
 from headway.gateway.stats import Stats
@@ -23,7 +23,6 @@ from headway.policy.admission import expired, full
 from headway.serve.infer import Refused
 
 if TYPE_CHECKING:
-    from headway.gateway.client import ClientConnection
     from headway.serve.message import Message
 
 SWEEP_S: Final = 0.1
@@ -58,7 +57,7 @@ class Gateway:
 
     # Let in
 
-    def submit(self, client: ClientConnection, message: Message, head: Head) -> Relay | None:
+    def submit(self, client: Asker, message: Message, head: Head) -> Relay | None:
         """Take in a request; the client's connection gets its answer, maybe before this returns, and then None is."""
         now_s = self.clock()
         self.counts.offered += 1
@@ -161,7 +160,9 @@ class Gateway:
     def serve_waiting(self, now_s: float) -> None:
         """Send as many of those that wait as there is room for."""
         passed_over: set[tuple[int, ...]] = set()
-        while (relay := self.queue.next(now_s, passed_over)) is not None:
+        alive = self.chooser.servers.alive
+        # To rank all that wait takes its time: while nobody has room they are not asked for.
+        while True in alive and (relay := self.queue.next(now_s, passed_over)) is not None:
             number = self.chooser(relay, now_s)
             if number >= 0:
                 self.queue.discard(relay)
@@ -295,6 +296,8 @@ class Gateway:
 
     def sweep(self, now_s: float) -> None:
         """Look for what time alone brings about: deadlines, stalls, breakers, shares that grow."""
+        # Who waits for an upstream to come back waits no longer than for one that is there and says nothing.
+        patience_s = min(self.options.max_wait_s, self.options.first_token_s)
         for replica in self.replicas:
             replica.check(now_s)
         for relay in list(self.active.values()):
@@ -302,7 +305,7 @@ class Gateway:
                 self._fail(relay, 504, f"no answer within {relay.deadline_s - relay.arrival_s:g} s", "dropped")
             elif relay.replica is not None:
                 self._look_for_stall(relay, now_s)
-            elif now_s - relay.arrival_s > self.options.max_wait_s and not self._someone_up(relay):
+            elif now_s - relay.arrival_s > patience_s and not self._someone_up(relay):
                 self._fail(relay, 503, _NOBODY, "failed")
         self.stats.sweep(now_s)
         if self.queue.size:

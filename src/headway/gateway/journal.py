@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from headway.gateway.choose import Chooser
     from headway.gateway.relay import Relay
     from headway.gateway.replica import Replica
+
+log = logging.getLogger(__name__)
 
 _encode: Final = msgspec.json.Encoder().encode
 _FIELDS: Final = (
@@ -95,9 +99,9 @@ class Journal:
         if self._unwritten is not None:
             self._unwritten.append(entry)
 
-    def last(self, count: int) -> list[dict[str, Any]]:
-        """Return the last decisions, oldest first, as JSON values."""
-        entries = list(self._ring)
+    def last(self, count: int, key: str | None = None) -> list[dict[str, Any]]:
+        """Return the last decisions, oldest first, as JSON values; only those of a key where one is named."""
+        entries = [entry for entry in self._ring if key is None or entry[2] == key]
         return [_entry(entry) for entry in entries[max(0, len(entries) - count) :]]
 
     def flush(self) -> None:
@@ -106,15 +110,25 @@ class Journal:
             return
         lines = [_encode(_entry(entry)) + b"\n" for entry in self._unwritten]
         self._unwritten.clear()
-        self._file.write(b"".join(lines))
-        self._file.flush()
+        try:
+            self._file.write(b"".join(lines))
+            self._file.flush()
+        except OSError as error:
+            # A full disk must not keep requests from being served.
+            log.warning("the decision log cannot be written any more: %s", error.strerror)
+            self._unwritten = None
+            self._end()
 
     def close(self) -> None:
         """Write what is left, and close the file."""
         self.flush()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._end()
+
+    def _end(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):
+                file.close()
 
 
 def _entry(entry: tuple[Any, ...]) -> dict[str, Any]:

@@ -100,6 +100,8 @@ class Accounts:
         for key in named:
             self._by_digest[_digest(b"Bearer " + key.secret.encode())] = Account(key, now_s)
         self.active = bool(named)
+        self.operator = None if token is None else self._by_digest[_digest(b"Bearer " + token.encode())]
+        """Who shows the gateway's own token, beside keys."""
         self._anyone = Account(ApiKey("anyone", "-"), now_s)
         self.all = list(self._by_digest.values()) if named else [self._anyone]
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from headway.gateway.ask import BYTES_PER_TOKEN, Ask
 
 if TYPE_CHECKING:
-    from headway.gateway.client import ClientConnection
     from headway.gateway.gateway import Gateway
     from headway.gateway.heads import Head
     from headway.gateway.line import Line
     from headway.gateway.replica import Replica
+    from headway.serve.infer import Refused
     from headway.serve.message import Message
 
 BUSY: Final = frozenset({429, 502, 503, 504})
@@ -24,6 +24,36 @@ TAIL_BYTES: Final = 4096
 _TAIL_PIECES: Final = 4
 _PROMPT: Final = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,12})')
 _COMPLETION: Final = re.compile(rb'"completion_tokens"\s*:\s*(\d{1,12})')
+
+
+class Asker(Protocol):
+    """Who asked, and gets the answer: a client's connection, or a part of this process (`headway.gateway.inside`)."""
+
+    @property
+    def transport(self) -> Any:
+        """What takes the answer, by `write`."""
+        ...
+
+    @property
+    def slow(self) -> bool:
+        """Whether it does not take its answer as fast as that comes."""
+        ...
+
+    def keeps(self, message: Message) -> bool:
+        """Whether another request may follow this one."""
+        ...
+
+    def refuse(self, message: Message, refused: Refused) -> None:
+        """Take an error in the place of an answer."""
+        ...
+
+    def ended(self, message: Message, keep: bool) -> None:
+        """Take note that the answer is complete."""
+        ...
+
+    def abort(self) -> None:
+        """Take note that the answer was cut off."""
+        ...
 
 
 class Relay:
@@ -53,7 +83,7 @@ class Relay:
     def __init__(
         self,
         gateway: Gateway,
-        client: ClientConnection,
+        client: Asker,
         message: Message,
         head: Head,
         ask: Ask,

@@ -9,7 +9,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 from headway.gateway.declare import GatewayOptions, Upstream
@@ -37,37 +37,26 @@ class GatewayServer:
 
         Raises ServeError when the address cannot be bound.
         """
-        gateway = self.gateway
         listener = bind(self.options.host, self.options.port)
         host, port = listener.getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        front = GatewayFront(gateway)
-        work = [self._sweep, *(Watch(gateway, replica).run for replica in gateway.replicas)]
-        beside = [asyncio.ensure_future(_to_the_end(one)) for one in work]
-        try:
-            await front.start(listener)
-            # What is there now stays; without this every full collection looks through all imported modules again.
-            gc.collect()
-            gc.freeze()
-            announce(self.url)
-            await self._stop.wait()
-            await self._drain()
-        finally:
-            for task in beside:
-                task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
-            await front.close(1.0)
-            await gateway.close()
-            listener.close()
+        front = GatewayFront(self.gateway)
+        async with attended(self.gateway):
+            try:
+                await front.start(listener)
+                # What is there now stays; without this every full collection looks through all imported modules again.
+                gc.collect()
+                gc.freeze()
+                announce(self.url)
+                await self._stop.wait()
+                await self._drain()
+            finally:
+                await front.close(1.0)
+                listener.close()
 
     def stop(self) -> None:
         """Begin to drain; `run` returns when everything that was let in has been answered."""
         self._stop.set()
-
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_S)
-            self.gateway.sweep(self.gateway.clock())
 
     async def _drain(self) -> None:
         gateway = self.gateway
@@ -75,6 +64,26 @@ class GatewayServer:
         end_s = gateway.clock() + self.options.grace_s
         while gateway.active and gateway.clock() < end_s:
             await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def attended(gateway: Gateway) -> AsyncIterator[None]:
+    """Look after a gateway's requests and upstreams for as long as the block lasts, and close its connections then."""
+
+    async def sweep() -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            gateway.sweep(gateway.clock())
+
+    work = [sweep, *(Watch(gateway, replica).run for replica in gateway.replicas)]
+    beside = [asyncio.ensure_future(_to_the_end(one)) for one in work]
+    try:
+        yield
+    finally:
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        await gateway.close()
 
 
 async def _to_the_end(work: Callable[[], Awaitable[None]]) -> None:

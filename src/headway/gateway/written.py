@@ -30,8 +30,17 @@ _KEY: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
 }
 
 
-def upstream_of(text: str) -> Upstream:
-    """Return the upstream that `URL,WHAT=VALUE,...` describes. Raises ServeError.
+def _secret(variable: str, where: str) -> str:
+    value = os.environ.get(variable, "")
+    if not value:
+        raise ServeError(f"{where}: the environment variable {variable!r} is not set")
+    return value
+
+
+def upstream_of(text: str, *, secret: Callable[[str, str], str] = _secret, **defaults: Any) -> Upstream:
+    """Return the upstream that `URL,WHAT=VALUE,...` describes; `defaults` are for fields not given.
+
+    `secret` returns what an environment variable holds, and is told where it is named. Raises ServeError.
 
     >>> upstream_of("http://127.0.0.1:8001,kind=sglang,in-flight=8").max_in_flight
     8
@@ -41,11 +50,11 @@ def upstream_of(text: str) -> Upstream:
     for part in rest:
         what, _, value = part.partition("=")
         if what == "token-env":
-            given["token"] = _secret(value, f"upstream {url}")
+            given["token"] = secret(value, f"upstream {url}")
         else:
             field, read = _known(what, _UPSTREAM, f"upstream {url}", "token-env")
             given[field] = _read(read, value, f"upstream {url}: {what}")
-    return Upstream(url, **given)
+    return Upstream(url, **{**defaults, **given})
 
 
 def read_keys(path: Path) -> tuple[ApiKey, ...]:
@@ -89,10 +98,3 @@ def _read(read: Callable[[Any], Any], value: Any, where: str) -> Any:
         return read(value)
     except (ValueError, TypeError, AttributeError) as error:
         raise ServeError(f"{where} is {str(value)[:60]!r}: {error}") from None
-
-
-def _secret(variable: str, where: str) -> str:
-    value = os.environ.get(variable, "")
-    if not value:
-        raise ServeError(f"{where}: the environment variable {variable!r} is not set")
-    return value

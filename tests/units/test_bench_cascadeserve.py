@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from headway.bench.book import Book
+from headway.bench.book import Book, Stamp
 from headway.bench.cascades import ensembles, family, tries
 from headway.bench.cascadeserve import cells, evaluate, page
-from headway.bench.cascadeserve.cells import SYSTEMS, Cell
+from headway.bench.cascadeserve.cells import SYSTEMS
 from headway.bench.cascadeserve.evaluate import Sizes
 from headway.bench.cascadeserve.rows import Result
+from headway.bench.page import NOT_COMPUTED, filled
 from headway.cascade import ValidationTable
 from headway.domains.cascade.halves import chosen_on, judged_on
 from headway.domains.cascade.planner import GearPlanner
-from headway.errors import HeadwayError, TraceError
+from headway.errors import TraceError
 from headway.trace import Trace
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 def test_no_sample_is_used_twice() -> None:
@@ -107,20 +105,6 @@ def test_random_plans_are_plans() -> None:
 # Results
 
 
-def test_results_come_back_from_their_file(tmp_path: Path) -> None:
-    none = Cell(0.9, 0.5, 1, 4.0).result("gears")
-    known = [none, dataclasses.replace(none, system="switching", devices=12.0, rate_per_s=100.5, date="2026-01-31")]
-    book = Book(Result, tmp_path / "book.csv")
-    book.add(known)
-    again = Book(Result, tmp_path / "book.csv")
-    assert again.results == known
-    assert again.find(none) == none
-    assert again.find(dataclasses.replace(none, inputs="other")) is None
-    (tmp_path / "book.csv").write_text("something,else\n1,2\n")
-    with pytest.raises(HeadwayError, match="not results of this benchmark"):
-        Book(Result, tmp_path / "book.csv")
-
-
 def test_a_tiny_evaluation_ends_in_a_page_and_figures_and_is_not_computed_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +114,7 @@ def test_a_tiny_evaluation_ends_in_a_page_and_figures_and_is_not_computed_twice(
     monkeypatch.setattr(cells, "MIDDLE", 3)
     monkeypatch.setattr(cells, "WANTED", (2, 6))
     path, told = tmp_path / "cascadeserve.csv", list[str]()
-    stamp = ("2026-01-31", "a machine")
+    stamp = Stamp("2026-01-31", "a machine")
     evaluate.evaluate(Sizes.quick(), {}, Book(Result, path), stamp, told.append)
     assert told
     told.clear()
@@ -148,14 +132,7 @@ def test_a_tiny_evaluation_ends_in_a_page_and_figures_and_is_not_computed_twice(
     (tmp_path / "cascadeserve.md").write_text("".join(f"<!-- results: {n} --><!-- end -->\n" for n in page._WRITERS))
     page.write(tmp_path, results)
     text = (tmp_path / "cascadeserve.md").read_text()
-    assert page.NOT_COMPUTED not in text
-    assert page.filled(text, results) == text
+    assert NOT_COMPUTED not in text
+    assert filled(text, page.body(results)) == text
     for name in ("devices", "spikes", "ablation"):
         assert (tmp_path / f"cascadeserve-{name}.svg").read_text().startswith("<svg xmlns=")
-
-
-def test_the_committed_page_says_what_the_committed_results_say() -> None:
-    folder = ROOT / "docs" / "reproductions"
-    text = (folder / "cascadeserve.md").read_text(encoding="utf-8")
-    written = page.filled(text, Book(Result, folder / "cascadeserve.csv").results)
-    assert written == text, "run `python -m headway.bench.cascadeserve --docs docs/reproductions --only-page`"

@@ -12,6 +12,7 @@ from headway.bench.book import Book
 from headway.bench.fleets import llm_cells, llm_page, llm_simpy
 from headway.bench.fleets.llm_cases import engine, fleet, shaped, slices
 from headway.bench.fleets.llm_cells import Cell, Result
+from headway.bench.page import NOT_COMPUTED
 from headway.fleet.llm_run import simulate_llm
 from headway.trace import Trace
 
@@ -56,4 +57,4 @@ def test_results_are_kept_and_the_page_is_written_from_them(tmp_path: Path) -> N
     text = (tmp_path / "llm_scheduling.md").read_text(encoding="utf-8")
     assert "| `sal` |" in text
     assert "over 2 parts" in text
-    assert text.count(llm_page.NOT_COMPUTED) == 6
+    assert text.count(NOT_COMPUTED) == 6

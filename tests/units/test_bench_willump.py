@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from headway.bench import Row
-from headway.bench.book import Book
 from headway.bench.cascades.text import Measured, loss_of
-from headway.bench.willump.page import NOT_MEASURED, Result, filled
+from headway.bench.page import filled
+from headway.bench.willump.page import Result, body
 
-DOCS = Path(__file__).parent.parent.parent / "docs" / "reproductions"
 ROWS = [
     *(
         Row(f"features-cascade/tea/{name}", 2.0, "points", 1.0, 4.0)
@@ -47,7 +44,7 @@ RESULTS = [Result.of(row.name.split("/")[0], place, row) for place, row in enume
 
 
 def table(name: str) -> list[str]:
-    text = filled(f"before <!-- results: {name} -->BEFORE<!-- end --> after", RESULTS)
+    text = filled(f"before <!-- results: {name} -->BEFORE<!-- end --> after", body(RESULTS))
     assert text.startswith("before ")
     assert text.endswith(" after")
     assert "BEFORE" not in text
@@ -65,23 +62,6 @@ def test_every_table_is_written_from_rows() -> None:
     assert table("batches")[2:] == ["| joins of 1000 | polars | 2 | 10 x |"]
     assert "a loss of +0.0040, bounded on the calibration month at 0.0040" in table("auc")[0]
     assert "| `features-topk/tea/seconds` | 7.5 | >= 8 | **no** |" in table("bars")
-
-
-@pytest.mark.parametrize("name", ["cascades", "compiled", "top-k", "near", "far", "times", "use", "auc", "batches"])
-def test_what_was_not_measured_is_said(name: str) -> None:
-    assert NOT_MEASURED in filled(f"<!-- results: {name} --><!-- end -->", [])
-
-
-def test_the_page_holds_what_lies_beside_it() -> None:
-    page = (DOCS / "willump.md").read_text(encoding="utf-8")
-    assert filled(page, Book(Result, DOCS / "willump.csv").results) == page
-
-
-def test_results_survive_their_file(tmp_path: Path) -> None:
-    book = Book(Result, tmp_path / "willump.csv")
-    book.add(RESULTS)
-    assert Book(Result, tmp_path / "willump.csv").results == book.results
-    assert len(book.results) == len(RESULTS)
 
 
 def test_a_row_that_is_tested_again_counts_once_in_the_loss() -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
+from headway.bench import machine
 from headway.errors import HeadwayError
 from headway.files import write_atomic
 
 
-class Keyed(Protocol):
-    """A result: a dataclass of texts and numbers with what tells it from others, and a hash of what it depends on."""
+class Entry(Protocol):
+    """A result as a book keeps it: a dataclass of texts and numbers."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -28,8 +30,34 @@ class Keyed(Protocol):
         """A hash by which stale rows are known."""
         ...
 
+    @property
+    def date(self) -> str:
+        """The day on which it was computed, ISO-8601."""
+        ...
 
-R = TypeVar("R", bound=Keyed)
+    @property
+    def machine(self) -> str:
+        """The machine on which it was computed, as `headway.bench.machine` names it."""
+        ...
+
+
+R = TypeVar("R", bound=Entry)
+
+
+class Stamp(NamedTuple):
+    """When and where results are computed."""
+
+    date: str
+    machine: str
+
+    @classmethod
+    def here(cls) -> Stamp:
+        """Return today on this machine."""
+        return cls(datetime.now(UTC).date().isoformat(), machine())
+
+    def on(self, result: R) -> R:
+        """Return a result with this stamp."""
+        return dataclasses.replace(result, date=self.date, machine=self.machine)
 
 
 class Book(Generic[R]):
@@ -59,6 +87,16 @@ class Book(Generic[R]):
     def add(self, results: Iterable[R]) -> None:
         """Keep results; older ones of the same key are replaced."""
         self._known.update((result.key, result) for result in results)
+        self._keep()
+
+    def remove(self, unwanted: Callable[[R], bool]) -> None:
+        """Forget the results of which that is true."""
+        kept = {key: result for key, result in self._known.items() if not unwanted(result)}
+        if len(kept) < len(self._known):
+            self._known = kept
+            self._keep()
+
+    def _keep(self) -> None:
         if self.path is not None:
             write_atomic(self.path, self._text())
 

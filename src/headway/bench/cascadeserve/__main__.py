@@ -6,47 +6,35 @@ ended goes on where it stopped. Delete the file to compute everything anew, afte
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
-from headway.bench import machine
-from headway.bench.book import Book
+from headway.bench.book import Book, Stamp
 from headway.bench.cascadeserve.evaluate import Sizes, evaluate
 from headway.bench.cascadeserve.page import write
 from headway.bench.cascadeserve.rows import Result
 from headway.bench.inferline.workloads import real_traces
-from headway.errors import HeadwayError
+from headway.bench.reproduce import options, reproduce, tell
 
 
 def main() -> int:
     """Run as a command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m headway.bench.cascadeserve", description=__doc__)
-    parser.add_argument("--docs", type=Path, required=True, help="folder of cascadeserve.md and cascadeserve.csv")
+    parser = options("headway.bench.cascadeserve", "cascadeserve", __doc__)
     parser.add_argument(
         "--trace", type=Path, help="a real trace or a folder of them; without, those rows stay as they are"
     )
     parser.add_argument("--seeds", type=int, default=len(Sizes().seeds), help="how many seeds")
     parser.add_argument("--only", nargs="*", default=["cells", "ablation", "spikes", "planners"], help="experiments")
-    parser.add_argument("--only-page", action="store_true", help="write the page from the results that there are")
     given = parser.parse_args()
-    try:
-        book = Book(Result, given.docs / "cascadeserve.csv")
-        if not given.only_page:
-            if given.trace is None:
-                print("no --trace: real arrivals are left out", file=sys.stderr)
-            sizes = dataclasses.replace(Sizes(), seeds=tuple(range(1, given.seeds + 1)))
-            stamp = datetime.now(UTC).date().isoformat(), machine()
-            traces = real_traces(given.trace)
-            evaluate(sizes, traces, book, stamp, lambda text: print(text, file=sys.stderr), given.only)
-        # Read again: the page says what the file says, digit for digit.
-        write(given.docs, Book(Result, given.docs / "cascadeserve.csv").results)
-    except HeadwayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    def compute(book: Book[Result]) -> None:
+        if given.trace is None:
+            tell("no --trace: real arrivals are left out")
+        sizes = dataclasses.replace(Sizes(), seeds=tuple(range(1, given.seeds + 1)))
+        evaluate(sizes, real_traces(given.trace), book, Stamp.here(), tell, given.only)
+
+    return reproduce(given, "cascadeserve", Result, compute, write)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from time import perf_counter
 
 import numpy as np
 
-from headway.bench.book import Book
+from headway.bench.book import Book, Stamp
 from headway.bench.cascades.family import planned, whole
 from headway.bench.cascades.tries import every_plan, random_plans
 from headway.bench.cascadeserve.cells import FLOORS, LATENCIES_S, SYSTEMS, Cell, Problem, least, loaded, solve
@@ -80,15 +80,15 @@ def evaluate(
     sizes: Sizes,
     real: Mapping[str, Trace],
     book: Book[Result],
-    stamp: tuple[str, str],
+    stamp: Stamp,
     tell: Progress = lambda _: None,
     only: Iterable[str] = ("cells", "ablation", "spikes", "planners"),
 ) -> None:
-    """Put the results of all experiments into the book; what it has already is not computed. `stamp`: date, machine."""
+    """Put the results of all experiments into the book; what it has already is not computed."""
     wanted = tuple(only)
 
     def keep(results: Iterable[Result]) -> None:
-        book.add(dataclasses.replace(each, date=stamp[0], machine=stamp[1]) for each in results)
+        book.add(map(stamp.on, results))
 
     def solved(cell: Cell) -> None:
         if not _known(book, cell, "cells", SYSTEMS):

@@ -1,11 +1,7 @@
-"""The page of the reproduction: its tables and sentences with figures are written from the results, never by hand.
-
-A page holds marked places, `<!-- results: NAME -->` to `<!-- end -->`, whose text is replaced; all else is prose.
-"""
+"""The page of the reproduction: what stands at its marked places, and its figures."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -14,33 +10,15 @@ from headway.bench.cascadeserve import figures
 from headway.bench.cascadeserve.cells import BASELINES, SYSTEMS, TOLERANCE, WANTED
 from headway.bench.cascadeserve.figures import NAMES
 from headway.bench.cascadeserve.rows import Result
-from headway.bench.inferline.page import estimate
-from headway.bench.inferline.summary import Estimate
-from headway.files import write_atomic
+from headway.bench.estimate import Estimate
+from headway.bench.page import NOT_COMPUTED, draw, rewrite, table, when_and_where
 from headway.report import format as fmt
 
-_MARKED = re.compile(r"(<!-- results: ([a-z-]+) -->).*?(<!-- end -->)", re.DOTALL)
-NOT_COMPUTED = "These results have not been computed."
 PLANNERS = {"gears": "Headway", "four-passes": "Four passes, as published", "random": "At random, twice the time",
             "exhaustive": "Every plan"}  # fmt: skip
 
 Problem = tuple[str, float, float, int]
 Found = dict[Problem, dict[str, Result]]
-
-
-def filled(page: str, results: Sequence[Result]) -> str:
-    """Return a page with every marked place written anew. Raises KeyError for a name that is not known.
-
-    >>> filled("<!-- results: devices --><!-- end -->", []).count("not been computed")
-    1
-    """
-
-    def write(match: re.Match[str]) -> str:
-        experiment, writer = _WRITERS[match[2]]
-        some = [result for result in results if experiment in ("", result.experiment)]
-        return f"{match[1]}\n\n{writer(some) if some else NOT_COMPUTED}\n\n{match[3]}"
-
-    return _MARKED.sub(write, page)
 
 
 def write(folder: Path, results: Sequence[Result]) -> None:
@@ -50,30 +28,32 @@ def write(folder: Path, results: Sequence[Result]) -> None:
     spikes = [r for r in results if r.experiment == "spikes"]
     ablation = [r for r in results if (r.experiment, r.seed) == ("ablation", first)]
     if cells:
-        _draw(folder, "devices", figures.devices(cells))
+        draw(folder / "cascadeserve-devices.svg", figures.devices(cells))
     if spikes:
-        _draw(folder, "spikes", figures.spikes(spikes, spikes[0].latency_s))
+        draw(folder / "cascadeserve-spikes.svg", figures.spikes(spikes, spikes[0].latency_s))
     if ablation:
-        _draw(folder, "ablation", figures.ablation(ablation))
-    page = folder / "cascadeserve.md"
-    write_atomic(page, filled(page.read_text(encoding="utf-8"), results))
+        draw(folder / "cascadeserve-ablation.svg", figures.ablation(ablation))
+    rewrite(folder / "cascadeserve.md", body(results))
 
 
-def _draw(folder: Path, name: str, svg: str) -> None:
-    alone = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"
-    write_atomic(folder / f"cascadeserve-{name}.svg", alone)
+def body(results: Sequence[Result]) -> Callable[[str], str]:
+    """Return what says, by the name of a marked place, what stands there; it raises KeyError for an unknown name.
 
+    >>> body([])("devices")
+    'These results have not been computed.'
+    """
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
-    rule = ["---"] * texts + ["---:"] * (len(head) - texts)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
+    def at(name: str) -> str:
+        experiment, writer = _WRITERS[name]
+        some = [result for result in results if experiment in ("", result.experiment)]
+        return writer(some) if some else NOT_COMPUTED
+
+    return at
 
 
 def _provenance(results: Sequence[Result]) -> str:
-    machines, dates = sorted({r.machine for r in results}), sorted({r.date for r in results})
-    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     seeds = ", ".join(map(str, sorted({r.seed for r in results})))
-    return f"Computed {when} on {'; '.join(machines)}. Seeds: {seeds}. Intervals are 95%, over seeds; one gives none."
+    return f"Computed {when_and_where(results)}. Seeds: {seeds}. Intervals are 95%, over seeds; one gives none."
 
 
 def _problems(results: Sequence[Result]) -> Found:
@@ -114,7 +94,7 @@ def _headline(results: Sequence[Result]) -> str:
             cells = ", ".join(str(len(ratios)) for ratios in by_seed.values())
             lines.append(
                 f"- {traffic.replace('_', ' ')}: the better of one model and switching models needs "
-                f"**{estimate(medians)} times** as many devices as gears (median over cells; {min(every):.3g} to "
+                f"**{medians.text()} times** as many devices as gears (median over cells; {min(every):.3g} to "
                 f"{max(every):.3g} times over all; cells by seed: {cells})."
             )
     return "\n".join(lines)
@@ -133,7 +113,7 @@ def _devices(results: Sequence[Result]) -> str:
             rows.append([fmt.percent(floor), f"{latency_s:g} s", _short(rate and round(rate)), *listed,
                          fmt.DASH if ratio is None else f"{ratio:.2f}"])  # fmt: skip
     head = ["accuracy", "P95", "requests/s", *(NAMES[name] for name in SYSTEMS), "baseline / gears"]
-    return _markdown(head, rows, texts=2)
+    return table(head, rows, texts=2)
 
 
 def _exceptions(results: Sequence[Result]) -> str:
@@ -161,7 +141,7 @@ def _accuracy(results: Sequence[Result]) -> str:
             rows.append([NAMES[name], f"{100 * sum(short) / len(short):.2f}", f"{100 * max(short):.2f}",
                          f"{within} of {len(short)}"])  # fmt: skip
     head = ["system", "points below the floor, mean", "at most", f"cells within {100 * TOLERANCE:g} point"]
-    return _markdown(head, rows)
+    return table(head, rows)
 
 
 # The other experiments
@@ -173,10 +153,10 @@ def _ablation(results: Sequence[Result]) -> str:
         cells = []
         for name in ("static-model", "switching", "static-cascade", "gears"):
             reached = [r.accuracy for r in results if (r.given, r.system) == (given, name) and r.accuracy is not None]
-            cells.append(estimate(Estimate.of(reached), fmt.percent) if reached else fmt.DASH)
+            cells.append(Estimate.of(reached).text(fmt.percent) if reached else fmt.DASH)
         rows.append([f"{given}", *cells])
     head = ["devices", "neither", "no cascades", "no switching", "gears"]
-    return _markdown(head, rows)
+    return table(head, rows)
 
 
 def _spikes(results: Sequence[Result]) -> str:
@@ -188,7 +168,7 @@ def _spikes(results: Sequence[Result]) -> str:
         late = fmt.DASH if one.p95_s is None else f"{one.p95_s:.3g} s"
         right = fmt.DASH if one.accuracy is None else fmt.percent(one.accuracy)
         rows.append([NAMES[name], f"{one.given}", late, fmt.DASH if worst is None else f"{worst:.3g} s", right])
-    return _markdown(["system", "devices", "P95", "P95 of the worst second", "accuracy"], rows)
+    return table(["system", "devices", "P95", "P95 of the worst second", "accuracy"], rows)
 
 
 def _planners(results: Sequence[Result]) -> str:
@@ -199,10 +179,10 @@ def _planners(results: Sequence[Result]) -> str:
             reached = [r.accuracy for r in some if r.accuracy is not None]
             taken = [r.seconds for r in some if r.seconds is not None]
             if some:
-                right = estimate(Estimate.of(reached), fmt.percent) if reached else fmt.DASH
+                right = Estimate.of(reached).text(fmt.percent) if reached else fmt.DASH
                 time = f"{median(taken):.2g}" if taken else fmt.DASH
                 rows.append([f"{latency_s:g} s", title, right, f"{len(reached)} of {len(some)}", time])
-    return _markdown(["P95", "planner", "accuracy", "finds a plan", "seconds"], rows, texts=2)
+    return table(["P95", "planner", "accuracy", "finds a plan", "seconds"], rows, texts=2)
 
 
 _WRITERS: dict[str, tuple[str, Callable[[Sequence[Result]], str]]] = {

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from headway.bench import BenchOptions, Row
+from headway.bench.estimate import Estimate
 from headway.bench.fleets.llm_cases import MAX_WAIT_S, SPEED_UP, a100, fleet, real, shaped, slices
-from headway.bench.inferline.summary import Estimate
 from headway.bench.sim import best_s, mgc_each_s
 from headway.fleet.engines import Engine, LlmFleet
 from headway.fleet.llm_run import LlmOutcome, LlmWork, simulate_llm

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from headway.bench.book import Book
+from headway.bench.book import Book, Stamp
 from headway.bench.fleets.llm_cases import CHUNK, MAX_WAIT_S, MOST_RUNNING, SPEED_UP, engine, fleet, slices
 from headway.files import content_hash
 from headway.fleet.engines import Engine, LlmFleet
@@ -217,10 +217,10 @@ def _with_tenants(trace: Trace, seed: int) -> Trace:
 
 
 def compute(
-    real: Mapping[str, Path], book: Book[Result], stamp: tuple[str, str], tell: Callable[[str], None],
+    real: Mapping[str, Path], book: Book[Result], stamp: Stamp, tell: Callable[[str], None],
     *, quick: bool = False,
 ) -> None:  # fmt: skip
-    """Put all results into the book; those that it has are not computed. `stamp`: date and machine."""
+    """Put all results into the book; those that it has are not computed."""
     for parts_at, cells in workloads(real, quick):
         parts: dict[float, Parts] = {}
         for cell in cells:
@@ -232,10 +232,7 @@ def compute(
             missing = [each for each in wanted if book.find(each) is None]
             if missing:
                 tell(f"{cell.experiment}: {cell.workload} x {cell.load:g}, {cell.setting or 'as it is'}, {cell.policy}")
-            book.add(
-                dataclasses.replace(measured(each, cell.fleet, made[each.seed - 1]), date=stamp[0], machine=stamp[1])
-                for each in missing
-            )
+            book.add(stamp.on(measured(each, cell.fleet, made[each.seed - 1])) for each in missing)
 
 
 def measured(wanted: Result, made: LlmFleet, work: LlmWork) -> Result:

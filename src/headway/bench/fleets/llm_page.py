@@ -1,4 +1,4 @@
-"""The page on LLM scheduling: its tables are written from the results, never by hand."""
+"""The page on LLM scheduling: what stands at its marked places."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from headway.bench.estimate import Estimate
 from headway.bench.fleets.llm_cells import Result
-from headway.bench.fleets.page import filled, table
-from headway.bench.inferline.page import estimate
-from headway.bench.inferline.summary import Estimate
-from headway.files import write_atomic
+from headway.bench.page import NOT_COMPUTED, rewrite, table, when_and_where
 from headway.report import format as fmt
 
-NOT_COMPUTED = "These results have not been computed."
 Number = Callable[[float], str]
 
 
@@ -60,7 +57,7 @@ class Rows:
         mine, theirs = self.values(*at, field=field), self.values(*baseline, field=field)
         if not mine or len(mine) != len(theirs):
             return fmt.DASH
-        return estimate(Estimate.of_ratios([one / two for one, two in zip(mine, theirs, strict=True)]))
+        return Estimate.of_ratios([one / two for one, two in zip(mine, theirs, strict=True)]).text()
 
     def worst(self, *at: str | float, field: str) -> str:
         """Return the greatest of a figure over all parts."""
@@ -75,7 +72,15 @@ class Rows:
 
 def write(folder: Path, results: Sequence[Result]) -> None:
     """Fill `llm_scheduling.md` in a folder. Raises HeadwayError when it cannot be written."""
-    page = folder / "llm_scheduling.md"
+    rewrite(folder / "llm_scheduling.md", body(results))
+
+
+def body(results: Sequence[Result]) -> Callable[[str], str]:
+    """Return what says, by the name of a marked place, what stands there; it raises KeyError for an unknown name.
+
+    >>> body([])("orders")
+    'These results have not been computed.'
+    """
     rows = Rows(results)
     writers: dict[str, Callable[[], str]] = {
         "provenance": lambda: _provenance(results),
@@ -88,18 +93,15 @@ def write(folder: Path, results: Sequence[Result]) -> None:
         "prefix": lambda: _prefix(rows),
         "tenants": lambda: _tenants(rows),
     }
-    write_atomic(page, filled(page.read_text(encoding="utf-8"), writers))
+    return lambda name: writers[name]()
 
 
 def _provenance(results: Sequence[Result]) -> str:
     if not results:
         return NOT_COMPUTED
-    dates = sorted({result.date for result in results})
-    machines = sorted({result.machine for result in results})
-    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     parts = max(result.seed for result in results)
     return (
-        f"Computed {when} on {'; '.join(machines)}. Figures are means over {parts} parts of a trace, or "
+        f"Computed {when_and_where(results)}. Figures are means over {parts} parts of a trace, or "
         "seeds; intervals are 95%, of ratios formed part by part."
     )
 
@@ -123,7 +125,7 @@ def _headline(rows: Rows) -> Iterator[str]:
                 pairs = list(zip(means(ours, setting), means(theirs, where), strict=True))
                 lower = Estimate.of([1.0 - one / two for one, two in pairs])
                 yield (
-                    f"- `{ours}`, reports {setting}: mean time to first token **{estimate(lower, fmt.percent)}** below "
+                    f"- `{ours}`, reports {setting}: mean time to first token **{lower.text(fmt.percent)}** below "
                     f"that of `{theirs}`."
                 )
 
@@ -154,8 +156,6 @@ def _order(rows: Rows, workload: str, name: str, load: float) -> float:
 
 def _orders(rows: Rows) -> str:
     cells = rows.policies("orders", "conversation")
-    if not cells:
-        return NOT_COMPUTED
     bounds = sorted({cell[1] for cell in cells} - {"none"})
     body = []
     for load in sorted({cell[2] for cell in cells}):
@@ -191,7 +191,7 @@ def _memory(rows: Rows) -> str:
         "TPOT P99",
         "E2E mean",
     ]
-    return table(head, body, texts=2) if body else NOT_COMPUTED
+    return table(head, body, texts=2)
 
 
 def _batching(rows: Rows) -> str:
@@ -203,7 +203,7 @@ def _batching(rows: Rows) -> str:
         for name, setting, load in rows.policies("batching", "conversation")
     ]  # fmt: skip
     head = ["iterations", "tokens", "TTFT mean", "TTFT P99", "TPOT mean", "TPOT P99", "within the SLO"]
-    return table(head, body, texts=2) if body else NOT_COMPUTED
+    return table(head, body, texts=2)
 
 
 def _prefix(rows: Rows) -> str:
@@ -214,7 +214,7 @@ def _prefix(rows: Rows) -> str:
         for name, setting, load in rows.policies("prefix", "mooncake")
     ]  # fmt: skip
     head = ["balancer", "prefixes", "prompt tokens found", "TTFT mean", "P99", "longest wait"]
-    return table(head, body, texts=2) if body else NOT_COMPUTED
+    return table(head, body, texts=2)
 
 
 def _tenants(rows: Rows) -> str:
@@ -223,4 +223,4 @@ def _tenants(rows: Rows) -> str:
                         for field in ("fairness", "ttft_mean", "ttft_p99"))]
         for name, setting, load in rows.policies("tenants", "conversation")
     ]  # fmt: skip
-    return table(["order", "Jain's index", "TTFT mean", "P99"], body) if body else NOT_COMPUTED
+    return table(["order", "Jain's index", "TTFT mean", "P99"], body)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from headway.bench.fleets.page import filled, table
+from headway.bench.estimate import Estimate
 from headway.bench.fleets.rack_cases import EQUAL, SYSTEMS, UNEQUAL, WORKS
 from headway.bench.fleets.racksched import FIGURES, LOADS, SERIES, SERIES_SYSTEMS, SERVERS, Result, name_of
-from headway.bench.inferline.page import estimate
-from headway.bench.inferline.summary import Estimate
-from headway.files import write_atomic
+from headway.bench.page import NOT_COMPUTED, draw, rewrite, table, when_and_where
+from headway.report import format as fmt
 from headway.report.markup import Markup, tag
 from headway.report.svg import Frame, dot, drawing, line, polyline, text
 
-NOT_COMPUTED = "These results have not been computed."
 SHOWN = (0.5, 0.8, 0.9, 0.95)
 """The loads of tables; the figure has all."""
 COLORS = {"random": "cg", "weighted-random": "cg2", "racksched": "il", "racksched-speed": "il2", "headway": "own",
@@ -47,35 +44,39 @@ class Found:
 
 def write(folder: Path, results: Sequence[Result]) -> None:
     """Fill `racksched.md` in a folder and draw its figure beside it. Raises HeadwayError when that fails."""
+    if results:
+        draw(folder / "racksched-latency.svg", latencies(Found(results)))
+    rewrite(folder / "racksched.md", body(results))
+
+
+def body(results: Sequence[Result]) -> Callable[[str], str]:
+    """Return what says, by the name of a marked place, what stands there; it raises KeyError for an unknown name.
+
+    >>> body([])("scale")
+    'These results have not been computed.'
+    """
     found = Found(results)
-    page = folder / "racksched.md"
-    if found.results:
-        svg = latencies(found).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"
-        write_atomic(folder / "racksched-latency.svg", svg)
-    write_atomic(page, written(page.read_text(encoding="utf-8"), found))
-
-
-def written(page: str, found: Found) -> str:
-    """Return the page with its marked places written anew."""
     writers: dict[str, Callable[[], str]] = {
-        name: partial(write, found)
-        for name, write in {"provenance": provenance, "headline": headline, "scale": scale, "series": series}.items()
+        name: partial(writer, found)
+        for name, writer in {"provenance": provenance, "headline": headline, "scale": scale, "series": series}.items()
     }
     for number in FIGURES:
         writers[f"tails-{number}"] = partial(tails, found, number)
         writers[f"carried-{number}"] = partial(carried, found, number)
-    empty: dict[str, Callable[[], str]] = dict.fromkeys(writers, lambda: NOT_COMPUTED)
-    return filled(page, writers if found.results else empty)
+
+    def at(name: str) -> str:
+        writer = writers[name]
+        return writer() if results else NOT_COMPUTED
+
+    return at
 
 
 def provenance(found: Found) -> str:
     """Return when and where it was computed."""
-    dates, machines = sorted({r.date for r in found.results}), sorted({r.machine for r in found.results})
-    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     counts = sorted({r.requests for r in found.results if r.experiment in ("load", "carried")})
     each = " or ".join(f"{count:,}" for count in counts)
     return (
-        f"Computed {when} on {'; '.join(machines)}. Intervals are 95%, over {len(found.seeds)} seeds of {each} "
+        f"Computed {when_and_where(found.results)}. Intervals are 95%, over {len(found.seeds)} seeds of {each} "
         "requests for each load."
     )
 
@@ -93,7 +94,7 @@ def headline(found: Found) -> str:
                     theirs = found.values("carried", "carried", *where, baseline, 0.0)
                     if ours and theirs:
                         ratio = Estimate.of_ratios([a / b for a, b in zip(ours, theirs, strict=True)])
-                        parts.append(f"{estimate(ratio)} ({WORKS[workload].title})")
+                        parts.append(f"{ratio.text()} ({WORKS[workload].title})")
                 if parts:
                     lines.append(
                         f"- On {what}, {SYSTEMS[system].title} carries this many times the load of "
@@ -166,19 +167,15 @@ def series(found: Found) -> str:
 
 
 def _us(one: Estimate | None) -> str:
-    if one is None:
-        return "–"
-    return estimate(replace(one, low=max(0.0, one.low)), lambda value: f"{value:,.0f}")
+    return fmt.DASH if one is None else one.within(0.0).text(lambda value: f"{value:,.0f}")
 
 
 def _share(one: Estimate | None) -> str:
-    if one is None:
-        return "–"
-    return estimate(replace(one, low=max(0.0, one.low), high=min(1.0, one.high)))
+    return fmt.DASH if one is None else one.within(0.0, 1.0).text()
 
 
 def _plain(one: Estimate | None) -> str:
-    return "–" if one is None else estimate(one)
+    return fmt.DASH if one is None else one.text()
 
 
 _STYLE = """

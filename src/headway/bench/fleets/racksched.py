@@ -6,23 +6,18 @@ goes on where it stopped. Delete the file to compute everything anew, after a ch
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from headway.bench import machine
-from headway.bench.book import Book
+from headway.bench.book import Book, Stamp
 from headway.bench.fleets.rack_cases import EQUAL, SYSTEMS, TYPED, UNEQUAL, US, WARM_UP, WORKS, Work, carried, outcome
-from headway.errors import HeadwayError
+from headway.bench.reproduce import options, reproduce, tell
 from headway.files import content_hash
 from headway.fleet import metrics
 from headway.fleet.rack_run import Change, RackOutcome, RackSetup
@@ -161,10 +156,8 @@ def happened(series: Series, setup: RackSetup, work: Work, wanted: Result) -> It
         )  # fmt: skip
 
 
-def compute(
-    book: Book[Result], seeds: Sequence[int], count: int, stamp: tuple[str, str], tell: Callable[[str], None]
-) -> None:
-    """Put all results into the book; those that it has are not computed. `stamp`: date and machine."""
+def compute(book: Book[Result], seeds: Sequence[int], count: int, stamp: Stamp, tell: Callable[[str], None]) -> None:
+    """Put all results into the book; those that it has are not computed."""
     cells = {(name, rack, system) for figure in FIGURES.values() for name in figure.works for rack in figure.racks
              for system in figure.systems}  # fmt: skip
     for name, rack, system in sorted(cells):
@@ -180,7 +173,7 @@ def compute(
             tell(f"{name}, {name_of(rack)}, {system}")
         found = in_threads(partial(loaded, setup, work, count), missing)
         found += in_threads(partial(most, setup, work, count), unknown)
-        book.add(dataclasses.replace(each, date=stamp[0], machine=stamp[1]) for each in found)
+        book.add(map(stamp.on, found))
     for name, series in SERIES.items():
         for system in SERIES_SYSTEMS:
             work = WORKS["exp"]
@@ -190,32 +183,21 @@ def compute(
             wanted_row = _result(name, "exp", name_of(EQUAL), system, series.window_s, seeds[0], many, inputs)
             if book.find(wanted_row) is None:
                 tell(f"{name}, {system}")
-                rows = happened(series, setup, work, wanted_row)
-                book.add(replace(each, date=stamp[0], machine=stamp[1]) for each in rows)
+                book.add(map(stamp.on, happened(series, setup, work, wanted_row)))
 
 
 def main() -> int:
     """Run as a command; returns the exit code."""
     from headway.bench.fleets.rack_page import write
 
-    parser = argparse.ArgumentParser(prog="python -m headway.bench.fleets.racksched", description=__doc__)
-    parser.add_argument("--docs", type=Path, required=True, help="folder of racksched.md and racksched.csv")
+    parser = options("headway.bench.fleets.racksched", "racksched", __doc__)
     parser.add_argument("--seeds", type=int, default=SEEDS, help="how many seeds")
     parser.add_argument("--requests", type=int, default=REQUESTS, help="requests of a simulation")
-    parser.add_argument("--only-page", action="store_true", help="write the page from the results that there are")
     given = parser.parse_args()
-    try:
-        book = Book(Result, given.docs / "racksched.csv")
-        if not given.only_page:
-            stamp = datetime.now(UTC).date().isoformat(), machine()
-            seeds = range(1, given.seeds + 1)
-            compute(book, seeds, given.requests, stamp, lambda text: print(text, file=sys.stderr))
-        # Read again: the page says what the file says, digit for digit.
-        write(given.docs, Book(Result, given.docs / "racksched.csv").results)
-    except HeadwayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    seeds = range(1, given.seeds + 1)
+    return reproduce(
+        given, "racksched", Result, lambda book: compute(book, seeds, given.requests, Stamp.here(), tell), write
+    )
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from datetime import UTC, datetime
 
-from headway.bench import BenchOptions, Row, machine
+from headway.bench import BenchOptions, Row
+from headway.bench.book import Book, Stamp
 from headway.bench.inferline import grid, tuning
 from headway.bench.inferline.grid import Progress, Sizes
-from headway.bench.inferline.rows import Book, Result
+from headway.bench.inferline.rows import Result
 from headway.bench.inferline.summary import Cell, Table, tables
 from headway.bench.inferline.workloads import real_traces
 from headway.trace import Trace
@@ -23,13 +23,12 @@ BASELINES = {
 
 
 def evaluate(
-    sizes: Sizes, real: dict[str, Trace], book: Book, date: str, tell: Progress = lambda _: None
+    sizes: Sizes, real: dict[str, Trace], book: Book[Result], stamp: Stamp, tell: Progress = lambda _: None
 ) -> list[Result]:
     """Return the results of all experiments; those in the book are not computed again.
 
     The seeds that every experiment needs come first, so that what is stopped early can be shown.
     """
-    stamp = (date, machine())
     first = dataclasses.replace(sizes, seeds=tuple(seed for seed in sizes.seeds if seed in sizes.few_seeds))
     grid.compute(first, real, book, stamp, tell)
     tuned = tuning.compute(sizes, book, stamp, tell)
@@ -47,8 +46,7 @@ def inferline(options: BenchOptions) -> list[Row]:
         seeds=tuple(options.seed - 1 + seed for seed in sizes.seeds),
         few_seeds=tuple(options.seed - 1 + seed for seed in sizes.few_seeds),
     )
-    today = datetime.now(UTC).date().isoformat()
-    return rows(tables(evaluate(sizes, real_traces(options.trace_path), Book(), today)))
+    return rows(tables(evaluate(sizes, real_traces(options.trace_path), Book(Result), Stamp.here())))
 
 
 def rows(known: dict[str, Table]) -> list[Row]:

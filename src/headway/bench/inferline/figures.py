@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from headway.bench.estimate import Estimate
 from headway.bench.inferline.grid import SYSTEMS
 from headway.bench.inferline.pipelines import PIPELINES
-from headway.bench.inferline.summary import Estimate, Table
+from headway.bench.inferline.summary import Table
 from headway.bench.inferline.tuning import SCHEMES
 from headway.report import format as fmt
 from headway.report.markup import Markup, tag

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from headway.bench.book import Book, Stamp
 from headway.bench.inferline.pipelines import GPU_USD_PER_HOUR, PIPELINES, Pipeline
-from headway.bench.inferline.rows import Book, Result
+from headway.bench.inferline.rows import Result
 from headway.bench.inferline.workloads import MOST_PER_S, PLANNED_SHARE, Load, gamma, rescaled, split
 from headway.files import content_hash
 from headway.plan import Infeasible, Plan
@@ -125,9 +126,9 @@ def inputs_hash(pipeline: Pipeline, loads: Sequence[Load], *more: object) -> str
 
 
 def compute(
-    sizes: Sizes, real: dict[str, Trace], book: Book, stamp: tuple[str, str], tell: Progress = lambda _: None
+    sizes: Sizes, real: dict[str, Trace], book: Book[Result], stamp: Stamp, tell: Progress = lambda _: None
 ) -> list[Result]:
-    """Return the results of all cells, computing those that the book does not have. `stamp`: date and machine."""
+    """Return the results of all cells, computing those that the book does not have."""
     out: list[Result] = []
     for cell in cells(sizes, real):
         loads = cell.loads()
@@ -142,7 +143,7 @@ def compute(
             if found is None:
                 tell(f"{cell.experiment}: {system} plans {cell.pipeline.name}, {cell.workload} {cell.rate_per_s:g}/s "
                      f"CV {cell.cv:g}, seed {cell.seed}")  # fmt: skip
-                found = dataclasses.replace(_judged(wanted, cell, loads, budget), date=stamp[0], machine=stamp[1])
+                found = stamp.on(_judged(wanted, cell, loads, budget))
                 book.add([found])
             out.append(found)
     return out

@@ -1,45 +1,20 @@
-"""The page of the reproduction: its tables and sentences with figures are written from the results, never by hand.
-
-A page holds marked places, `<!-- results: NAME -->` to `<!-- end -->`, whose text is replaced; all else is prose.
-"""
+"""The page of the reproduction: what stands at its marked places, and its figures."""
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from headway.bench.estimate import Estimate
 from headway.bench.inferline import figures
 from headway.bench.inferline.figures import NAMES, SCHEME_NAMES, TITLES
 from headway.bench.inferline.rows import Result
-from headway.bench.inferline.summary import Cell, Estimate, Table, tables
+from headway.bench.inferline.summary import Cell, Table, tables
 from headway.bench.inferline.tuning import SCHEMES
-from headway.files import write_atomic
+from headway.bench.page import NOT_COMPUTED, draw, rewrite, table, when_and_where
 from headway.report import format as fmt
 
-_MARKED = re.compile(r"(<!-- results: ([a-z-]+) -->).*?(<!-- end -->)", re.DOTALL)
-NOT_COMPUTED = "These results have not been computed."
-
 Tables = dict[str, Table]
-
-
-def filled(page: str, results: Sequence[Result]) -> str:
-    """Return a page with every marked place written anew. Raises KeyError for a name that is not known.
-
-    >>> filled("<!-- results: slo --><!-- end -->", []).count("not been computed")
-    1
-    """
-    known = tables(results)
-
-    def write(match: re.Match[str]) -> str:
-        experiment, writer = _WRITERS[match[2]]
-        body = writer(known) if experiment in known else NOT_COMPUTED
-        if match[2] == "provenance" and results:
-            body = _provenance(results)
-        return f"{match[1]}\n\n{body}\n\n{match[3]}"
-
-    return _MARKED.sub(write, page)
 
 
 def write(folder: Path, results: Sequence[Result]) -> None:
@@ -49,45 +24,35 @@ def write(folder: Path, results: Sequence[Result]) -> None:
              "tuning": (("tuning", figures.attribution),)}  # fmt: skip
     for experiment, charts in drawn.items():
         for name, chart in charts if experiment in known else ():
-            write_atomic(folder / f"inferline-{name}.svg", _standalone(chart(known[experiment])))
-    page = folder / "inferline.md"
-    write_atomic(page, filled(page.read_text(encoding="utf-8"), results))
+            draw(folder / f"inferline-{name}.svg", chart(known[experiment]))
+    rewrite(folder / "inferline.md", body(results))
 
 
-def _standalone(svg: str) -> str:
-    return svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"
+def body(results: Sequence[Result]) -> Callable[[str], str]:
+    """Return what says, by the name of a marked place, what stands there; it raises KeyError for an unknown name.
 
-
-def estimate(one: Estimate, text: Callable[[float], str] = lambda value: f"{value:.3g}") -> str:
-    """Return an estimate with its interval, as it stands in a table.
-
-    >>> estimate(Estimate(2.0, 1.5, 2.5, 5))
-    '2 (1.5 to 2.5)'
+    >>> body([])("slo")
+    'These results have not been computed.'
     """
-    if not math.isfinite(one.mean):
-        return "∞" if one.mean > 0 else fmt.DASH
-    if math.isnan(one.low):
-        return text(one.mean)
-    return f"{text(one.mean)} ({text(one.low)} to {text(one.high)})"
+    known = tables(results)
+
+    def at(name: str) -> str:
+        if name == "provenance":
+            return _provenance(results, known) if results else NOT_COMPUTED
+        experiment, writer = _WRITERS[name]
+        return writer(known) if experiment in known else NOT_COMPUTED
+
+    return at
 
 
 def _share(one: Estimate) -> str:
-    low, high = (one.low, one.high) if math.isnan(one.low) else (max(0.0, one.low), min(1.0, one.high))
-    return estimate(Estimate(one.mean, low, high, one.seeds), fmt.percent)
+    return one.within(0.0, 1.0).text(fmt.percent)
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
-    rule = ["---"] * texts + ["---:"] * (len(head) - texts)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
-
-
-def _provenance(results: Sequence[Result]) -> str:
-    machines = sorted({result.machine for result in results})
-    dates = sorted({result.date for result in results})
-    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    seeds = "; ".join(f"{name}: {', '.join(map(str, table.seeds))}" for name, table in sorted(tables(results).items()))
-    lone = "; a single seed gives none" if any(len(table.seeds) == 1 for table in tables(results).values()) else ""
-    said = f"Computed {when} on {'; '.join(machines)}. Seeds by experiment: {seeds}."
+def _provenance(results: Sequence[Result], known: Tables) -> str:
+    seeds = "; ".join(f"{name}: {', '.join(map(str, some.seeds))}" for name, some in sorted(known.items()))
+    lone = "; a single seed gives none" if any(len(some.seeds) == 1 for some in known.values()) else ""
+    said = f"Computed {when_and_where(results)}. Seeds by experiment: {seeds}."
     return f"{said} Intervals are 95%, over these seeds{lone}."
 
 
@@ -102,16 +67,16 @@ def _planners(known: Tables) -> str:
         for system in _ordered(grid):
             kept = sum(grid.misses(cell, system).mean <= figures.ALLOWED for cell in cells)
             rows.append(
-                [part, NAMES[system], estimate(grid.cost_ratio(system, "inferline", cells)),
+                [part, NAMES[system], grid.cost_ratio(system, "inferline", cells).text(),
                  _share(grid.miss_rate(system, cells)), _share(grid.miss_rate(system, cells, "mean_miss_rate")),
                  f"{kept} of {len(cells)}"]
             )  # fmt: skip
     head = ["CV", "planner", "cost, InferLine = 1", "misses", "misses, service times constant", "cells that keep 1%"]
-    return _markdown(head, rows, texts=2)
+    return table(head, rows, texts=2)
 
 
-def _ordered(table: Table) -> list[str]:
-    return [name for name in NAMES if name in table.systems]
+def _ordered(some: Table) -> list[str]:
+    return [name for name in NAMES if name in some.systems]
 
 
 def _ratios(known: Tables) -> str:
@@ -127,17 +92,17 @@ def _ratios(known: Tables) -> str:
         rows += _ratio_rows(known["tuning"], "shapes, tuned", baselines, SCHEME_NAMES, known["tuning"].cells)
     head = ["traffic", "baseline", "its cost / InferLine's", "its cost / Headway's",
             "its misses / InferLine's", "its misses / Headway's"]  # fmt: skip
-    return _markdown(head, rows, texts=2)
+    return table(head, rows, texts=2)
 
 
 def _ratio_rows(
-    table: Table, traffic: str, baselines: Sequence[str], names: dict[str, str], cells: Sequence[Cell]
+    some: Table, traffic: str, baselines: Sequence[str], names: dict[str, str], cells: Sequence[Cell]
 ) -> list[list[str]]:
     return [
         [traffic, names[baseline],
-         *(estimate(table.cost_ratio(baseline, system, cells)) for system in ("inferline", "headway")),
-         *(estimate(table.miss_ratio(baseline, system, cells)) for system in ("inferline", "headway"))]
-        for baseline in baselines if baseline in table.systems
+         *(some.cost_ratio(baseline, system, cells).text() for system in ("inferline", "headway")),
+         *(some.miss_ratio(baseline, system, cells).text() for system in ("inferline", "headway"))]
+        for baseline in baselines if baseline in some.systems
     ]  # fmt: skip
 
 
@@ -146,7 +111,7 @@ def _headline(known: Tables) -> str:
     for system in ("inferline", "headway"):
         cell, most = grid.dearest("cg-peak", system)
         lines.append(
-            f"- Cost, planners alone: CG-Peak costs up to **{estimate(most)} times** as much as {NAMES[system]} "
+            f"- Cost, planners alone: CG-Peak costs up to **{most.text()} times** as much as {NAMES[system]} "
             f"({TITLES[cell[1]]}, {cell[2]:g}/s, CV {cell[3]:g}); the paper says up to 7.6 times for InferLine."
         )
     tuning = known.get("tuning")
@@ -155,8 +120,8 @@ def _headline(known: Tables) -> str:
             cell = max(tuning.cells, key=lambda c: tuning.miss_ratio("cg-mean+autoscale", system, [c]).mean)
             ratio, cost = (f("cg-mean+autoscale", system, [cell]) for f in (tuning.miss_ratio, tuning.cost_ratio))
             lines.append(
-                f"- Misses, tuned: CG-Mean + AutoScale misses up to **{estimate(ratio)} times** as often as "
-                f"{SCHEME_NAMES[system]} ({cell[0]}), at {estimate(cost)} times its cost; the paper says 34.5 times at "
+                f"- Misses, tuned: CG-Mean + AutoScale misses up to **{ratio.text()} times** as often as "
+                f"{SCHEME_NAMES[system]} ({cell[0]}), at {cost.text()} times its cost; the paper says 34.5 times at "
                 "1.6 times the cost, on a shape that is not public."
             )
     return "\n".join(lines)
@@ -168,7 +133,7 @@ def _cells(known: Tables) -> str:
     for cell in sorted(grid.cells, key=lambda c: (c[3], list(TITLES).index(c[1]), c[2])):
         figures_of = [f"{grid.cost(cell, s).mean:.2f} ({fmt.percent(grid.misses(cell, s).mean)})" for s in systems]
         rows.append([TITLES[cell[1]], f"{cell[3]:g}", f"{cell[2]:g}", *figures_of])
-    return _markdown(["pipeline", "CV", "rate/s", *(NAMES[s] for s in systems)], rows)
+    return table(["pipeline", "CV", "rate/s", *(NAMES[s] for s in systems)], rows)
 
 
 def _gaps(known: Tables) -> str:
@@ -179,27 +144,27 @@ def _gaps(known: Tables) -> str:
         text = f"{NAMES[system]} is proven optimal in {proven} of {len(gaps)} cells"
         parts.append(f"{text}; the mean gap to its bound is {fmt.percent(sum(gaps) / len(gaps))}")
     saved = grid.cost_ratio("inferline", "headway-trace")
-    return f"{'. '.join(parts)}. On the given trace InferLine's plans cost {estimate(saved)} times Headway's."
+    return f"{'. '.join(parts)}. On the given trace InferLine's plans cost {saved.text()} times Headway's."
 
 
 # What the result depends on
 
 
 def _varied(name: str, column: int, head: str, text: Callable[[float], str]) -> Callable[[Tables], str]:
-    def table(known: Tables) -> str:
+    def varied(known: Tables) -> str:
         some, rows = known[name], []
         for cell in sorted(some.cells, key=lambda c: (c[1], c[3], c[column])):
-            costs = [estimate(some.cost(cell, s), lambda v: f"{v:.2f}") for s in ("headway", "inferline")]
-            ratios = [estimate(some.cost_ratio(b, s, [cell])) for b in ("cg-peak",) for s in ("inferline", "headway")]
+            costs = [some.cost(cell, s).text(lambda v: f"{v:.2f}") for s in ("headway", "inferline")]
+            ratios = [some.cost_ratio("cg-peak", s, [cell]).text() for s in ("inferline", "headway")]
             missed = [fmt.percent(some.misses(cell, s).mean) for s in ("headway", "inferline", "cg-mean", "cg-peak")]
             rows.append([TITLES[cell[1]], f"{cell[3]:g}", text(cell[column]), *costs, *ratios, " / ".join(missed)])
         columns = ["pipeline", "CV", head, "Headway $/h", "InferLine $/h", "CG-Peak / InferLine", "CG-Peak / Headway",
                    "misses: Headway / InferLine / CG-Mean / CG-Peak"]  # fmt: skip
         none = [f"{text(cell[column])}, CV {cell[3]:g}" for cell in some.without_plan]
         said = f"\n\nLeft out, because some planner finds no plan: {'; '.join(none)}." if none else ""
-        return _markdown(columns, rows) + said
+        return table(columns, rows) + said
 
-    return table
+    return varied
 
 
 def _real(known: Tables) -> str:
@@ -207,28 +172,27 @@ def _real(known: Tables) -> str:
     for cell in sorted(real.cells, key=lambda c: (c[0], list(TITLES).index(c[1]))):
         figures_of = [f"{real.cost(cell, s).mean:.2f} ({_share(real.misses(cell, s))})" for s in _ordered(real)]
         rows.append([str(cell[0]).replace("_", " "), TITLES[cell[1]], *figures_of])
-    return _markdown(["arrivals", "pipeline", *(NAMES[s] for s in _ordered(real))], rows, texts=2)
+    return table(["arrivals", "pipeline", *(NAMES[s] for s in _ordered(real))], rows, texts=2)
 
 
 # Planner times tuner
 
 
 def _tuning(known: Tables) -> str:
-    table, rows = known["tuning"], []
-    for cell in sorted(table.cells, key=lambda c: str(c[0])):
+    tuning, rows = known["tuning"], []
+    for cell in sorted(tuning.cells, key=lambda c: str(c[0])):
         rows += [
-            [str(cell[0]), SCHEME_NAMES[name], estimate(table.cost(cell, name), lambda v: f"{v:.2f}"),
-             _share(table.misses(cell, name)), estimate(table.cost_ratio("cg-mean+autoscale", name, [cell])),
-             estimate(table.miss_ratio("cg-mean+autoscale", name, [cell]))]
+            [str(cell[0]), SCHEME_NAMES[name], tuning.cost(cell, name).text(lambda v: f"{v:.2f}"),
+             _share(tuning.misses(cell, name)), tuning.cost_ratio("cg-mean+autoscale", name, [cell]).text(),
+             tuning.miss_ratio("cg-mean+autoscale", name, [cell]).text()]
             for name in SCHEMES
         ]  # fmt: skip
     head = ["shape", "planner + tuner", "$ over the run", "misses", "cost of CG-Mean + AutoScale / its",
             "misses of CG-Mean + AutoScale / its"]  # fmt: skip
-    return _markdown(head, rows, texts=2)
+    return table(head, rows, texts=2)
 
 
 _WRITERS: dict[str, tuple[str, Callable[[Tables], str]]] = {
-    "provenance": ("", lambda known: ""),
     "headline": ("grid", _headline),
     "ratios": ("grid", _ratios),
     "planners": ("grid", _planners),

@@ -5,52 +5,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from headway.bench.estimate import Estimate
 from headway.bench.inferline.grid import SYSTEMS
 from headway.bench.inferline.rows import Result
 from headway.bench.inferline.tuning import SCHEMES
-
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Student's t at 97.5 % for 1 to 9 degrees of freedom; beyond, the normal law's 1.96 is close enough."""
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean over seeds with its 95 % interval by Student's t; no interval (NaN) from a single seed.
-
-    >>> one = Estimate.of([1.0, 2.0, 3.0])
-    >>> round(one.mean, 3), round(one.low, 3), round(one.high, 3)
-    (2.0, -0.484, 4.484)
-    """
-
-    mean: float
-    low: float
-    high: float
-    seeds: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Estimate:
-        """Return the estimate from one value per seed. Raises ValueError for none."""
-        if not values:
-            raise ValueError("an estimate needs at least one value")
-        mean = math.fsum(values) / len(values)
-        if len(values) == 1 or not math.isfinite(mean):
-            return cls(mean, math.nan, math.nan, len(values))
-        variance = math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)
-        t = _T[len(values) - 2] if len(values) - 2 < len(_T) else 1.96
-        half = t * math.sqrt(variance / len(values))
-        return cls(mean, mean - half, mean + half, len(values))
-
-    @classmethod
-    def of_ratios(cls, values: Sequence[float]) -> Estimate:
-        """Return the geometric mean of ratios, with the interval of their logarithms. Zero and infinity stay so."""
-        if any(v <= 0 or not math.isfinite(v) for v in values):
-            return cls.of(values)
-        log = cls.of([math.log(v) for v in values])
-        return cls(math.exp(log.mean), math.exp(log.low), math.exp(log.high), log.seeds)
-
 
 Cell = tuple[Any, ...]
 

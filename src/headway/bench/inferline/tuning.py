@@ -7,9 +7,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from headway.bench.book import Book, Stamp
 from headway.bench.inferline.grid import Progress, Sizes, inputs_hash, planned
 from headway.bench.inferline.pipelines import PIPELINES, Pipeline
-from headway.bench.inferline.rows import Book, Result
+from headway.bench.inferline.rows import Result
 from headway.bench.inferline.workloads import SHAPES, Load, rates_per_s, shape
 from headway.plan import Plan
 from headway.policy.tuners import tuner
@@ -71,8 +72,8 @@ def runs(sizes: Sizes) -> Iterator[Run]:
             yield Run(name, PIPELINES["social"], seed)
 
 
-def compute(sizes: Sizes, book: Book, stamp: tuple[str, str], tell: Progress = lambda _: None) -> list[Result]:
-    """Return the results of all runs, computing those that the book does not have. `stamp`: date and machine."""
+def compute(sizes: Sizes, book: Book[Result], stamp: Stamp, tell: Progress = lambda _: None) -> list[Result]:
+    """Return the results of all runs, computing those that the book does not have."""
     budgets = dict(PLAN_BUDGETS if sizes.minutes is None else sizes.budgets)
     out: list[Result] = []
     for run in runs(sizes):
@@ -88,8 +89,7 @@ def compute(sizes: Sizes, book: Book, stamp: tuple[str, str], tell: Progress = l
                 if scheme.plan not in plans:
                     budget = budgets["robust" if scheme.plan == "headway" else "trace"]
                     plans[scheme.plan] = planned(run.pipeline, load.planned, scheme.plan, run.seed, budget)
-                found = _played(wanted, plans[scheme.plan], scheme, load)
-                found = dataclasses.replace(found, date=stamp[0], machine=stamp[1])
+                found = stamp.on(_played(wanted, plans[scheme.plan], scheme, load))
                 book.add([found])
             out.append(found)
     return out

@@ -6,51 +6,36 @@ ended goes on where it stopped. `--only NAME` runs one benchmark, and anew; with
 
 from __future__ import annotations
 
-import argparse
 import sys
-from datetime import UTC, datetime
-from pathlib import Path
 
 from headway.bench import BenchOptions, run
-from headway.bench.book import Book
+from headway.bench.book import Book, Stamp
+from headway.bench.reproduce import options, reproduce, tell
 from headway.bench.willump.page import BENCHES, Result, write
-from headway.errors import HeadwayError
 
 
 def main() -> int:
     """Run as a command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m headway.bench.willump", description=__doc__)
-    parser.add_argument("--docs", type=Path, required=True, help="folder of willump.md and willump.csv")
+    parser = options("headway.bench.willump", "willump", __doc__)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only-page", action="store_true", help="write the page from the rows that there are")
     parser.add_argument("--only", action="append", default=[], choices=BENCHES, help="run just this, and anew")
     given = parser.parse_args()
-    try:
-        book = _book(given.docs / "willump.csv", given.only)
+
+    def compute(book: Book[Result]) -> None:
         known = {result.bench for result in book.results}
-        today = datetime.now(UTC).date().isoformat()
-        due = [] if given.only_page else given.only or [name for name in BENCHES if name not in known]
-        for name in due:
-            print(name, file=sys.stderr)
-            for place, row in enumerate(run(name, BenchOptions(given.seed), today)):
-                print(f"  {row.name}: {row.value:.4g} {row.unit}", file=sys.stderr)
-                book.add([Result.of(name, place, row)])
-        write(given.docs, book.results)
-    except HeadwayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        for name in given.only or [name for name in BENCHES if name not in known]:
+            measure(name, given.seed, book)
+
+    return reproduce(given, "willump", Result, compute, write)
 
 
-def _book(path: Path, without: list[str]) -> Book[Result]:
-    """The rows that there are, those of some benchmarks left out."""
-    book = Book(Result, path)
-    kept = [result for result in book.results if result.bench not in without]
-    if len(kept) < len(book.results):
-        path.unlink()
-        book = Book(Result, path)
-        book.add(kept)
-    return book
+def measure(name: str, seed: int, book: Book[Result]) -> None:
+    """Run a benchmark and keep its rows in place of those that the book has of it."""
+    tell(name)
+    book.remove(lambda result: result.bench == name)
+    for place, row in enumerate(run(name, BenchOptions(seed), Stamp.here().date)):
+        tell(f"  {row.name}: {row.value:.4g} {row.unit}")
+        book.add([Result.of(name, place, row)])
 
 
 if __name__ == "__main__":

@@ -1,22 +1,16 @@
-"""The page of the reproduction: its tables and sentences with figures are written from rows, never by hand.
-
-A page holds marked places, `<!-- results: NAME -->` to `<!-- end -->`, whose text is replaced; all else is prose.
-"""
+"""The page of the reproduction: what stands at its marked places, written from rows."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from headway.bench import Row
-from headway.files import write_atomic
+from headway.bench.page import NOT_COMPUTED, rewrite, table, when_and_where
 
 BENCHES = ("features-cascade", "features-topk", "features-all")
-_MARKED = re.compile(r"(<!-- results: ([a-z-]+) -->).*?(<!-- end -->)", re.DOTALL)
-NOT_MEASURED = "This has not been measured."
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,34 +63,27 @@ class Known:
         return list(dict.fromkeys(found))
 
 
-def filled(page: str, results: Sequence[Result]) -> str:
-    """Return a page with every marked place written anew. Raises KeyError for a place that is not known.
+def write(folder: Path, results: Sequence[Result]) -> None:
+    """Fill `willump.md` in a folder. Raises HeadwayError when that fails."""
+    rewrite(folder / "willump.md", body(results))
 
-    >>> filled("<!-- results: top-k --><!-- end -->", []).count("not been measured")
-    1
+
+def body(results: Sequence[Result]) -> Callable[[str], str]:
+    """Return what says, by the name of a marked place, what stands there; it raises KeyError for an unknown name.
+
+    >>> body([])("top-k")
+    'These results have not been computed.'
     """
     known = Known(results)
 
-    def write(match: re.Match[str]) -> str:
-        writer = _WRITERS[match[2]]
+    def at(name: str) -> str:
+        writer = _WRITERS[name]
         try:
-            body = writer(known)
-        except (KeyError, IndexError):
-            body = NOT_MEASURED
-        return f"{match[1]}\n\n{body}\n\n{match[3]}"
+            return writer(known) if results else NOT_COMPUTED
+        except KeyError:
+            return NOT_COMPUTED
 
-    return _MARKED.sub(write, page)
-
-
-def write(folder: Path, results: Sequence[Result]) -> None:
-    """Fill `willump.md` in a folder. Raises HeadwayError when that fails."""
-    page = folder / "willump.md"
-    write_atomic(page, filled(page.read_text(encoding="utf-8"), results))
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---"] + ["---:"] * (len(head) - 1)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
+    return at
 
 
 def _number(value: float | None) -> str:
@@ -106,11 +93,8 @@ def _number(value: float | None) -> str:
 
 
 def _provenance(known: Known) -> str:
-    machines = sorted({result.machine for result in known.all.values()})
-    dates = sorted({result.date for result in known.all.values()})
     seeds = sorted({result.seed for result in known.all.values()})
-    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    return f"Measured {when} on {'; '.join(machines)}; seed {', '.join(map(str, seeds))}."
+    return f"Measured {when_and_where(list(known.all.values()))}; seed {', '.join(map(str, seeds))}."
 
 
 def _bars(known: Known) -> str:
@@ -120,7 +104,7 @@ def _bars(known: Known) -> str:
             judged = one.value if one.ratio is None else one.ratio
             met = "yes" if Row(one.name, one.value, one.unit, one.baseline, one.ratio, one.bar).met else "**no**"
             rows.append([f"`{one.name}`", _number(judged), one.bar, met])
-    return _markdown(["row", "measured", "bar", "met"], rows)
+    return table(["row", "measured", "bar", "met"], rows)
 
 
 def _cascades(known: Known) -> str:
@@ -135,11 +119,9 @@ def _cascades(known: Known) -> str:
              _number(known[f"{head}/loss-certified-worst"].value), f"{loss.value:+.2f} ± {error.value:.2f}",
              f"{known[f'{head}/accuracy'].value:.1f} %", _number(known[f"{head}/draws"].value)]
         )  # fmt: skip
-    if not rows:
-        raise KeyError("cascades")
     head_row = ["texts", "pipeline, rows/s", "cascade, rows/s", "faster", "projected", "answered by cheap steps",
                 "loss certified, points", "loss measured, points", "accuracy", "folds"]  # fmt: skip
-    return _markdown(head_row, rows)
+    return table(head_row, rows)
 
 
 def _compiled(known: Known) -> str:
@@ -148,8 +130,6 @@ def _compiled(known: Known) -> str:
         alone, both = (known[f"features-cascade/{name}/{part}"] for part in ("compiled", "compiled-cascade"))
         faster = [f"{_number(part.ratio)} x" for part in (alone, both)]
         rows.append([name, *map(_number, (alone.baseline, alone.value)), faster[0], _number(both.value), faster[1]])
-    if not rows:
-        raise KeyError("compiled")
     head_row = [
         "texts",
         "pipeline, rows/s",
@@ -158,7 +138,7 @@ def _compiled(known: Known) -> str:
         "compiled cascade, rows/s",
         "faster",
     ]
-    return _markdown(head_row, rows)
+    return table(head_row, rows)
 
 
 def _top_k(known: Known) -> str:
@@ -172,15 +152,13 @@ def _top_k(known: Known) -> str:
              *(f"{known[f'{head}/{part}'].value:.2f}" for part in
                ("draws-with-recall", "draws-calibrated-on-copies", "draws-of-copies", "least-recall"))]
         )  # fmt: skip
-    if not rows:
-        raise KeyError("top-k")
     head_row = ["rows", "pool", "kept", "exact, s", "filtered, s", "faster", "projected", "draws with the recall",
                 "calibrated on copies", "asked of copies", "least recall"]  # fmt: skip
-    return _markdown(head_row, rows)
+    return table(head_row, rows)
 
 
 def _ablation(head: str) -> Callable[[Known], str]:
-    def table(known: Known) -> str:
+    def ways(known: Known) -> str:
         rows = []
         for name in known.below(head):
             if f"{head}{name}/mean" not in known.all:
@@ -189,11 +167,9 @@ def _ablation(head: str) -> Callable[[Known], str]:
             times = [one.value if name == "whole" else one.baseline for one in parts]
             ratio = "" if name == "whole" else f"{_number(parts[1].ratio)} x"
             rows.append([name.replace("-", " "), *map(_number, times), ratio])
-        if not rows:
-            raise KeyError(head)
-        return _markdown(["way", "median, ms", "mean, ms", "p99, ms", "mean / that of the whole"], rows)
+        return table(["way", "median, ms", "mean, ms", "p99, ms", "mean / that of the whole"], rows)
 
-    return table
+    return ways
 
 
 def _times(known: Known) -> str:
@@ -203,19 +179,17 @@ def _times(known: Known) -> str:
     for part in parts:
         found = [known.all.get(f"features-all/time/{way}/{part}") for way in ways]
         rows.append([part.replace("_", " "), *(_number(None if one is None else one.value) for one in found)])
-    if not rows:
-        raise KeyError("time")
-    return _markdown(["of a query", "before, us", "after, us"], rows)
+    return table(["of a query", "before, us", "after, us"], rows)
 
 
 def _use(known: Known) -> str:
     rows = []
-    for table in known.below("features-all/hit-rate/"):
-        found = [known[f"features-all/{far}hit-rate/{table}"].value for far in ("", "far/")]
-        rows.append([table.replace("_", " "), *(f"{value:.0%}" for value in found)])
+    for name in known.below("features-all/hit-rate/"):
+        found = [known[f"features-all/{far}hit-rate/{name}"].value for far in ("", "far/")]
+        rows.append([name.replace("_", " "), *(f"{value:.0%}" for value in found)])
     answered = [known[f"features-all/{far}answered-by-small"].value for far in ("", "far/")]
     rows.append(["*answered by the small model*", *(f"{value:.0%}" for value in answered)])
-    return _markdown(["hits of the cache of", "near store", "far store"], rows)
+    return table(["hits of the cache of", "near store", "far store"], rows)
 
 
 def _auc(known: Known) -> str:
@@ -236,9 +210,7 @@ def _batches(known: Known) -> str:
             if one is not None:
                 ratio = "" if one.ratio is None else f"{_number(one.ratio)} x"
                 rows.append([head.replace("-", " of "), way.replace("-", " "), _number(one.value), ratio])
-    if not rows:
-        raise KeyError("batches")
-    return _markdown(["what", "way", "ms", "faster than pandas"], rows)
+    return table(["what", "way", "ms", "faster than pandas"], rows)
 
 
 _WRITERS: dict[str, Callable[[Known], str]] = {

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headway.cascade.cache import Cache, Key
 from headway.cascade.features import Feature, Features
-from headway.cascade.lookup import Cache, Key, Lookup, as_keys, each, fetch_together
+from headway.cascade.lookup import Lookup, as_keys, each, fetch_together
 from headway.errors import CascadeError
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headway.cascade.adapt import Parts as Parts
+    from headway.cascade.cache import Cache as Cache
     from headway.cascade.calibrate import calibrated as calibrated
     from headway.cascade.features import Feature as Feature
     from headway.cascade.features import Features as Features
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from headway.cascade.guarantee import samples_needed as samples_needed
     from headway.cascade.join import Join as Join
     from headway.cascade.join import aggregated as aggregated
-    from headway.cascade.lookup import Cache as Cache
     from headway.cascade.lookup import Lookup as Lookup
     from headway.cascade.model import Cascade as Cascade
     from headway.cascade.model import Step as Step
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from headway.cascade.topk import fit_top_k as fit_top_k
 
 _HOME = {
-    "Cache": "lookup",
+    "Cache": "cache",
     "Cascade": "model",
     "Certificate": "guarantee",
     "Feature": "features",

@@ -14,10 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from headway.cascade.columns import (
+    Floats,
+    certainty_columns,
+    frozen,
+    hardness_column,
+    label_column,
+    prediction_columns,
+    score_columns,
+)
 from headway.errors import CascadeError, nearest
 from headway.files import write_atomic
-
-Floats = NDArray[np.float64]
 
 _COLUMNS = ("sample", "model", "label", "predicted", "certainty", "score", "hardness")
 
@@ -52,18 +59,17 @@ class ValidationTable:
         score: Mapping[str, ArrayLike] | None = None,
         hardness: ArrayLike | None = None,
     ) -> None:
-        sure = {name: _numbers(f"certainty of model {name!r}", column) for name, column in certainty.items()}
-        _check_shape("certainty", sure, sure)
+        sure = certainty_columns(certainty)
         samples = len(next(iter(sure.values())))
-        known = None if labels is None else _labels(labels, samples)
-        said = None if predicted is None else _predictions(predicted, sure, known)
-        given = None if score is None else _scores(score, sure)
+        known = None if labels is None else label_column(labels, samples)
+        said = None if predicted is None else prediction_columns(predicted, sure, known)
+        given = None if score is None else score_columns(score, sure)
         if given is None and (known is None or said is None):
             raise CascadeError(
                 "validation table: without labels and predictions nothing says which answers are right; give both, or "
                 "a score per model and sample"
             )
-        hard = None if hardness is None else _hardness(hardness, samples)
+        hard = None if hardness is None else hardness_column(hardness, samples)
         self._put(known, said, sure, given, hard)
 
     def _put(
@@ -81,11 +87,11 @@ class ValidationTable:
             assert predicted is not None
             credit = {name: (predicted[name] == labels).astype(np.float64) for name in certainty}
         put = object.__setattr__
-        put(self, "labels", None if labels is None else _frozen(labels))
-        put(self, "hardness", None if hardness is None else _frozen(hardness))
+        put(self, "labels", None if labels is None else frozen(labels))
+        put(self, "hardness", None if hardness is None else frozen(hardness))
         groups = {"predicted": predicted, "certainty": certainty, "score": score, "credit": credit}
         for name, columns in groups.items():
-            ordered = None if columns is None else {model: _frozen(columns[model]) for model in certainty}
+            ordered = None if columns is None else {model: frozen(columns[model]) for model in certainty}
             put(self, name, None if ordered is None else MappingProxyType(ordered))
 
     def __repr__(self) -> str:
@@ -221,111 +227,6 @@ class ValidationTable:
             columns += [] if self.hardness is None else [self.hardness.tolist()]
             writer.writerows(zip(*columns, strict=True))
         write_atomic(path, buffer.getvalue())
-
-
-def _frozen(column: NDArray[Any]) -> NDArray[Any]:
-    view = column.view()
-    view.flags.writeable = False
-    return view
-
-
-def _vector(what: str, column: ArrayLike) -> NDArray[Any]:
-    out = np.asarray(column)
-    if out.ndim != 1:
-        raise CascadeError(f"validation table: {what} has the shape {out.shape}; one value per sample is needed")
-    if out.dtype.kind == "O":
-        out = np.array(["" if value is None else value for value in out.tolist()])
-    return out
-
-
-def _numbers(what: str, column: ArrayLike) -> Floats:
-    try:
-        out = _vector(what, column).astype(np.float64)
-    except (TypeError, ValueError):
-        raise CascadeError(f"validation table: {what} is not made of numbers") from None
-    _complete(what, np.isnan(out))
-    return out
-
-
-def _complete(what: str, missing: NDArray[np.bool_]) -> None:
-    if np.any(missing):
-        raise CascadeError(
-            f"validation table: {what} is missing for {int(missing.sum())} of {missing.size} samples, first for sample "
-            f"{int(np.argmax(missing))}; leave these samples out, or complete them"
-        )
-
-
-def _missing(column: NDArray[Any]) -> NDArray[np.bool_]:
-    if column.dtype.kind == "f":
-        unknown: NDArray[np.bool_] = np.isnan(column)
-        return unknown
-    if column.dtype.kind not in "US":
-        return np.zeros(column.shape, np.bool_)
-    return np.array(column == "", np.bool_)
-
-
-def _check_shape(what: str, columns: Mapping[str, NDArray[Any]], certainty: Mapping[str, NDArray[Any]]) -> None:
-    if not certainty:
-        raise CascadeError("validation table: it has no model; at least one is needed")
-    samples = len(next(iter(certainty.values())))
-    if samples == 0:
-        raise CascadeError("validation table: it has no samples; at least one is needed")
-    for name in (*certainty, *columns):
-        if name not in columns or name not in certainty:
-            lacking = what if name not in columns else "certainty"
-            raise CascadeError(f"validation table: model {name!r} has no {lacking}; every model needs its own")
-        if len(columns[name]) != samples:
-            raise CascadeError(
-                f"validation table: {what} of model {name!r} has {len(columns[name])} samples where others have "
-                f"{samples}; all need the same samples in the same order"
-            )
-
-
-def _labels(labels: ArrayLike, samples: int) -> NDArray[Any]:
-    out = _vector("the labels", labels)
-    if len(out) != samples:
-        raise CascadeError(f"validation table: {len(out)} labels for {samples} samples; every sample needs its own")
-    _complete("the label", _missing(out))
-    if np.all(out == out[0]):
-        raise CascadeError(
-            f"validation table: all {samples} samples have the label {out[0].item()!r}; accuracy on one class says "
-            "nothing of the others: add samples of another class"
-        )
-    return out
-
-
-def _hardness(hardness: ArrayLike, samples: int) -> Floats:
-    out = _numbers("the hardness", hardness)
-    if len(out) != samples:
-        raise CascadeError(f"validation table: {len(out)} hardnesses for {samples} samples; every sample needs its own")
-    return out
-
-
-def _predictions(
-    predicted: Mapping[str, ArrayLike], certainty: Mapping[str, Floats], labels: NDArray[Any] | None
-) -> dict[str, NDArray[Any]]:
-    out = {name: _vector(f"predictions of model {name!r}", column) for name, column in predicted.items()}
-    _check_shape("predictions", out, certainty)
-    for name, column in out.items():
-        _complete(f"the prediction of model {name!r}", _missing(column))
-        if labels is not None and (column.dtype.kind in "US") != (labels.dtype.kind in "US"):
-            raise CascadeError(
-                f"validation table: model {name!r} predicts {column[0].item()!r} where labels are like "
-                f"{labels[0].item()!r}; both must be text, or both numbers"
-            )
-    return out
-
-
-def _scores(score: Mapping[str, ArrayLike], certainty: Mapping[str, Floats]) -> dict[str, Floats]:
-    out = {name: _numbers(f"score of model {name!r}", column) for name, column in score.items()}
-    _check_shape("score", out, certainty)
-    for name, column in out.items():
-        if column.min() < 0.0 or column.max() > 1.0:
-            raise CascadeError(
-                f"validation table: scores of model {name!r} go from {column.min():g} to {column.max():g}; a score is "
-                "a credit from 0 to 1"
-            )
-    return out
 
 
 def _parse(rows: Any) -> ValidationTable:

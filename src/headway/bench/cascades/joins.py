@@ -23,12 +23,13 @@ from headway.bench.cascades.auc import auc, loss_error
 from headway.bench.cascades.flights import KEYS, Flights
 from headway.bench.cascades.store import Client, serving
 from headway.cascade.adapt import Scorer, scorer
+from headway.cascade.cache import Cache
 from headway.cascade.compiled import compiled
 from headway.cascade.costs import measure
 from headway.cascade.features import Feature, Features, Known
 from headway.cascade.graded import bootstrap_bound
 from headway.cascade.importance import block_importance
-from headway.cascade.lookup import Cache, Lookup
+from headway.cascade.lookup import Lookup
 from headway.cascade.model import Cascade, Step
 from headway.cascade.run import FittedCascade
 from headway.cascade.select import subsets

@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from headway.cascade.lookup import Key
+from headway.cascade.cache import Key
 from headway.errors import HeadwayError
 
 Row = Sequence[float] | np.ndarray[Any, np.dtype[np.float64]]

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from tests.units.test_report_html import PLAN, checked
+from tests.units.test_report_html import PLAN
+from tests.units.well_formed import checked
 
 from headway.report.gears import gears, mix_words, timeline_view
 from headway.report.html import render

@@ -1,15 +1,18 @@
 """Compile plain Python kernels with numba, with a cache that notices edits in any file a kernel may call.
 
 numba's own cache looks only at the file a function stands in; kernels call policies from other files. So the cache
-folder is named after a hash of all sources of fleets, policies and simulator. `HEADWAY_JIT=0` runs the same uncompiled.
+folder is named after a hash of all sources of fleets, policies and simulator. Of processes that need a kernel at once,
+one compiles it. `HEADWAY_JIT=0` runs the same uncompiled.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -51,18 +54,71 @@ def kernel(function: F) -> F:
     >>> kernel(lambda a: a + 1)(1)
     2
     """
+    return _compiled(function)
+
+
+def borrowing(function: F) -> F:
+    """Return `function` compiled like a kernel, but without counting references: all arrays are its caller's.
+
+    Such a kernel may hand arrays on, but neither make nor return any. Counting is what numba does at every step with
+    every array, even atomically; in a kernel of many arrays it takes most of the time, to run and to compile.
+
+    >>> import numpy as np
+    >>> int(borrowing(lambda a: a[0] + a[1])(np.array([1, 2])))
+    3
+    """
+    return _compiled(function, _nrt=False)
+
+
+def step(function: F) -> F:
+    """Return `function` as a part of borrowing kernels: compiled into each that calls it, and to be called by no other.
+
+    >>> half = step(lambda a: a / 2)
+    >>> borrowing(lambda a: half(a) + 1)(4)
+    3.0
+    """
+    return _compiled(function, _nrt=False, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+def _compiled(function: F, **options: Any) -> F:
     if not enabled():
         function.py_func = function  # type: ignore[attr-defined]
         return function
     import numba
 
+    # Said outright: else numba compiles a kernel like the one that happens to call it first.
+    options = {"_nrt": True, "forceinline": False} | options
+    on_disk = function.__name__ != "<lambda>"
     settings: Any = numba.config
     before = settings.CACHE_DIR
     # numba reads the folder when a function is decorated; other users of numba in this process keep theirs.
     settings.CACHE_DIR = cache_dir()
     try:
-        on_disk = function.__name__ != "<lambda>"
-        compiled: Any = numba.njit(nogil=True, cache=on_disk)(function)
-        return cast(F, compiled)
+        compiled: Any = numba.njit(nogil=True, cache=on_disk, **options)(function)
     finally:
         settings.CACHE_DIR = before
+    if on_disk:
+        lock = Path(cache_dir(), f"{function.__module__}.{function.__qualname__}.lock")
+        compiled.compile = _one_at_a_time(compiled.compile, lock)
+    return cast(F, compiled)
+
+
+def _one_at_a_time(compiles: Callable[[Any], Any], lock: Path) -> Callable[[Any], Any]:
+    """Return `compiles` in turns: of all processes the first compiles, and the others load what it left on disk."""
+    from numba.core.compiler_lock import global_compiler_lock
+
+    def in_turn(signature: Any) -> Any:
+        # The turns of this process's threads come first: in one of them a kernel is compiled with all that it calls.
+        with global_compiler_lock, held(lock):
+            return compiles(signature)
+
+    return in_turn
+
+
+@contextmanager
+def held(lock: Path) -> Iterator[None]:
+    """Hold a lock between processes, which ends with its holder; where files cannot be locked, go on without."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            fcntl.lockf(stack.enter_context(lock.open("ab")), fcntl.LOCK_EX)
+        yield

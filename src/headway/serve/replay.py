@@ -54,7 +54,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(slots=True)
-class _Sent:
+class Sent:
     """What became of every request; times are seconds after the first second of the trace."""
 
     sent_s: NDArray[np.float64]
@@ -107,7 +107,7 @@ def replay(
             await client.open(min(OPEN_AHEAD, connections))
             client.keep_body = on_reply is not None
             begun = ProcessorTimes.now()
-            sent = await _send_all(client, trace, [frames[i] for i in index], timeout_s, on_reply, progress)
+            sent = await send_all(client, trace, [frames[i] for i in index], timeout_s, on_reply, progress)
             ended = ProcessorTimes.now()
             stolen_share = None if begun is None or ended is None else ended.stolen_share(begun)
             client.keep_body = True
@@ -136,17 +136,21 @@ async def _get(client: Client, path: str, tolerant: bool = False) -> Any:
     raise ServeError(f"GET {path} was answered with status {reply.status}{hint}")
 
 
-async def _send_all(
+async def send_all(
     client: Client,
     trace: Trace,
     frames: Sequence[bytes],
     timeout_s: float,
     on_reply: OnReply | None,
     progress: Progress | None,
-) -> _Sent:
+) -> Sent:
+    """Send a request for each arrival of a trace at its time; return what became of them when all have ended.
+
+    It goes out at once over the client: no answer is waited for. The other arguments are as in `replay`.
+    """
     loop = asyncio.get_running_loop()
     n = trace.requests
-    sent = _Sent(np.full(n, np.nan), np.full(n, np.inf), np.zeros(n, np.int16), {}, np.zeros(n, np.bool_))
+    sent = Sent(np.full(n, np.nan), np.full(n, np.inf), np.zeros(n, np.int16), {}, np.zeros(n, np.bool_))
     finished = asyncio.Event()
     gc.collect()
     gc.freeze()
@@ -193,7 +197,7 @@ async def _send_all(
 def _outcome(
     plan: Plan,
     trace: Trace,
-    sent: _Sent,
+    sent: Sent,
     before: Mapping[str, Any],
     after: Mapping[str, Any] | None,
     seed: int,

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -275,25 +275,32 @@ def running(plan: Plan, *, start_timeout_s: float = 180.0, **options: Any) -> It
         given = asdict(chosen)
         token = given.pop("token")
         environment = {**os.environ, **({TOKEN_VARIABLE: token} if token is not None else {})}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "headway.serve", str(path), "--options", json.dumps(given)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            env=environment,
-            text=True,
-        )
+        command = [sys.executable, "-m", "headway.serve", str(path), "--options", json.dumps(given)]
+        with started(command, start_timeout_s, chosen.grace_s + 10.0, env=environment) as server:
+            yield server
+
+
+@contextlib.contextmanager
+def started(
+    command: Sequence[str], start_timeout_s: float, stop_timeout_s: float, **more: Any
+) -> Iterator[ServerHandle]:
+    """Run a server that prints its URL once it is ready, in a process of its own; stop it at the end.
+
+    `more` goes to `subprocess.Popen`. Raises ServeError when it does not start.
+    """
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, **more)
+    try:
+        yield ServerHandle(_wait_for_url(process, start_timeout_s), process)
+    finally:
+        if process.poll() is None:
+            process.terminate()
         try:
-            yield ServerHandle(_wait_for_url(process, start_timeout_s), process)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-            try:
-                process.wait(chosen.grace_s + 10.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+            process.wait(stop_timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def _wait_for_url(process: subprocess.Popen[str], timeout_s: float) -> str:

@@ -1,0 +1,1 @@
+"""`headway demo llm`: real LLM engines behind the gateway, measured, simulated, and sent a trace."""

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import msgspec
 import pytest
+
+from headway.domains.cascade.live_answers import ABOUT, ANSWER, read_said
+from headway.serve.model_ref import HardwareView, ModelRef, resolve
+from headway.serve.wire import Payload
+from headway.serve.worker import Worker
 
 HEAVY = ("numba", "numpy", "pydantic", "starlette", "rich", "httpx", "msgspec", "prometheus_client", "yaml")
 
@@ -81,3 +89,28 @@ def test_an_unknown_public_name_is_an_attribute_error() -> None:
 
     with pytest.raises(AttributeError, match="no attribute 'paln'"):
         headway.paln  # noqa: B018
+
+
+def test_the_worker_of_a_cascades_model_brings_nothing_that_declares_plans_or_serves(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(
+        "import sys\nclass Loaded:\n    def predict(self, batch):\n"
+        "        return [(' '.join(sys.modules), 1.0) for _ in batch]\n"
+    )
+    wrapper = ModelRef("python", module="headway.domains.cascade.live_answers", class_name="StepModel")
+    model = msgspec.to_builtins(resolve("model.py:Loaded", tmp_path))
+    options = {"model": model, "options": {}, "certainty": "highest", "rendered": True}
+
+    async def main() -> str:
+        worker = await Worker.start(wrapper, HardwareView("cpu"), options=options, children=[ABOUT, ANSWER])
+        try:
+            (result,) = await worker.predict([Payload("text", b"x")])
+        finally:
+            await worker.stop()
+        said = read_said(result, "loaded")
+        assert said is not None
+        assert said.result.value is not None
+        return bytes(said.result.value.data).decode()
+
+    loaded = set(asyncio.run(main()).split())
+    assert {"headway.domains.cascade.live_answers", "numpy"} <= loaded
+    assert loaded.isdisjoint(set(HEAVY) - {"numpy", "msgspec"})

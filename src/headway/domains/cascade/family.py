@@ -16,6 +16,7 @@ from headway.cascade.guarantee import by_safety
 from headway.cascade.search import Judged, search
 from headway.domains.cascade.declare import CascadeStage
 from headway.domains.cascade.halves import SELECTION, chosen_on, judged_on
+from headway.domains.cascade.route import certified_skips, skips
 from headway.errors import CascadeError, PlanError, nearest
 from headway.plan.config import StageContext
 from headway.profile.service import ServiceTime
@@ -70,9 +71,7 @@ class Family:
         memory_mb = None if stage.device_memory_mb is None else _memory_mb(context, stage, hardware)
         return cls(
             where, hardware, table, table_hash, service, memory_mb, stage.device_memory_mb or 0.0,
-            stage.max_rate_per_s, stage.tolerance, stage.confidence,
-            # What was certified is the cascade in which nobody skips a step.
-            stage.hardness is not None and stage.tolerance is None,
+            stage.max_rate_per_s, stage.tolerance, stage.confidence, stage.hardness is not None,
         )  # fmt: skip
 
     def batch_sizes(self, slice_s: float) -> dict[str, int]:
@@ -107,6 +106,25 @@ class Family:
         judged = judge(chosen, kept, cost_s)
         return judge(chosen, [judged.cascade(row) for row in judged.pareto()], cost_s)
 
+    def skips(self, judged: Judged, sizes: Mapping[str, int]) -> dict[Cascade, tuple[float, ...]]:
+        """Return from which hardness items pass over steps, of the cascades in which they do.
+
+        With a tolerance only where the loss is certified with it, too.
+        """
+        if not self.routed:
+            return {}
+        chosen, others = _parts(self.table, tuple(sizes), apart=self.tolerance is not None)
+        cascades, cost_s = [judged.cascade(row) for row in range(len(judged))], self.cost_s(sizes)
+        if self.tolerance is None:
+            return {cascade: skips(cascade, chosen, cost_s) for cascade in cascades}
+        reference = max(chosen.models, key=chosen.accuracy)
+        return certified_skips(cascades, chosen, others, cost_s, reference, self.tolerance, self._confidence)
+
+    @property
+    def _confidence(self) -> float:
+        """How sure each certificate must be: with skips there are two of a cascade, and both shall hold."""
+        return 1.0 - (1.0 - self.confidence) / 2.0 if self.routed else self.confidence
+
     def _late(self, judged: Judged, models: tuple[str, ...], within_s: float) -> Floats:
         """Of each cascade, the share of samples whose steps alone, one sample at a time, take longer than that."""
         alone_s = np.array([self.service[name].mean_at(1) for name in models])
@@ -125,9 +143,9 @@ class Family:
     ) -> list[Cascade]:
         assert self.tolerance is not None
         reference = max(chosen_on.models, key=chosen_on.accuracy)
-        order = by_safety(chosen_on, kept, cost_s, reference, self.confidence)
+        order = by_safety(chosen_on, kept, cost_s, reference, self._confidence)
         try:
-            passed = certify(certified_on, order, reference, tolerance=self.tolerance, confidence=self.confidence)
+            passed = certify(certified_on, order, reference, tolerance=self.tolerance, confidence=self._confidence)
         except CascadeError as error:
             raise PlanError(f"{self.where}.tolerance: {error}") from None
         return [certificate.cascade for certificate in passed]
@@ -199,6 +217,7 @@ def _parts(table: ValidationTable, names: tuple[str, ...], apart: bool) -> tuple
         None if table.predicted is None else {name: table.predicted[name] for name in names},
         {name: table.certainty[name] for name in names},
         None if table.score is None else {name: table.score[name] for name in names},
+        table.hardness,
     )
     if apart:
         chosen, others = known.split((SELECTION, 1 - SELECTION), seed=0)

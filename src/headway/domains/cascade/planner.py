@@ -16,12 +16,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from headway.cascade import Cascade
 from headway.cascade.search import Judged
 from headway.domains.cascade.family import MOST_STEPS, Family, work_s
 from headway.domains.cascade.gears import ALPHA_PER_S, WINDOW_S, Gear, GearPlan, Group
-from headway.domains.cascade.halves import chosen_on
 from headway.domains.cascade.place import balance, model_sets, peak_utilization, placements
-from headway.domains.cascade.route import skips
 from headway.domains.cascade.trial import Trial
 from headway.domains.cascade.unserved import TooFew, Unserved
 
@@ -77,7 +76,7 @@ class GearPlanner:
         self._trials: dict[tuple[object, ...], Trial] = {}
         self._split: dict[tuple[object, ...], tuple[tuple[float, ...], ...]] = {}
         self._plans: dict[int, list[GearPlan]] = {}
-        self._skips: dict[tuple[object, ...], tuple[float, ...]] = {}
+        self._skips: dict[tuple[tuple[str, int], ...], dict[Cascade, tuple[float, ...]]] = {}
         self.single: GearPlanner | None = None
         if max_steps > 1:
             self.single = GearPlanner(family, latency_s, accuracy, max_steps=1, up_to_per_s=up_to_per_s)
@@ -285,13 +284,10 @@ class GearPlanner:
 
     def _routed(self, gear: Gear, sizes: Mapping[str, int]) -> Gear:
         """The gear with the hardness from which items skip steps, where that is known of the family."""
-        if not self.family.routed:
-            return gear
-        key = gear.cascade, tuple(sizes.items())
+        key = tuple(sizes.items())
         if key not in self._skips:
-            table = self.family.table
-            self._skips[key] = skips(gear.cascade, table.take(chosen_on(table)), self.family.cost_s(sizes))
-        return replace(gear, skip=self._skips[key])
+            self._skips[key] = self.family.skips(self.judged(sizes), sizes)
+        return replace(gear, skip=self._skips[key].get(gear.cascade, ()))
 
     def whole(
         self,

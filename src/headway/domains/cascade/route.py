@@ -7,12 +7,15 @@ cheap model answers a smaller share than its cost is of the next one's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headway.cascade import Cascade, ValidationTable
+from headway.cascade import Cascade, ValidationTable, certify
+from headway.cascade.guarantee import by_safety
+from headway.errors import CascadeError
 from headway.policy.cascading import answers
 
 Floats = NDArray[np.float64]
@@ -55,6 +58,61 @@ def skips(cascade: Cascade, table: ValidationTable, cost_s: Mapping[str, float])
             break
         out.append(best)
     return tuple(out)
+
+
+def certified_skips(
+    cascades: Sequence[Cascade],
+    chosen: ValidationTable,
+    others: ValidationTable,
+    cost_s: Mapping[str, float],
+    reference: str,
+    tolerance: float,
+    confidence: float,
+) -> dict[Cascade, tuple[float, ...]]:
+    """Return `skips` by cascade, of those with which it is certified to lose at most `tolerance` against `reference`.
+
+    Chosen by the samples of one table and certified by those of another, as cascades without are: a step that is passed
+    over is one that is never certain.
+    """
+    found = {cascade: skip for cascade in cascades if (skip := skips(cascade, chosen, cost_s))}
+    passing = {_passing(cascade, skip): cascade for cascade, skip in found.items()}
+    added = {
+        _never(step.model, level): (step.model, level)
+        for cascade, skip in found.items()
+        for step, level in zip(cascade.steps, skip, strict=False)
+    }
+    if not found:
+        return {}
+    cost = {**cost_s, **{name: cost_s[model] for name, (model, _) in added.items()}}
+    order = by_safety(_with(chosen, added), passing, cost, reference, confidence)
+    try:
+        passed = certify(_with(others, added), order, reference, tolerance=tolerance, confidence=confidence)
+    except CascadeError:
+        return {}
+    kept = [passing[certificate.cascade] for certificate in passed]
+    return {cascade: found[cascade] for cascade in kept}
+
+
+def _never(model: str, level: float) -> str:
+    return f"{model}, never from hardness {level!r} on"
+
+
+def _passing(cascade: Cascade, skip: tuple[float, ...]) -> Cascade:
+    """The cascade whose steps are never certain of what would pass over them."""
+    steps = [replace(step, model=_never(step.model, at)) for step, at in zip(cascade.steps, skip, strict=False)]
+    return Cascade((*steps, *cascade.steps[len(skip) :]))
+
+
+def _with(table: ValidationTable, added: Mapping[str, tuple[str, float]]) -> ValidationTable:
+    """The table with models that are never certain of samples from a hardness on."""
+    assert table.hardness is not None
+    certainty, predicted, score = (dict(each or {}) for each in (table.certainty, table.predicted, table.score))
+    for name, (model, level) in added.items():
+        certainty[name] = np.where(table.hardness >= level, -np.inf, certainty[model])
+        for column in (predicted, score):
+            if model in column:
+                column[name] = column[model]
+    return ValidationTable(table.labels, predicted or None, certainty, score or None)
 
 
 def _from_each_step(

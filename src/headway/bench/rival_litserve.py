@@ -1,5 +1,7 @@
 """A case served by LitServe: one class with its hooks. `python -m headway.bench.rival_litserve CASE PORT`."""
 
+import os
+import signal
 import sys
 from typing import Any
 
@@ -7,6 +9,7 @@ import litserve
 
 from headway.bench.rivals import BATCH_WAIT_S
 from headway.bench.served import Case, case_of, models, payload_of, response_of, work
+from headway.serve.parent import when_gone
 
 
 class Api(litserve.LitAPI):  # type: ignore[misc, unused-ignore]
@@ -35,6 +38,7 @@ class Api(litserve.LitAPI):  # type: ignore[misc, unused-ignore]
 
 def main() -> None:
     """Serve. The fast queue is what the documentation advises from 100 requests per second on."""
+    when_gone(0, lambda: os.killpg(0, signal.SIGKILL))
     case = case_of(sys.argv[1])
     server = litserve.LitServer(Api(case), accelerator="cpu", workers_per_device=case.workers, fast_queue=True)
     server.run(host="127.0.0.1", port=int(sys.argv[2]), log_level="warning", generate_client_file=False)

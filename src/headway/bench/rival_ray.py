@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ from ray import serve
 
 from headway.bench.rivals import BATCH_WAIT_S, PATH
 from headway.bench.served import Case, case_of, models, payload_of, response_of
+from headway.serve.parent import when_gone
 
 # Fractions of the two cores, so that all deployments find a place.
 OPTIONS: dict[str, Any] = {"max_ongoing_requests": 256, "ray_actor_options": {"num_cpus": 0.25}}
@@ -57,6 +59,7 @@ def application(case: Case) -> Any:
 
 def main() -> None:
     """Serve until SIGTERM."""
+    when_gone(0, lambda: os.killpg(0, signal.SIGKILL))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")

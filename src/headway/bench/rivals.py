@@ -33,7 +33,7 @@ RIVALS: Mapping[str, str] = {
     "ray-serve-tuned": "headway.bench.rival_ray",
     "litserve": "headway.bench.rival_litserve",
 }
-"""Modules that serve a case until SIGTERM: `python -m MODULE CASE PORT`."""
+"""Modules that serve a case until SIGTERM, or until their standard input is closed: `python -m MODULE CASE PORT`."""
 
 MODULES = {HEADWAY: "headway.bench.ours", **RIVALS}
 
@@ -73,6 +73,7 @@ def running(name: str, case: Case) -> Iterator[Server]:
     port = _free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", MODULES[name], case.name, str(port)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env={**os.environ, **(TUNED if name == "ray-serve-tuned" else {})},
@@ -90,8 +91,9 @@ def running(name: str, case: Case) -> Iterator[Server]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        if process.stderr is not None:
-            process.stderr.close()
+        for pipe in (process.stdin, process.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 def _wait(name: str, case: Case, server: Server, process: subprocess.Popen[bytes]) -> None:

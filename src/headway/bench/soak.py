@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from pathlib import Path
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from headway.errors import HeadwayError
 from headway.serve.http1 import Client, Reply
 from headway.serve.payloads import encode
 from headway.serve.run import ServerHandle, running
-from headway.serve.system import precise_loop
+from headway.serve.system import precise_loop, resident_bytes
 
 SECONDS, QUICK_SECONDS = 1800.0, 60.0
 SETTLED_S, QUICK_SETTLED_S = 120.0, 20.0
@@ -81,11 +80,10 @@ async def _serve(
 
 def resident_mb(pids: list[int]) -> float:
     """Return the resident memory of processes together, in MiB. Raises HeadwayError where the system does not tell."""
-    total_kb = 0
+    total = 0
     for pid in pids:
-        try:
-            status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-        except OSError:
-            raise HeadwayError(f"bench soak: the memory of process {pid} cannot be read; it needs Linux") from None
-        total_kb += int(status.partition("VmRSS:")[2].split()[0])
-    return total_kb / 2**10
+        held = resident_bytes(pid)
+        if held is None:
+            raise HeadwayError(f"bench soak: the memory of process {pid} cannot be read; it needs Linux")
+        total += held
+    return total / 2**20

@@ -10,11 +10,9 @@ import gc
 import importlib
 import importlib.util
 import os
-import select
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -24,6 +22,7 @@ from headway.errors import HeadwayError, ServeError, nearest
 from headway.serve import values
 from headway.serve.builtin import OnnxModel, SleepModel
 from headway.serve.model_ref import HardwareView, ModelRef
+from headway.serve.parent import when_gone
 from headway.serve.shared import Shared
 from headway.serve.wire import (
     CODECS,
@@ -272,20 +271,13 @@ def _peak_memory_mb() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _exit_with_parent(connection: socket.socket) -> None:
-    """End this process when the other end of the socket is gone, even while `predict` runs and never returns."""
-    poller = select.poll()
-    poller.register(connection, 0)
-    poller.poll()
-    os._exit(0)
-
-
 def main() -> None:
     """Serve the socket whose file descriptor is the first argument; the second, if any, is shared memory."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     connection = socket.socket(fileno=int(sys.argv[1]))
     connection.setblocking(True)
-    threading.Thread(target=_exit_with_parent, args=(connection,), daemon=True).start()
+    # Even while `predict` runs and never returns.
+    when_gone(connection.fileno(), lambda: os._exit(0))
     with contextlib.suppress(ConnectionError):
         _serve(connection, Shared(int(sys.argv[2]), "worker") if len(sys.argv) > 2 else None)
     # Threads and finalizers of the model's libraries must not keep a stopped replica alive.

@@ -26,6 +26,7 @@ from headway.plan.plan import Plan
 from headway.serve.app import App, HttpLimits
 from headway.serve.engine import Engine, Limits
 from headway.serve.front import Front
+from headway.serve.memory import given_back
 from headway.serve.station import LiveStation
 from headway.serve.system import descriptors
 
@@ -110,7 +111,7 @@ class LiveServer:
             gc.collect()
             gc.freeze()
             announce(self.url)
-            async with beside(self.url):
+            async with given_back(lambda: self.engine.counts.in_flight), beside(self.url):
                 await self._stop.wait()
             await self.engine.drain(self.options.grace_s)
         finally:
@@ -266,7 +267,8 @@ class ServerHandle:
 def running(plan: Plan, *, start_timeout_s: float = 180.0, **options: Any) -> Iterator[ServerHandle]:
     """Serve a plan in a process of its own, so that a client here does not share its interpreter; stop it at the end.
 
-    `options` as in ServeOptions. Raises ServeError when the server does not start.
+    It also ends when this process does, even when that is killed. `options` as in ServeOptions. Raises ServeError when
+    the server does not start.
     """
     chosen = ServeOptions(**options)
     with tempfile.TemporaryDirectory(prefix="headway-serve-") as folder:
@@ -288,7 +290,8 @@ def started(
 
     `more` goes to `subprocess.Popen`. Raises ServeError when it does not start.
     """
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, **more)
+    # The pipe is the process's to watch: it is closed when we end, even when we are killed.
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **more)
     try:
         yield ServerHandle(_wait_for_url(process, start_timeout_s), process)
     finally:
@@ -299,8 +302,9 @@ def started(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
 def _wait_for_url(process: subprocess.Popen[str], timeout_s: float) -> str:

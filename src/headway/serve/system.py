@@ -1,4 +1,4 @@
-"""What serving and measuring need of the operating system: precise timers, file descriptors, processors of our own."""
+"""What serving and measuring need of the operating system: precise timers, file descriptors, processors, memory."""
 
 from __future__ import annotations
 
@@ -114,3 +114,17 @@ class ProcessorTimes(NamedTuple):
         """
         passed_s = sum(self) - sum(since)
         return (self.stolen_s - since.stolen_s) / passed_s if passed_s > 0 else 0.0
+
+
+def resident_bytes(pid: int | None = None) -> int | None:
+    """Return the resident memory of a process, this one unless another is named; None where the system does not tell.
+
+    >>> held = resident_bytes()
+    >>> held is None or held > 1 << 20
+    True
+    """
+    try:
+        pages = Path(f"/proc/{'self' if pid is None else pid}/statm").read_text().split()[1]
+    except OSError:
+        return None
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -249,7 +249,7 @@ def test_a_server_of_another_plan_or_with_other_clients_is_refused() -> None:
 
 
 def test_spells_that_say_too_little_alone_are_fitted_together() -> None:
-    plan = sleeping_plan()
+    plan = replace(sleeping_plan(), stages={"a": ReplicaConfig("cpu", 2)})
     traces = [Trace.poisson(rate=100.0, requests=refit.MIN_SAMPLES - 1, seed=seed) for seed in (1, 2)]
     with running_in_thread(plan) as server:
         spells = [observe(server.url, plan, trace) for trace in traces]

@@ -49,6 +49,11 @@ class ServiceTime:
         quantile_s = np.maximum.accumulate(np.stack(columns), axis=0)
         return cls(tuple(row.batch_size for row in rows), mean_s + overhead_s, quantile_s + overhead_s, where)
 
+    @property
+    def varies(self) -> bool:
+        """Whether more than means are known, so that drawn times differ."""
+        return bool(self.quantile_s.shape[1] > 1)
+
     def mean_at(self, batch_size: int) -> float:
         """Return the mean latency of a batch of this size in seconds. Raises ProfileError outside what was measured."""
         self._check(batch_size)

@@ -15,6 +15,7 @@ _WHOLE = {"p50_s": "P50", "p95_s": "P95", "p99_s": "P99", "miss_rate": "miss rat
 _STAGE = {
     "queue_wait_p50_s": "wait P50", "queue_wait_p95_s": "wait P95", "queue_wait_p99_s": "wait P99",
     "service_p50_s": "batch P50", "service_p95_s": "batch P95", "service_p99_s": "batch P99", "utilization": "util.",
+    "miss_rate": "misses",
 }  # fmt: skip
 Figure = Mapping[str, Any]
 _SHARES = ("miss_rate", "utilization")

@@ -22,10 +22,11 @@ from headway.profile import refit as fitting
 from headway.profile.passing import Finding, findings
 from headway.profile.refit import Estimate, StageFit
 from headway.serve.engine import Limits
+from headway.serve.misses import Stays, miss_rates, usual_s
 from headway.serve.observed import Batches, Floats, Ints, StageItems
 from headway.serve.replay import replay
 from headway.sim.outcome import ANSWERED, Outcome, number, percentile
-from headway.sim.simulation import simulate
+from headway.sim.simulation import build_outcome, run_stages, workload
 from headway.sim.threads import in_threads
 from headway.trace import Trace
 
@@ -103,6 +104,11 @@ class Calibration:
     findings: tuple[Finding, ...] = ()
     test: Comparison | None = None
 
+    @property
+    def low_confidence(self) -> tuple[str, ...]:
+        """Reasons to doubt what was measured, or what is predicted with the fitted profile."""
+        return (*self.measured.low_confidence, *_without_spread(self.plan, self.profile))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the calibration as JSON values."""
         tested = {"before": self.before, "after": self.after, "test": self.test}
@@ -122,7 +128,7 @@ class Calibration:
             "scale_factors": {name: factor.to_dict() for name, factor in self.scale_factors.items()},
             "findings": [finding.to_dict() for finding in self.findings],
             "errors": {when: None if value is None else _as_json(value) for when, value in tested.items()},
-            "low_confidence": list(self.measured.low_confidence),
+            "low_confidence": list(self.low_confidence),
             "provenance": dict(self.measured.provenance),
         }  # fmt: skip
 
@@ -257,7 +263,9 @@ def fit_all(plan: Plan, parts: Sequence[Observation], *, profile: Profile | None
 
 def compared(plan: Plan, seen: Observation, *, seed: int = 0) -> Comparison:
     """Return what the plan's profile predicts of an observed trace beside what was measured, whole and by stage."""
-    runs = in_threads(lambda run: _figures(simulate(plan, seen.trace, seed=seed + run)), range(RUNS))
+    drawn = in_threads(lambda run: _simulated(plan, seen.trace, seed + run), range(RUNS))
+    runs = [figures for figures, _ in drawn]
+    usual = usual_s([stays for _, stays in drawn])
     measured = _figures(seen.outcome)
     for name, items in seen.items.items():
         batches = items.batches()
@@ -266,8 +274,11 @@ def compared(plan: Plan, seen: Observation, *, seed: int = 0) -> Comparison:
             measured[name] |= _service(batches.service_s)
             for number, run in enumerate(runs):
                 # The batches as they were, each with a time drawn anew: their sizes are judged by the waits.
-                drawn = np.random.default_rng([seed, number]).integers(table.shape[1], size=batches.batch_size.size)
-                run[name] |= _service(table[batches.batch_size, drawn])
+                columns = np.random.default_rng([seed, number]).integers(table.shape[1], size=batches.batch_size.size)
+                run[name] |= _service(table[batches.batch_size, columns])
+    for by_stage, stays in (*drawn, (measured, _measured_stays(seen))):
+        for name, share in miss_rates(stays, usual).items():
+            by_stage[name]["miss_rate"] = share
     out: Comparison = {}
     for name, figures in measured.items():
         out[name] = {}
@@ -275,6 +286,27 @@ def compared(plan: Plan, seen: Observation, *, seed: int = 0) -> Comparison:
             low, middle, high = np.quantile([run[name][figure] for run in runs], [0.025, 0.5, 0.975], method="nearest")
             out[name][figure] = Compared(float(middle), float(low), float(high), value)
     return out
+
+
+def _simulated(plan: Plan, trace: Trace, seed: int) -> tuple[dict[str, Figures], Stays]:
+    """One simulation: its figures, and how long requests were at the stages."""
+    work = workload(plan, trace, seed)
+    runs = run_stages(plan, work, sampled=True)
+    outcome = build_outcome(plan, work, runs, seed=seed, mode="sampled")
+    left = {name: run.departures for name, run in runs.items()}
+    items = {}
+    for name, gone in left.items():
+        arrivals = work.arrivals(name, left)
+        arrival_s = np.empty(work.items[name].count)
+        arrival_s[arrivals.item] = arrivals.arrival_s
+        items[name] = work.items[name].request[gone.item].astype(np.int64), arrival_s[gone.item], gone.done_s
+    return _figures(outcome), Stays.of(outcome.missed, items)
+
+
+def _measured_stays(seen: Observation) -> Stays:
+    """How long requests were at the stages by what the server tells."""
+    items = {n: (each.request - seen.first_request, each.arrival_s, each.done_s) for n, each in seen.items.items()}
+    return Stays.of(seen.outcome.missed, items)
 
 
 def _figures(outcome: Outcome) -> dict[str, Figures]:
@@ -300,6 +332,21 @@ def _table(plan: Plan, name: str, batch_size: Ints) -> Floats | None:
         return None
     service = plan.profile.service(name, config["variant"], config["hardware"])
     return service.table(int(batch_size.max()), sampled=True)
+
+
+def _without_spread(plan: Plan, profile: Profile) -> list[str]:
+    """Where predictions draw the same service times every time, since only their means are known."""
+    doubts = []
+    for name, config in plan.stages.items():
+        fields = config.to_dict()
+        if not {"variant", "hardware"} <= set(fields):
+            continue
+        if not profile.service(name, fields["variant"], fields["hardware"]).varies:
+            doubts.append(
+                f"{name}: its profile holds means alone, so intervals leave out how its batches vary; profile it, or "
+                "give its rows p50_s, p95_s and p99_s"
+            )
+    return doubts
 
 
 def _fit_stage(plan: Plan, name: str, parts: Sequence[Observation]) -> StageFit:

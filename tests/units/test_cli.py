@@ -30,6 +30,7 @@ VERBS = [
     "report",
     "calibrate",
     "tune",
+    "export",
     "demo",
     "bench",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from headway.cli import calibrate, declare, extra, live, plans, settings, traces, tune
+from headway.cli import calibrate, declare, export, extra, live, plans, settings, traces, tune
 from headway.cli.frame import examples, guarded
 
 HELP = f"""Find the cheapest deployment that keeps a latency promise, and run it.
@@ -26,7 +26,15 @@ progress to stderr. Exit codes: 0 fine, 1 error, 2 usage, 3 no feasible plan.
 }
 """
 
-VERBS = (*declare.VERBS, *plans.VERBS, *live.VERBS, *calibrate.VERBS, *tune.VERBS, *extra.VERBS)
+VERBS = (
+    *declare.VERBS,
+    *plans.VERBS,
+    *live.VERBS,
+    *calibrate.VERBS,
+    *tune.VERBS,
+    *export.VERBS,
+    *extra.VERBS,
+)
 
 
 def build() -> typer.Typer:

@@ -100,7 +100,7 @@ def simulate(
 
 def plan(
     spec: Spec,
-    profile: Profile,
+    profile: Profile | None,
     trace: Trace,
     *,
     planner: str = "exact",
@@ -111,6 +111,7 @@ def plan(
 ) -> Plan:
     """Return the cheapest plan that keeps the spec's promise on the trace, with its bound, gap and reasons.
 
+    `profile` may be None where no stage needs one, as fleets of models that are known.
     `planner` is exact, or a published one to compare with: greedy (InferLine), cg-mean, cg-peak. `feasibility` is
     robust (drawn service times, resampled traces) or trace (means, the given trace). `budget` is a number of
     simulations; `progress` is told how far the search is. Raises Infeasible, which names the smallest promise that can

@@ -86,7 +86,8 @@ def test_the_capacity_bound_allows_for_slow_batches_that_end_too_late_to_count(s
         items = np.arange(requests, dtype=np.int32)
         arrivals = Arrivals(np.zeros(requests), items, items)
         left = ReplicaStation.always("s", table, 5).run(arrivals, seed=seed, record=False)
-        demand = StageDemand(np.ones(requests), np.zeros(requests), np.full(requests, slow_s + 1.0))
+        due_s = np.full(requests, slow_s + 1.0)
+        demand = StageDemand(np.ones(requests), np.zeros(requests), due_s, np.arange(requests))
         late = int(np.count_nonzero(left.done_s > slow_s + 1.0 + 1e-9))
         for bound in work_bounds(work_gains(table), batch_key(seed, "s"), 2, requests):
             assert demand.least_late(bound, 5) <= late

@@ -14,7 +14,6 @@ from headway.cli.frame import (
     Json,
     Output,
     PlanArgument,
-    ProfileFile,
     Seed,
     SkipBad,
     SpecArgument,
@@ -98,8 +97,13 @@ def simulate(
 
 def plan(
     spec: SpecArgument,
-    profile: ProfileFile,
     trace: TraceFile,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            "--profile", envvar="HEADWAY_PROFILE", help="What work costs: a CSV file; fleets know it without."
+        ),
+    ] = None,
     planner: Annotated[
         Planner, typer.Option("--planner", envvar="HEADWAY_PLANNER", help="exact proves how far the optimum can be.")
     ] = Planner.EXACT,
@@ -131,7 +135,7 @@ def plan(
     from headway.report.terminal import plan_view
 
     declared = read_spec(spec)
-    measured = read_profile(profile, declared)
+    measured = None if profile is None else read_profile(profile, declared)
     requests = read_trace(trace, seed, format, skip_bad)
     with Progress("plan") as progress:
         try:

@@ -27,6 +27,7 @@ app = typer.Typer(
         "headway trace show requests.csv",
         "headway trace gamma --rate 50/s --cv 4 --seconds 400 --seed 1 -o bursty.csv",
         "headway trace edit requests.csv --from 1h --to 2h --scale-time 0.5 -o twice-as-fast.csv",
+        "headway trace edit requests.csv --input-tokens 700 --output-tokens 200 -o chat.csv",
         "headway trace fetch azure-llm",
     ),
     no_args_is_help=True,
@@ -158,13 +159,22 @@ def edit(
     mask_gaps: Annotated[
         float | None, typer.Option("--mask-gaps", parser=duration, metavar="TIME", help="Cut out longer silences.")
     ] = None,
+    input_tokens: Annotated[
+        float | None, typer.Option("--input-tokens", help="Give each request a prompt, of so many tokens on average.")
+    ] = None,
+    output_tokens: Annotated[
+        float | None, typer.Option("--output-tokens", help="And an answer; both are log-normal.")
+    ] = None,
     format: Format = None,
     skip_bad: SkipBad = False,
     seed: Seed = 0,
     output: Output = None,
     json: Json = False,
 ) -> None:
-    """Cut a trace, close its gaps, thin it, change its speed: in this order. Also converts other formats to our CSV."""
+    """Cut a trace, close its gaps, thin it, change its speed, give it tokens: in this order.
+
+    Also converts other formats to our CSV.
+    """
     read = read_trace(trace, seed, format, skip_bad)
     if start is not None or end is not None:
         read = read.slice(start or 0.0, end)
@@ -172,7 +182,13 @@ def edit(
         read = read.mask(read.gaps(mask_gaps))
     if keep != 1.0:
         read = read.thin(keep, seed)
-    _give(read if scale_time == 1.0 else read.scale_time(scale_time), output, json)
+    if scale_time != 1.0:
+        read = read.scale_time(scale_time)
+    if (input_tokens is None) != (output_tokens is None):
+        raise HeadwayError("trace edit: --input-tokens and --output-tokens belong together; give both")
+    if input_tokens is not None and output_tokens is not None:
+        read = read.with_tokens(input_tokens, output_tokens, seed)
+    _give(read, output, json)
 
 
 @app.command()

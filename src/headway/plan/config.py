@@ -21,6 +21,16 @@ class Config(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a configuration's times rest on: `kind` as in profiles (`measured`, `observed`, `imported`, `prior`), a
+    sentence without the stage, and by how much they were off where that is known, as a share."""
+
+    kind: str
+    text: str
+    error_ratio: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StageContext:
     """Where a configuration stands: the stage's name and declaration, in its spec, with its profile."""
 

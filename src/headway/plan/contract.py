@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from headway.plan.config import Config, StageContext
+from headway.plan.config import Config, Evidence, StageContext
 from headway.sim.station import Station
 from headway.spec.model import Stage
 
 if TYPE_CHECKING:
     from headway.plan.oracle import Oracle
     from headway.serve.replica import MakeStarter
+    from headway.serve.run import ServeOptions
     from headway.serve.station import LiveStation
     from headway.sim.setup import StageSetup
-    from headway.sim.worklaw import Gains
+    from headway.sim.station import Floats
+    from headway.sim.worklaw import Gains, LeastTimes
 
 
 class Domain(Protocol):
@@ -93,6 +95,24 @@ class StartsWorkers(Protocol):
 
 
 @runtime_checkable
+class ServesAlone(Protocol):
+    """A plan whose only stage is of its kind has a server of its own, in the place of that of pipelines."""
+
+    def serve_alone(
+        self,
+        context: StageContext,
+        config: Config,
+        options: ServeOptions,
+        more: Mapping[str, Any],
+        *,
+        announce: Callable[[str], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        """Serve until told to stop by a signal; `announce` is told the URL, `more` are options of this server alone."""
+        ...
+
+
+@runtime_checkable
 class HoldsSupply(Protocol):
     """Its configurations count against the `max` of hardware under `supply:`."""
 
@@ -159,6 +179,43 @@ class BoundsCapacity(Protocol):
 
     def work_gains(self, context: StageContext, config: Config, *, sampled: bool) -> Gains:
         """The least that items cost the capacity, as in `headway.sim.worklaw`; batch k draws the simulator's draw k."""
+        ...
+
+
+@runtime_checkable
+class WeighsRequests(Protocol):
+    """Its requests differ in work, and the trace tells by how much: exact search then skips what never carries them."""
+
+    def capacity(self, config: Config) -> int:
+        """Servers, or whatever the work is shared by."""
+        ...
+
+    def work_law(self, config: Config) -> Hashable:
+        """What `least_times` depends on; configurations of one law differ in capacity and policies only."""
+        ...
+
+    def least_times(
+        self, context: StageContext, config: Config, columns: Mapping[str, Floats], requests: int, *, sampled: bool
+    ) -> LeastTimes:
+        """What an item of each request takes at least, alone and of the capacity; `columns` are those of the trace."""
+        ...
+
+
+@runtime_checkable
+class TellsEvidence(Protocol):
+    """It knows what its times rest on beyond rows of the profile: plans say so, and doubt what rests on a prior."""
+
+    def evidence(self, context: StageContext, config: Config) -> Evidence | None:
+        """What a configuration's times rest on; None where the profile's rows say it."""
+        ...
+
+
+@runtime_checkable
+class NeedsNoProfile(Protocol):
+    """Some of its stages are planned without rows of a profile."""
+
+    def needs_no_profile(self, stage: Stage) -> bool:
+        """Whether a stage, as declared, can be planned without."""
         ...
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headway.sim.jit import kernel
+from headway.sim.outcome import TOLERANCE_S
 from headway.sim.station import Floats, Ints
-from headway.sim.worklaw import WorkBound
+from headway.sim.worklaw import LeastTimes, WorkBound
 from headway.sim.workload import Workload
 
 
@@ -87,11 +90,15 @@ class Tails:
 
 @dataclass(frozen=True)
 class StageDemand:
-    """One stage's share of a workload, one job per request that visits it: items, earliest start, latest finish."""
+    """One stage's share of a workload, one job per request that visits it: items, earliest start, latest finish.
+
+    `visiting` are the requests that do.
+    """
 
     items: Floats
     release_s: Floats
     due_s: Floats
+    visiting: NDArray[np.intp]
 
     @classmethod
     def of(cls, work: Workload, tails: Tails, name: str, slo_s: float) -> StageDemand:
@@ -102,7 +109,16 @@ class StageDemand:
         tail_s = float(tails.tail_s[name].min()) if stage.count else 0.0
         release_s = work.entry_s[visiting] + tails.head_s[name]
         due_s = work.trace.arrival_s[visiting] + (slo_s - tail_s)
-        return cls(per_request[visiting].astype(float), release_s, due_s)
+        return cls(per_request[visiting].astype(float), release_s, due_s, visiting)
+
+    def weighed(self, work_s: Floats) -> StageDemand:
+        """Return the demand in seconds of work instead of items; `work_s` is that of an item of each request."""
+        return replace(self, items=self.items * work_s[self.visiting])
+
+    def late_alone(self, times: LeastTimes) -> int:
+        """Return how many requests miss even when each has the stage for itself."""
+        late = self.release_s + times.alone_s[self.visiting] > self.due_s + 2 * TOLERANCE_S
+        return int(np.count_nonzero(late | times.broken[self.visiting]))
 
     def least_late(self, bound: WorkBound, servers: int) -> int:
         """Return how many requests are late at least when each item takes what the bound says of a server's time."""
@@ -111,4 +127,13 @@ class StageDemand:
         job_s = self.items * bound.work_s
         due_s = self.due_s + bound.credit_s(servers) / servers
         lost_s = dropped_work(self.release_s, due_s, job_s, float(servers))
-        return int(np.ceil(lost_s / job_s.max() - 1e-6))
+        lost_s -= 1e-6 * float(job_s.max())
+        if lost_s <= 0.0:
+            return 0
+        # Late requests lose all that is lost, so there are at least as many as the largest of them make up.
+        return int(np.searchsorted(self._largest_together * bound.work_s, lost_s)) + 1
+
+    @cached_property
+    def _largest_together(self) -> Floats:
+        """Items of the largest job, of the largest two, and so on."""
+        return np.cumsum(np.sort(self.items)[::-1])

@@ -16,16 +16,18 @@ import numpy as np
 
 from headway.plan.accuracy import combinations
 from headway.plan.config import Config
-from headway.plan.contract import BoundsCapacity
+from headway.plan.contract import BoundsCapacity, WeighsRequests
 from headway.plan.demand import StageDemand
 from headway.plan.oracle import Oracle
 from headway.plan.search import Expansion, Limits, Node, SearchResult, best_first
 from headway.sim.outcome import percentile
-from headway.sim.worklaw import WorkBound
+from headway.sim.worklaw import SURE, WorkBound
 
 BUDGET = 200_000
 TIES = 32
 TIE_BUDGET = 300
+MOST_CAPACITY = 1 << 20
+"""More servers than any plan has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +164,10 @@ def _options(oracle: Oracle, choice: Mapping[str, str], cap: float) -> Options:
 def carrying(oracle: Oracle, name: str, configs: Sequence[Config], variants: Mapping[str, str]) -> list[Config]:
     """Return the configurations of a stage whose capacity can carry its demand, whatever the other stages do.
 
-    Domains without `work_gains` keep all their configurations.
+    Domains that cannot bound what their capacity carries keep all their configurations.
     """
     domain = oracle.domains[name]
-    if not isinstance(domain, BoundsCapacity):
+    if not isinstance(domain, BoundsCapacity | WeighsRequests):
         return list(configs)
     needed: dict[object, int] = {}
     kept = []
@@ -182,22 +184,37 @@ def needed_capacity(oracle: Oracle, name: str, config: Config, law: object, vari
     """Return the capacity without which too many traces have too many late requests for sure."""
     largest = [1] * (oracle.may_fail + 1)
     for k in range(len(oracle.traces)):
-        demand = oracle.demand(k, name, variants)
-        bounds = oracle.simulations.work_bounds(k, name, config, law, int(demand.items.sum()))
-        least = _least_capacity(demand, bounds, oracle.most_misses[k], largest[0])
+        bounds = _bounds(oracle, k, name, config, law, variants)
+        least = MOST_CAPACITY if bounds is None else _least_capacity(bounds, oracle.most_misses[k], largest[0])
         largest = sorted([*largest, least])[1:]
     return largest[0]
 
 
-def _least_capacity(demand: StageDemand, bounds: Sequence[WorkBound], most_misses: int, least: int) -> int:
+def _bounds(
+    oracle: Oracle, k: int, name: str, config: Config, law: object, variants: Mapping[str, str]
+) -> list[tuple[StageDemand, WorkBound]] | None:
+    """What trace k asks of a stage, with the least that this takes; None where no capacity makes enough requests keep
+    their promises."""
+    demand, domain = oracle.demand(k, name, variants), oracle.domains[name]
+    if not isinstance(domain, WeighsRequests):
+        known = oracle.simulations.work_bounds(k, name, config, law, int(demand.items.sum()))
+        return [(demand, bound) for bound in known]
+    trace = oracle.traces[k]
+    times = domain.least_times(oracle.contexts[name], config, trace.columns, trace.requests, sampled=oracle.sampled)
+    if demand.late_alone(times) > oracle.most_misses[k]:
+        return None
+    return [(demand.weighed(work_s), SURE) for work_s in times.work_s]
+
+
+def _least_capacity(bounds: Sequence[tuple[StageDemand, WorkBound]], most_misses: int, least: int) -> int:
     """Return the least number of servers, from `least` on, that leaves at most so many requests late for sure."""
-    for bound in bounds:
+    for demand, bound in bounds:
         if demand.least_late(bound, least) <= most_misses:
             continue
         low, high = least, 2 * least
         while demand.least_late(bound, high) > most_misses:
             low, high = high, 2 * high
-            if high > 1 << 20:
+            if high > MOST_CAPACITY:
                 return high
         while high - low > 1:
             middle = (low + high) // 2

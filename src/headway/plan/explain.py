@@ -51,6 +51,7 @@ class Predicted:
                 "utilization": stage.utilization,
                 "peak_utilization_10s": stage.peak_utilization_10s,
                 "queue_wait_p99_s": number(percentile(stage.queue_wait_s, 99)),
+                **({"figures": {n: number(v) for n, v in stage.figures.items()}} if stage.figures else {}),
             }
             for name, stage in self.outcome.stages.items()
         }

@@ -20,6 +20,7 @@ from headway.plan.smallest import (
     Smallest,
     least_latency_s,
     limited,
+    promise_s,
     smallest_promise,
     unlimited,
     without_waiting_s,
@@ -106,6 +107,9 @@ def _too_slow(oracle: Oracle, choices: list[dict[str, str]]) -> tuple[str, str] 
     """The slowest stage, and how long service alone takes, when it exceeds the promise whatever supply there is."""
     slo, free = oracle.spec.slo, unlimited(oracle)
     alone = smallest_promise(free, choices)
+    if alone is not None and (breaking := _breaking(free, alone.stages)) is not None:
+        said = _shortage(oracle, breaking)
+        return breaking, f"whatever the supply, stage {breaking!r} breaks promises of its own{said}"
     if alone is not None and alone.slo_s > slo.latency_s and (times_s := without_waiting_s(free, alone.stages)):
         stage = max(times_s, key=lambda n: times_s[n])
         longest = f"up to {duration_text(times_s[stage])} for {slo.percentile:g}% of its items"
@@ -123,6 +127,17 @@ def _too_slow(oracle: Oracle, choices: list[dict[str, str]]) -> tuple[str, str] 
         f"even the quickest requests alone in the system need {duration_text(least_s)}; "
         f"the slowest stage is {stage!r} (at best {duration_text(fastest_s[stage])})"
     )
+
+
+def _breaking(oracle: Oracle, stages: Mapping[str, Config]) -> str | None:
+    """The stage that breaks the most promises of its own, where these alone make any promise infeasible."""
+    if math.isfinite(promise_s(oracle, stages)):
+        return None
+    work, order = oracle.simulations.workload(0, stages), oracle.spec.graph.order
+    left = {name: oracle.simulations.departures(0, name, stages, work, stages) for name in order}
+    broken = {name: int(np.count_nonzero(departures.broken)) for name, departures in left.items()}
+    stage = max(broken, key=lambda n: broken[n])
+    return stage if broken[stage] else None
 
 
 def _short_of_floor(oracle: Oracle, stages: Mapping[str, Config]) -> Obstacle | None:

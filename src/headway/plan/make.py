@@ -12,7 +12,7 @@ from headway.errors import PlanError, nearest
 from headway.plan import explain, reasons
 from headway.plan.accuracy import plan_accuracy
 from headway.plan.config import Config
-from headway.plan.contract import HasPlanners
+from headway.plan.contract import HasPlanners, NeedsNoProfile
 from headway.plan.difference import current_plan
 from headway.plan.exact import BUDGET, TIES, Found, search, variant_choices
 from headway.plan.improve import BUDGET as IMPROVING
@@ -23,6 +23,7 @@ from headway.plan.plan import Plan
 from headway.plan.promise import duration_text
 from headway.plan.smallest import smallest_promise
 from headway.profile import Profile, Row
+from headway.spec.kinds import load_domain
 from headway.spec.model import Spec
 from headway.trace import Trace
 
@@ -39,7 +40,7 @@ Progress = Callable[[str], None]
 
 def make(
     spec: Spec,
-    profile: Profile,
+    profile: Profile | None,
     trace: Trace,
     *,
     planner: str = "exact",
@@ -53,9 +54,9 @@ def make(
 
     `planner`: "exact" (best-first search with bounds), or a baseline: "greedy" (InferLine as published), "cg-mean",
     "cg-peak". `feasibility`: "robust" (drawn service times, resampled traces) or "trace" (means, the given trace).
-    `budget` counts simulated candidates, for each point of the frontier anew. `explained` False leaves out headroom,
-    rejections and the frontier. Raises Infeasible, naming the stage and the smallest promise that is feasible,
-    PlanError and ProfileError.
+    `profile` may be None where no stage needs one. `budget` counts simulated candidates, for each point of the frontier
+    anew. `explained` False leaves out headroom, rejections and the frontier. Raises Infeasible, naming the stage and
+    the smallest promise that is feasible, PlanError and ProfileError.
 
     >>> from headway.testing.examples import tiny_profile, tiny_spec
     >>> plan = make(tiny_spec(), tiny_profile(), Trace.poisson(rate=20, seconds=60, seed=1), feasibility="trace")
@@ -64,6 +65,7 @@ def make(
     """
     if planner not in PLANNERS:
         raise PlanError(f"planner is {planner!r}{nearest(planner, PLANNERS)}; valid: {', '.join(PLANNERS)}")
+    profile = unprofiled(spec) if profile is None else profile
     oracle = Oracle(spec, profile, trace, feasibility=feasibility, seed=seed)
     tell = progress or (lambda _: None)
     choices = variant_choices(oracle)
@@ -79,6 +81,20 @@ def make(
         raise Infeasible(spec.name, over_budget(oracle, found.stages, lower, smallest_s, max(LOOSER)))
     frontier_budget = FRONTIER_BUDGET if budget is None else min(budget, FRONTIER_BUDGET)
     return _plan(oracle, found, planner, tell, explained, frontier_budget)
+
+
+def unprofiled(spec: Spec) -> Profile:
+    """Return a profile without rows. Raises PlanError naming the stages that cannot be planned so."""
+    kinds = {name: load_domain(stage.kind) for name, stage in spec.stages.items()}
+    needing = [
+        name
+        for name, domain in kinds.items()
+        if not (isinstance(domain, NeedsNoProfile) and domain.needs_no_profile(spec.stages[name]))
+    ]
+    if needing:
+        raise PlanError(f"no profile is given, and nothing else says what work costs at {', '.join(needing)}; give one "
+                        "with --profile, or measure it with `headway profile`")  # fmt: skip
+    return Profile.from_rows(())
 
 
 def baselines(
@@ -245,6 +261,7 @@ def _plan(oracle: Oracle, found: Found, planner: str, tell: Progress, explained:
             told.append(reasons.headroom(ratio, first))
         frontier = _frontier(oracle, planner, found, frontier_budget, tell)
     told.append(reasons.judged_on(oracle, predicted.verdict))
+    told += reasons.evidence(oracle.plan(stages))
     told += reasons.against_current(oracle, found)
     plan = Plan(
         spec=oracle.spec,

@@ -11,8 +11,9 @@ from headway.plan.accuracy import plan_accuracy
 from headway.plan.difference import current_plan
 from headway.plan.exact import Found
 from headway.plan.oracle import Oracle, Verdict
-from headway.plan.plan import Reason
+from headway.plan.plan import Plan, Reason
 from headway.plan.promise import duration_text
+from headway.sim import confidence
 from headway.sim.outcome import percentile
 
 
@@ -25,9 +26,11 @@ def optimality(oracle: Oracle, found: Found, planner: str, choice: Mapping[str, 
         return Reason("baseline", text, None, {**values, "lower_bound_usd_per_hour": None, "variants": dict(choice)})
     if found.stop == "optimal":
         among = f"; the most robust of {found.ties} plans of equal cost" if found.ties > 1 else ""
-        text = (
-            f"proven cheapest over variants, hardware, batch sizes and replicas{among} ({found.expanded} partial plans)"
+        kinds = {stage.kind for stage in oracle.spec.stages.values()}
+        space = (
+            "variants, hardware, batch sizes and replicas" if kinds == {"pipeline"} else "all that stages may choose"
         )
+        text = f"proven cheapest over {space}{among} ({found.expanded} partial plans)"
         return Reason("optimal", text, None, values)
     share = 100 * (cost - lower) / cost
     text = f"stopped by its budget: at most {share:.1f}% of the cost could still be saved (${lower:.4g}/h is the bound)"
@@ -96,6 +99,16 @@ def judged_on(oracle: Oracle, verdict: Verdict) -> Reason:
         share = f"break the promise in at most {100 * broken:.3g}% of their windows"
     text = f"holds on {kept} of {traces} traces resampled in blocks of {oracle.block_s:.3g} s; 97% of them {share}"
     return Reason("judged", text, None, {"traces": traces, "kept": kept, "block_s": oracle.block_s})
+
+
+def evidence(plan: Plan) -> list[Reason]:
+    """Return what times rest on that are not rows of the profile, stage by stage."""
+    known = {name: confidence.evidence(plan, name) for name in plan.spec.graph.order}
+    return [
+        Reason("evidence", f"{name}: {found.text}", name, {"evidence": found.kind, "error_ratio": found.error_ratio})
+        for name, found in known.items()
+        if found is not None
+    ]
 
 
 def against_current(oracle: Oracle, found: Found) -> list[Reason]:

@@ -63,7 +63,10 @@ class Simulations:
         self._bounds: dict[tuple[int, str, object], list[WorkBound]] = {}
 
     def finish_s(self, k: int, stages: Mapping[str, Config]) -> Floats:
-        """Return each request's completion on trace k under a whole candidate; infinite when it never finishes."""
+        """Return each request's completion on trace k under a whole candidate.
+
+        Infinite when it never finishes, or broke a promise of its own: no latency that is promised keeps that one.
+        """
         plan = Plan(self.spec, self.profile, {name: stages[name] for name in self.spec.graph.order})
         if not needs_events(plan):
             return self.completion(k, stages, stages)
@@ -72,15 +75,17 @@ class Simulations:
         return simulation.completion()
 
     def completion(self, k: int, stages: Mapping[str, Config], variants: Mapping[str, object]) -> Floats:
-        """Return each request's completion on trace k, or a lower bound of it when later stages are not given."""
+        """Return each request's completion on trace k as `finish_s` does, or a lower bound where later stages lack."""
         work = self.workload(k, variants)
         departures = {name: self.departures(k, name, stages, work, variants) for name in stages}
         if len(stages) == len(self.spec.stages):
-            return work.completion(departures)
-        tails = self.tails(k, variants)
-        done_s = work.trace.arrival_s + tails.least_s
-        for name, left in departures.items():
-            tails.finish_at_least(work, name, left.done_s, left.item, done_s)
+            done_s = work.completion(departures)
+        else:
+            tails = self.tails(k, variants)
+            done_s = work.trace.arrival_s + tails.least_s
+            for name, left in departures.items():
+                tails.finish_at_least(work, name, left.done_s, left.item, done_s)
+        done_s[work.broken(departures)] = np.inf
         return done_s
 
     def accuracy(self, k: int, stages: Mapping[str, Config]) -> float | None:
@@ -204,4 +209,4 @@ class _Kept:
 
 
 def _bytes(left: Departures) -> int:
-    return left.done_s.nbytes + left.item.nbytes + left.credit.nbytes
+    return left.done_s.nbytes + left.item.nbytes + left.credit.nbytes + left.broken.nbytes

@@ -55,6 +55,8 @@ def outcome_view(outcome: Outcome | Mapping[str, Any]) -> Group:
     ]
     if figures.get("accuracy") is not None:
         facts.append(("accuracy", fmt.percent(figures["accuracy"])))
+    for name, stage in figures.get("stages", {}).items():
+        facts += [(name, line) for line in words.stage_figures(stage.get("figures", {}))]
     stages = [
         [
             name,
@@ -149,6 +151,8 @@ def _headline(plan: Plan) -> list[RenderableType]:
     ]
     if plan.predicted:
         facts.append(("predicted", "\n".join(words.prediction(plan))))
+    for name, predicted in plan.stage_predictions.items():
+        facts += [(name, line) for line in words.stage_figures(predicted.get("figures", {}))]
     facts.append(("headroom", words.headroom(plan)))
     if plan.accuracy is not None:
         facts.append(("accuracy", fmt.percent(plan.accuracy)))

@@ -306,6 +306,28 @@ def request_counts(figures: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def stage_figures(figures: Mapping[str, Any]) -> list[str]:
+    """Return what a kind of stage tells of itself as lines: one over all of its requests, and one for each class.
+
+    >>> stage_figures({"ttft_p99_s": 0.5, "preemptions": 2.0, "chat.kept_ratio": 0.99})
+    ['ttft p99 500 ms, preemptions 2', 'chat: kept 99%']
+    """
+    lines: dict[str, list[str]] = {}
+    for name, value in figures.items():
+        of, _, figure = name.rpartition(".")
+        lines.setdefault(of, []).append(_figure(figure, value))
+    return [f"{of}: {', '.join(parts)}" if of else ", ".join(parts) for of, parts in lines.items()]
+
+
+def _figure(name: str, value: float | None) -> str:
+    """A figure by its name, whose end is its unit; one that is null is infinite."""
+    if name.endswith("_s"):
+        return f"{name.removesuffix('_s').replace('_', ' ')} {fmt.duration(math.inf if value is None else value)}"
+    if name.endswith("_ratio"):
+        return f"{name.removesuffix('_ratio').replace('_', ' ')} {fmt.percent(value)}"
+    return f"{name.replace('_', ' ')} {fmt.DASH if value is None else f'{value:.4g}'}"
+
+
 def relative(before: float | None, after: float | None) -> float | None:
     """Return the change from `before` to `after` relative to `before`, None when it is not known."""
     return None if before is None or after is None or not before else after / before - 1

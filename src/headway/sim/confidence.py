@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from headway.plan.config import Evidence, StageContext
 from headway.sim.outcome import StageOutcome
 from headway.sim.station import Floats
+from headway.spec.kinds import load_domain
 
 if TYPE_CHECKING:
     from headway.plan.plan import Plan
@@ -57,7 +59,20 @@ def low_confidence(plan: Plan, stages: Mapping[str, StageOutcome], columns: Coll
         used = [row for row in plan.profile.rows if (row.stage, row.variant, row.hardware) == key]
         if any(row.evidence == "prior" for row in used):
             reasons.append(f"{name}: its profile holds a prior, not a measurement")
+        known = evidence(plan, name)
+        if known is not None and known.kind == "prior":
+            reasons.append(f"{name}: {known.text}")
     return (*reasons, *_little_recorded(plan, columns))
+
+
+def evidence(plan: Plan, name: str) -> Evidence | None:
+    """Return what a stage's times rest on where its domain tells, else None."""
+    stage = plan.spec.stages[name]
+    domain = load_domain(stage.kind)
+    if not hasattr(domain, "evidence"):
+        return None
+    found: Evidence | None = domain.evidence(StageContext(name, stage, plan.spec, plan.profile), plan.stages[name])
+    return found
 
 
 def _little_recorded(plan: Plan, columns: Collection[str]) -> list[str]:

@@ -99,7 +99,7 @@ def by_window(arrival_s: NDArray[np.float64], values: NDArray[Any], window_s: fl
 @dataclass(frozen=True, slots=True)
 class StageOutcome:
     """One stage's share of an outcome. `queue_wait_s` has one value per item that was started; `accuracy` is
-    that of its answers, where it is simulated."""
+    that of its answers, where it is simulated; `figures` are what its kind of stage tells beside."""
 
     items: int
     batches: int
@@ -110,6 +110,7 @@ class StageOutcome:
     service_s: float = 0.0
     peak_utilization_10s: float = 0.0
     accuracy: float | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the stage's summary as JSON values."""
@@ -125,6 +126,7 @@ class StageOutcome:
             "replica_seconds": self.capacity_s,
             "cost_usd": self.cost_usd,
             **({} if self.accuracy is None else {"accuracy": self.accuracy}),
+            **({"figures": {name: number(value) for name, value in self.figures.items()}} if self.figures else {}),
         }
 
 
@@ -133,7 +135,8 @@ class Outcome:
     """Every request's latency from its scheduled arrival (infinite when unanswered), and what it cost.
 
     `arrival_s`, `latency_s`, `status` have one entry per request offered, in order of arrival; `slo_s` and
-    `slo_percentile` are the promise it is held against.
+    `slo_percentile` are the promise it is held against. `broken`: which requests broke a promise of their own, such as
+    one to their first token, and so missed however soon they ended; empty where there are no such promises.
 
     >>> import numpy as np
     >>> Outcome(np.array([0.0, 1.0]), np.array([0.1, 0.5]), np.zeros(2, np.int8), 0.3, 99.0).miss_rate
@@ -154,10 +157,13 @@ class Outcome:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     window_s: float | None = None
     objective: float | None = None
+    broken: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
 
     def __post_init__(self) -> None:
         if not self.arrival_s.shape == self.latency_s.shape == self.status.shape:
             raise HeadwayError("outcome: arrival_s, latency_s and status must have one entry per request each")
+        if self.broken.size and self.broken.shape != self.status.shape:
+            raise HeadwayError("outcome: broken must have one entry per request, or none")
 
     def _repr_html_(self) -> str:
         from headway.report.fragments import outcome_fragment
@@ -175,8 +181,9 @@ class Outcome:
 
     @property
     def missed(self) -> NDArray[np.bool_]:
-        """Which requests are late, dropped, rejected, failed or unanswered."""
-        return ~(self.latency_s <= self.slo_s + TOLERANCE_S)
+        """Which requests are late, dropped, rejected, failed or unanswered, or broke a promise of their own."""
+        late = ~(self.latency_s <= self.slo_s + TOLERANCE_S)
+        return late | self.broken if self.broken.size else late
 
     @property
     def misses(self) -> int:

@@ -162,6 +162,7 @@ def build_outcome(plan: Plan, work: Workload, runs: Mapping[str, StageRun], *, s
             service_s=run.departures.busy_s,
             peak_utilization_10s=peak_utilization(run.arrival_s, run.departures.busy_s, run.capacity),
             accuracy=run.departures.accuracy,
+            figures=run.departures.figures,
         )
     return Outcome(
         arrival_s=trace.arrival_s,
@@ -180,6 +181,7 @@ def build_outcome(plan: Plan, work: Workload, runs: Mapping[str, StageRun], *, s
         },
         window_s=plan.spec.slo.window_s,
         objective=plan.spec.slo.objective,
+        broken=work.broken(departures),
     )  # fmt: skip
 
 

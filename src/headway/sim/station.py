@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,9 @@ class Departures:
     `Arrivals` (when its service began or it was dropped), or empty when the caller did not ask to record. `dropped`
     lists items given up, `unserved` items that no capacity was left for, `refused` items that met a full queue.
     `credit`: how right each departing item is answered, from 0 to 1, or empty where that is not simulated.
+    `broken`: which departing items broke a promise of their own, such as one to their first token: their requests miss,
+    however soon they end; empty where there are no such promises. `figures`: more to tell of the stage, by names with
+    units, where the caller asked to record.
     """
 
     done_s: Floats
@@ -47,6 +51,8 @@ class Departures:
     busy_s: float
     refused: Ints = field(default_factory=lambda: np.empty(0, np.int32))
     credit: Floats = field(default_factory=lambda: np.empty(0))
+    broken: Flags = field(default_factory=lambda: np.empty(0, np.bool_))
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def lost(self) -> tuple[Ints, Ints, Ints]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from headway.sim.draws import draw
 from headway.sim.jit import kernel
-from headway.sim.station import Floats
+from headway.sim.station import Flags, Floats
 
 
 @kernel
@@ -82,3 +82,20 @@ def work_gains(service_s: Floats) -> Gains:
         work_s = max(surely_s, share * low)
         bounds.append((work_s, gain(work_s)))
     return bounds
+
+
+@dataclass(frozen=True, slots=True)
+class LeastTimes:
+    """What each request of a trace takes at a stage at least, by what the trace says of it.
+
+    `alone_s`: its time with no other request there. `broken`: whether it breaks a promise of its own even so. `work_s`:
+    the seconds of capacity that it takes, counted in one way or more, each of which bounds what all requests take.
+    """
+
+    alone_s: Floats
+    broken: Flags
+    work_s: tuple[Floats, ...]
+
+
+SURE = WorkBound(1.0, 0.0, 0.0, 0.0)
+"""The bound of work that is told in seconds and does not depend on luck."""

@@ -11,7 +11,7 @@ import numpy as np
 from headway.profile import RecordedVisits
 from headway.sim import feedforward
 from headway.sim.items import StageItems, build_items
-from headway.sim.station import Arrivals, Departures, Floats, Station
+from headway.sim.station import Arrivals, Departures, Flags, Floats, Station
 from headway.spec.graph import REQUEST, Graph
 from headway.trace import Trace
 
@@ -112,6 +112,14 @@ class Workload:
                 if gone.size:
                     feedforward.mark(gone, items.request, done_s)
         return done_s
+
+    def broken(self, departures: Mapping[str, Departures]) -> Flags:
+        """Return which requests have an item that broke a promise of its own at one of the given stages."""
+        broken = np.zeros(self.requests, np.bool_)
+        for name, left in departures.items():
+            if left.broken.size:
+                broken[self.items[name].request[left.item[left.broken]]] = True
+        return broken
 
     def _ending(self, stage: str) -> int:
         """Whether a stage's items are their request's last: none, some, or every request ends here and only here."""

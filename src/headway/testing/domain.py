@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,21 @@ import numpy as np
 
 from headway.errors import PlanError
 from headway.plan.config import Config, StageContext
-from headway.plan.contract import BoundsCapacity, HasRichest, HoldsSupply, SharesPools, StartsSlowly
+from headway.plan.contract import (
+    BoundsCapacity,
+    HasRichest,
+    HoldsSupply,
+    SharesPools,
+    StartsSlowly,
+    TellsEvidence,
+    WeighsRequests,
+)
 from headway.plan.plan import PREDICTED
 from headway.profile import Profile
+from headway.profile.profile import EVIDENCE
 from headway.serve.station import LiveStation
 from headway.sim.draws import batch_key, bits_for
-from headway.sim.station import Arrivals, Departures, Station
+from headway.sim.station import Arrivals, Departures, Floats, Station
 from headway.sim.worklaw import work_bounds
 from headway.sim.workload import Workload
 from headway.spec.graph import Graph
@@ -31,6 +40,7 @@ from headway.trace import Trace
 
 MOST_CONFIGS = 40
 SEED = 7
+NO_COLUMNS: Mapping[str, Floats] = {}
 
 
 @dataclass(frozen=True)
@@ -137,9 +147,11 @@ def check_doors(domain: Any, example: Example, configs: Sequence[Config]) -> Non
             held = domain.holds(config)
             _require(set(held) <= set(example.spec.supply), f"holds: {set(held)} is not all in supply")
             _require(all(n >= 0 for n in held.values()), "holds: a negative number of replicas")
-        if isinstance(domain, BoundsCapacity):
+        if isinstance(domain, BoundsCapacity | WeighsRequests):
             _require(domain.capacity(config) >= 1, "capacity is below 1")
             hash(domain.work_law(config))
+        if isinstance(domain, TellsEvidence) and (known := domain.evidence(context, config)) is not None:
+            _require(known.kind in EVIDENCE and bool(known.text), f"evidence: {known} is of no kind, or says nothing")
     if isinstance(domain, HasRichest):
         for variant in variants:
             _require(bool(list(domain.richest(context, variant, 1.0))), "richest: nothing for a variant")
@@ -158,19 +170,19 @@ def check_live(domain: Any, example: Example, config: Config) -> LiveStation:
 def check_station(domain: Any, example: Example, config: Config, trace: Trace, *, sampled: bool) -> None:
     """The simulator's station keeps conservation, causality, determinism, no peeking, and its own bounds."""
     station: Station = domain.station(example.context, config, sampled=sampled)
-    arrivals = _arrivals(trace.arrival_s)
+    arrivals = _arrivals(trace.arrival_s, trace.columns)
     left = station.run(arrivals, seed=SEED, record=True)
     _check_departures(station, arrivals, left)
     again = domain.station(example.context, config, sampled=sampled).run(arrivals, seed=SEED, record=True)
     _require(_equal(left, again), f"{config}: the same arrivals and seed give other departures")
-    later = station.run(_arrivals(trace.arrival_s + 64.0), seed=SEED, record=True)
+    later = station.run(_arrivals(trace.arrival_s + 64.0, trace.columns), seed=SEED, record=True)
     _require(
         np.allclose(later.done_s, left.done_s + 64.0),
         f"{config}: arrivals moved by 64 s do not move departures by 64 s",
     )
     _check_no_peeking(station, arrivals, left)
     _check_departures(station, _arrivals(np.empty(0)), station.run(_arrivals(np.empty(0)), seed=SEED, record=True))
-    hurried = _arrivals(trace.arrival_s, patience_s=2.0 * station.fastest_s())
+    hurried = _arrivals(trace.arrival_s, trace.columns, patience_s=2.0 * station.fastest_s())
     _check_departures(station, hurried, station.run(hurried, seed=SEED, record=True))
     _check_fastest(domain, example, config, station, sampled)
     if isinstance(domain, BoundsCapacity):
@@ -179,6 +191,8 @@ def check_station(domain: Any, example: Example, config: Config, trace: Trace, *
         for bound in work_bounds(gains, key, bits, trace.requests):
             least_s = trace.requests * bound.work_s - bound.run_s
             _require(left.busy_s >= least_s - 1e-9, f"{config}: {left.busy_s} s of work, but work_gains says {least_s}")
+    if isinstance(domain, WeighsRequests):
+        _check_least_times(domain, example, config, trace, left, sampled=sampled)
     if isinstance(domain, SharesPools):
         _check_setup(domain, example, config, trace, sampled)
 
@@ -204,16 +218,17 @@ def _check_departures(station: Station, arrivals: Arrivals, left: Departures) ->
     # There may be more batches than items: an item may pass several of them on its way through a station.
     _require(left.batches >= min(1, left.item.size) and left.busy_s >= 0, "batches or busy_s is out of range")
     _require(left.credit.size in (0, left.item.size), "credit has not one entry per departure")
+    _require(left.broken.size in (0, left.item.size), "broken has not one entry per departure")
     _require(bool(np.all((left.credit >= 0) & (left.credit <= 1))), "a credit is not between 0 and 1")
 
 
 def _check_no_peeking(station: Station, arrivals: Arrivals, left: Departures) -> None:
-    """What is done before an arrival is the same whether that arrival and all after it come or not."""
+    """What is done before an arrival is the same, up to rounding, whether that arrival and all after it come or not."""
     for cut in range(1, arrivals.item.size, max(1, arrivals.item.size // 7)):
-        before = station.run(_arrivals(arrivals.arrival_s[:cut]), seed=SEED, record=False)
+        before = station.run(_arrivals(arrivals.arrival_s[:cut], arrivals.attributes), seed=SEED, record=False)
         known, now = left.done_s < arrivals.arrival_s[cut], before.done_s < arrivals.arrival_s[cut]
-        same = np.array_equal(left.done_s[known], before.done_s[now])
-        same = same and np.array_equal(left.item[known], before.item[now])
+        same = np.array_equal(left.item[known], before.item[now])
+        same = same and np.allclose(left.done_s[known], before.done_s[now], rtol=0.0, atol=1e-9)
         _require(
             same, "what was done before an arrival changes when the arrival is taken away: the station looks ahead"
         )
@@ -227,6 +242,22 @@ def _check_fastest(domain: Any, example: Example, config: Config, station: Stati
     _require(anyway_s <= bound_s + 1e-12, "fastest_s over all variants is above that of one of them")
 
 
+def _check_least_times(
+    domain: Any, example: Example, config: Config, trace: Trace, left: Departures, *, sampled: bool
+) -> None:
+    """No item that left was quicker than alone, or kept a promise that it breaks alone, and their work was done."""
+    times = domain.least_times(example.context, config, trace.columns, trace.requests, sampled=sampled)
+    took_s = left.done_s - trace.arrival_s[left.item]
+    _require(bool(np.all(took_s >= times.alone_s[left.item] - 1e-9)), f"{config}: an item is quicker than alone_s")
+    kept = left.item if not left.broken.size else left.item[~left.broken]
+    _require(not times.broken[kept].any(), f"{config}: a promise is kept that least_times says nobody can keep")
+    for work_s in times.work_s:
+        least_s = float(work_s[left.item].sum())
+        _require(
+            left.busy_s >= least_s * (1 - 1e-9), f"{config}: {left.busy_s} s of work, but least_times says {least_s}"
+        )
+
+
 def _check_setup(domain: Any, example: Example, config: Config, trace: Trace, sampled: bool) -> None:
     from headway.sim.eventsim import EventSimulation
 
@@ -236,20 +267,21 @@ def _check_setup(domain: Any, example: Example, config: Config, trace: Trace, sa
     events = EventSimulation(Workload.of(Graph.build({example.stage: {}}), trace, SEED), {example.stage: setup}, {})
     events.advance(np.inf)
     station: Station = domain.station(example.context, config, sampled=sampled)
-    left = station.run(_arrivals(trace.arrival_s), seed=SEED, record=False)
+    left = station.run(_arrivals(trace.arrival_s, trace.columns), seed=SEED, record=False)
     by_events = events.departures()[example.stage]
     same = np.array_equal(by_events.done_s, left.done_s) and np.array_equal(by_events.item, left.item)
     _require(same, f"{config}: the event kernel and the station do not agree to the last bit")
 
 
-def _arrivals(arrival_s: Any, patience_s: float = math.inf) -> Arrivals:
+def _arrivals(arrival_s: Any, columns: Mapping[str, Floats] = NO_COLUMNS, patience_s: float = math.inf) -> Arrivals:
     items = np.arange(len(arrival_s), dtype=np.int32)
     deadline_s = arrival_s + patience_s if math.isfinite(patience_s) else np.empty(0)
-    return Arrivals(np.asarray(arrival_s, float), items, items, deadline_s)
+    return Arrivals(np.asarray(arrival_s, float), items, items, deadline_s, columns)
 
 
 def _equal(a: Departures, b: Departures) -> bool:
-    arrays = ((a.done_s, b.done_s), (a.item, b.item), (a.start_s, b.start_s), (a.credit, b.credit))
+    arrays = ((a.done_s, b.done_s), (a.item, b.item), (a.start_s, b.start_s), (a.credit, b.credit),
+              (a.broken, b.broken))  # fmt: skip
     return all(np.array_equal(x, y) for x, y in arrays) and (a.batches, a.busy_s) == (b.batches, b.busy_s)
 
 

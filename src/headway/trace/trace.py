@@ -200,6 +200,18 @@ class Trace:
 
         return mask(self, gaps)
 
+    def with_tokens(self, input_tokens: float, output_tokens: float, seed: int = 0) -> Trace:
+        """Give every request a prompt and an answer: log-normal numbers of tokens with these means.
+
+        They are the columns `input_tokens` and `output_tokens`, which fleets of LLM engines go by.
+
+        >>> sorted(Trace.from_arrivals([1.0]).with_tokens(700, 200, seed=1).columns)
+        ['input_tokens', 'output_tokens']
+        """
+        from headway.trace.transform import with_tokens
+
+        return with_tokens(self, input_tokens, output_tokens, seed)
+
     @staticmethod
     def merge(*traces: Trace) -> Trace:
         """Play several traces at once, each from its own time 0. All must have the same columns.

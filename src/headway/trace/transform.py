@@ -124,3 +124,23 @@ def resample(trace: Trace, block_s: float, seed: int) -> Trace:
     arrival = np.clip(moved, np.repeat(edges[:-1], counts), np.repeat(edges[1:], counts))
     index[index >= trace.requests] -= trace.requests
     return _chosen(trace, index, arrival, duration, None)
+
+
+INPUT_SPREAD, OUTPUT_SPREAD = 1.0, 0.8
+"""Standard deviations of the logarithm of a request's tokens, about those of published conversation traces."""
+LONGEST_RATIO = 16.0
+"""How many times the mean of tokens the longest prompt or answer has."""
+
+
+def with_tokens(trace: Trace, input_tokens: float, output_tokens: float, seed: int) -> Trace:
+    """Give every request a prompt and an answer of so many tokens on average. Raises TraceError for a mean below 1."""
+    rng = generator("tokens", seed)
+    columns = dict(trace.columns)
+    for name, mean, spread in (
+        ("input_tokens", input_tokens, INPUT_SPREAD), ("output_tokens", output_tokens, OUTPUT_SPREAD)
+    ):  # fmt: skip
+        if not 1.0 <= mean < math.inf:
+            raise TraceError(f"with_tokens: {name} is {mean!r}; on average it must be at least 1")
+        drawn = rng.lognormal(math.log(mean) - spread**2 / 2, spread, trace.requests)
+        columns[name] = np.clip(np.rint(drawn), 1.0, LONGEST_RATIO * mean)
+    return Trace(trace.arrival_s, columns, trace.duration_s, trace.start, trace.name, trace.skipped)

@@ -1,0 +1,121 @@
+"""The simulator's station of LLM engines: requests with tokens, first tokens and last ones, and promises to classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from headway.domains.fleet.least import llm_work_s
+from headway.domains.fleet.leaving import CLASS, departures, kinds, per_arrival
+from headway.fleet.engines import Engine, LlmFleet
+from headway.fleet.llm_run import LlmOutcome, LlmWork, simulate_llm
+from headway.fleet.llm_slo import SloClass, kept
+from headway.sim.draws import batch_key
+from headway.sim.outcome import percentile
+from headway.sim.station import Arrivals, Departures, Floats, Ints
+from headway.trace import Trace
+
+COLUMNS = ("input_tokens", "output_tokens", "max_tokens", "predicted_tokens", "tenant", "session")
+"""The columns of a trace that engines and their policies go by; the first two are needed."""
+
+
+def work_of(name: str, arrival_s: Floats, columns: Mapping[str, Floats], max_output_tokens: int) -> LlmWork:
+    """Return the requests that a stage's engines get. Raises TraceError, beginning with the stage, for what lacks."""
+    last_s = float(arrival_s[-1]) if arrival_s.size else 0.0
+    known = {column: columns[column] for column in COLUMNS if column in columns}
+    trace = Trace.from_arrivals(arrival_s, known, duration_s=max(last_s, 1.0), name=f"of stages.{name}")
+    return LlmWork.of(trace, max_output_tokens=max_output_tokens)
+
+
+@dataclass(frozen=True)
+class LlmStation:
+    """Equal LLM engines behind a balancer, that serve items by the tokens of their requests.
+
+    Time is busy as far as tokens need it at least, in full iterations: an engine that iterates all the time over few
+    requests is not full, and utilization says how much of the capacity the traffic takes.
+
+    >>> from headway.fleet.roofline import StepTime
+    >>> engine = Engine(StepTime(floor_s=0.01, token_s=1e-4), kv_tokens=80_000)
+    >>> station = LlmStation("answer", LlmFleet((engine,)), (SloClass("chat", ttft_s=0.04),), 4096)
+    >>> one = np.zeros(1, np.int32)
+    >>> tokens = {"input_tokens": np.array([500.0]), "output_tokens": np.array([11.0])}
+    >>> left = station.run(Arrivals(np.zeros(1), one, one, attributes=tokens), seed=0, record=True)
+    >>> round(float(left.done_s[0]), 6), bool(left.broken[0]), round(left.figures["ttft_p99_s"], 6)
+    (0.15, True, 0.05)
+    """
+
+    name: str
+    fleet: LlmFleet
+    classes: tuple[SloClass, ...]
+    max_output_tokens: int
+
+    @property
+    def capacity(self) -> int:
+        """Number of engines."""
+        return self.fleet.size
+
+    @property
+    def engine(self) -> Engine:
+        """What each of the engines is."""
+        return self.fleet.engines[0]
+
+    def fastest_s(self) -> float:
+        """One iteration with one token."""
+        return self.engine.step.seconds(1, pairs=1)
+
+    def served(self, arrivals: Arrivals, seed: int) -> tuple[LlmOutcome, Ints]:
+        """Return what came of all arrivals, and of which class each is. Raises TraceError for columns that lack."""
+        n = arrivals.arrival_s.size
+        columns = {name: values for name in COLUMNS if (values := per_arrival(arrivals, name)) is not None}
+        if not n:
+            columns |= {name: np.empty(0) for name in COLUMNS[:2]}
+        work = work_of(self.name, arrivals.arrival_s, columns, self.max_output_tokens)
+        kind = kinds(per_arrival(arrivals, CLASS), n, len(self.classes), self.name)
+        return simulate_llm(self.fleet, work, seed=batch_key(seed, self.name)), kind
+
+    def run(self, arrivals: Arrivals, *, seed: int, record: bool) -> Departures:
+        """Serve all arrivals. Raises TraceError for a trace without the tokens of its requests."""
+        outcome, kind = self.served(arrivals, seed)
+        return departures(
+            arrivals,
+            outcome.start_s,
+            outcome.done_s,
+            kept(outcome, self.classes, kind) if self.classes else np.empty(0, np.bool_),
+            busy_s=self._busy_s(outcome),
+            figures=llm_figures(outcome, self.classes, kind) if record else {},
+            record=record,
+        )
+
+    def _busy_s(self, outcome: LlmOutcome) -> float:
+        """The engines' time that what was answered takes at least: the largest of the ways to count it."""
+        engine, answered = self.engine, np.isfinite(outcome.done_s)
+        prompt, output = (values[answered].astype(np.float64) for values in (outcome.prompt, outcome.output))
+        ways = llm_work_s(engine.step, engine.kv_tokens, engine.token_budget, engine.most_running, prompt, output)
+        return max(float(way.sum()) for way in ways)
+
+
+def llm_figures(outcome: LlmOutcome, classes: Sequence[SloClass], kind: Ints) -> dict[str, float]:
+    """Return what one latency hides of LLM requests, over all and by class; infinite for what was never answered."""
+    if not outcome.offered:
+        return {}
+    tpot_s = outcome.tpot_s[~np.isnan(outcome.tpot_s)]
+    figures = {
+        "ttft_mean_s": float(outcome.ttft_s.mean()),
+        "ttft_p99_s": percentile(outcome.ttft_s, 99),
+        "tpot_p99_s": percentile(tpot_s, 99) if tpot_s.size else 0.0,
+        "e2e_p99_s": percentile(outcome.e2e_s, 99),
+        "wait_max_s": float(outcome.wait_s.max()),
+        "iterations": float(outcome.iterations),
+        "preemptions": float(outcome.preemptions),
+        "wasted_ratio": outcome.wasted_ratio,
+    }
+    if classes:
+        met = kept(outcome, classes, kind)
+        for at, each in enumerate(classes):
+            own = kind == at
+            if own.any():
+                figures[f"{each.name}.ttft_p99_s"] = percentile(outcome.ttft_s[own], 99)
+                figures[f"{each.name}.kept_ratio"] = float(met[own].mean())
+    return figures

@@ -1,0 +1,231 @@
+"""Fleets are planned like anything else: proven cheapest, with classes, evidence and reasons, alone and in a graph."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.units.fleet_specs import ENGINES, GPUS, SERVERS, chats, cores_spec, llm_spec, looks
+
+from headway.cli import main
+from headway.domains.fleet import DOMAIN
+from headway.domains.fleet.config import CoresConfig, LlmConfig
+from headway.errors import HeadwayError, PlanError, TraceError
+from headway.plan import Infeasible, Plan
+from headway.plan.make import make
+from headway.plan.oracle import Oracle
+from headway.profile import Profile, Row
+from headway.report.terminal import outcome_view, plan_view
+from headway.sim.simulation import run_stages, simulate, workload
+from headway.sim.station import Arrivals
+from headway.spec.model import Spec
+from headway.trace import Trace
+
+NOTHING = Profile.from_rows(())
+GRAPH: dict[str, Any] = {
+    "name": "answers",
+    "slo": {"latency": "40s", "percentile": 95},
+    "supply": {**GPUS, "cpu": {"price": "$0.2/h"}},
+    "stages": {
+        "retrieve": {"hardware": "cpu"},
+        "answer": {**ENGINES, "after": "retrieve", "hardware": "a100-80gb", "tensor_parallel": 1, "token_budget": 512},
+    },
+}
+ROWS = (Row("retrieve", "cpu", 1, 0.05), Row("retrieve", "cpu", 4, 0.12))
+
+
+def planned(spec: Spec, trace: Trace, **options: Any) -> Plan:
+    return make(spec, None, trace, **{"feasibility": "trace", "explained": False, **options})
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_plan_is_the_cheapest_of_all_configurations(seed: int) -> None:
+    spec = llm_spec({"percentile": 95}, classes={"chat": {"ttft": "1s"}, "batch": {"e2e": "30s"}})
+    trace = chats(14.0, 25.0, seed)
+    plan = planned(spec, trace)
+    oracle = Oracle(spec, NOTHING, trace, feasibility="trace")
+    costs = {
+        config: oracle.total_cost({"answer": config})
+        for config in DOMAIN.configs(oracle.contexts["answer"], plan.cost_usd_per_hour + 2.0)
+    }
+    feasible = {config: cost for config, cost in costs.items() if oracle.feasible({"answer": config})}
+    assert 0 < len(feasible) < len(costs)
+    assert plan.cost_usd_per_hour == min(feasible.values())
+    assert plan.gap_ratio == 0.0
+    assert plan.stages["answer"] in feasible
+
+
+def test_servers_with_workers_are_planned_to_the_cheapest_too() -> None:
+    spec, trace = cores_spec(), looks(150.0, 8.0, seed=3)
+    plan = planned(spec, trace)
+    oracle = Oracle(spec, NOTHING, trace, feasibility="trace")
+    feasible = [
+        oracle.total_cost({"look": config})
+        for config in DOMAIN.configs(oracle.contexts["look"], 1.2)
+        if oracle.feasible({"look": config})
+    ]
+    assert plan.cost_usd_per_hour == min(feasible)
+    assert isinstance(plan.stages["look"], CoresConfig)
+
+
+def test_what_a_class_is_promised_decides_the_plan() -> None:
+    trace = chats(14.0, 25.0, seed=1)
+    easy = planned(llm_spec(classes={"chat": {"ttft": "30s"}, "batch": {"e2e": "60s"}}), trace)
+    strict = planned(llm_spec(classes={"chat": {"ttft": "400ms"}, "batch": {"e2e": "60s"}}), trace)
+    assert easy.cost_usd_per_hour < strict.cost_usd_per_hour
+    outcome = simulate(Plan(strict.spec, NOTHING, easy.stages), trace, mode="mean")
+    late = outcome.latency_s > 60.0
+    assert np.array_equal(outcome.missed, late | outcome.broken)
+    assert outcome.miss_rate > 0.01 > float(late.mean())
+    assert outcome.counts()["late"] == int(np.count_nonzero(outcome.missed))
+
+
+def test_a_promise_that_no_engine_keeps_is_refused_without_a_search() -> None:
+    with pytest.raises(Infeasible) as caught:
+        planned(llm_spec(classes={"chat": {"ttft": "1ms"}, "batch": {"e2e": "60s"}}), chats(4.0, 10.0, seed=1))
+    assert caught.value.obstacle.stage == "answer"
+    assert "the promises to chat, batch must be kept too" in str(caught.value)
+
+
+def test_a_robust_plan_is_explained_with_its_evidence() -> None:
+    spec = llm_spec({"percentile": 95}, model="mistral-7b", token_budget=512, tensor_parallel=1, hardware="h100-80gb")
+    plan = make(spec, None, chats(10.0, 30.0, seed=4), budget=60)
+    codes = {reason.code for reason in plan.reasons}
+    assert {"optimal", "binding_constraint", "headroom", "judged", "evidence"} <= codes
+    evidence = next(reason for reason in plan.reasons if reason.code == "evidence")
+    assert evidence.values["evidence"] == "prior"
+    assert evidence.values["error_ratio"] > 0.05
+    assert any("is a prior, off by" in text for text in plan.predicted["low_confidence"])
+    assert plan.stage_predictions["answer"]["figures"]["chat.kept_ratio"] > 0.95
+    assert Plan.from_dict(json.loads(plan.to_json())) == plan
+    assert plan_view(plan).renderables
+
+
+def test_what_was_measured_is_told_without_doubt() -> None:
+    rows = [Row("answer", "a100-80gb", n, 0.01 + 6e-5 * n, evidence="measured") for n in (8, 512, 2048)]
+    spec = llm_spec({"percentile": 95}, token_budget=512, tensor_parallel=1, hardware="a100-80gb")
+    plan = make(spec, Profile.from_rows(rows), chats(6.0, 20.0, seed=4), feasibility="trace", explained=False)
+    assert not any("prior" in text for text in plan.predicted["low_confidence"])
+    assert [row.batch_size for row in plan.profile.rows] == [8, 512, 2048]
+    assert next(r for r in plan.reasons if r.code == "evidence").values["evidence"] == "measured"
+
+
+def test_an_outcome_tells_tokens_and_classes() -> None:
+    plan = Plan(llm_spec(), NOTHING, {"answer": LlmConfig("a100-80gb", 2, token_budget=512, most_running=64)})
+    trace = chats(6.0, 20.0, seed=2)
+    outcome = simulate(plan, trace)
+    figures = outcome.to_dict()["stages"]["answer"]["figures"]
+    assert 0 < figures["ttft_mean_s"] < figures["ttft_p99_s"] < figures["e2e_p99_s"]
+    assert {"chat.ttft_p99_s", "chat.kept_ratio", "batch.kept_ratio"} <= set(figures)
+    assert outcome.stages["answer"].utilization < 0.9
+    assert outcome_view(outcome).renderables
+
+
+def test_a_trace_without_tokens_is_refused_where_they_are_needed() -> None:
+    with pytest.raises(TraceError, match=r"of stages.answer.*no column 'input_tokens'"):
+        planned(llm_spec(), Trace.poisson(2.0, 10.0, seed=1))
+    with pytest.raises(TraceError, match=r"stages.answer: .*'class' goes from 0 to 1; whole numbers from 0 to 0"):
+        planned(llm_spec(classes={"all": {"ttft": "1s"}}), chats(4.0, 20.0, seed=1))
+
+
+def test_servers_need_to_know_how_long_requests_compute() -> None:
+    trace = looks(10.0, 5.0, seed=1)
+    lacking = Trace.from_arrivals(trace.arrival_s, {"class": trace.columns["class"]})
+    with pytest.raises(TraceError, match="neither the trace's column 'service_s' nor the profile"):
+        planned(cores_spec(), lacking)
+    with pytest.raises(TraceError, match="affinity needs the trace's column 'session'"):
+        planned(
+            cores_spec(affinity=True),
+            Trace.from_arrivals(trace.arrival_s, {"service_s": np.full(trace.requests, 0.01)}),
+        )
+
+
+def test_a_configuration_of_other_servers_is_refused() -> None:
+    plan = Plan(llm_spec(), NOTHING, {"answer": CoresConfig("a100-80gb")})
+    with pytest.raises(PlanError, match=r"stages.answer: the configuration is one of servers: cores"):
+        simulate(plan, chats(2.0, 5.0, seed=1))
+
+
+def test_no_answer_is_known_before_it_is_given() -> None:
+    trace, spec = chats(20.0, 10.0, seed=5), llm_spec(routing="sal", order="srpt")
+    context = Oracle(spec, NOTHING, trace, feasibility="trace").contexts["answer"]
+    station = DOMAIN.station(context, LlmConfig("a100-80gb", 2, routing="sal", order="srpt"), sampled=False)
+    items = np.arange(trace.requests, dtype=np.int32)
+    left = station.run(Arrivals(trace.arrival_s, items, items, attributes=trace.columns), seed=1, record=False)
+    now_s = float(np.median(left.done_s))
+    outputs = trace.columns["output_tokens"].copy()
+    outputs[left.item[left.done_s > now_s]] += 200
+    longer = {**trace.columns, "output_tokens": outputs}
+    again = station.run(Arrivals(trace.arrival_s, items, items, attributes=longer), seed=1, record=False)
+    before, after = left.done_s <= now_s, again.done_s <= now_s
+    assert before.sum() > 20
+    assert np.array_equal(left.item[before], again.item[after])
+    assert np.array_equal(left.done_s[before], again.done_s[after])
+
+
+# In a graph
+
+
+def test_a_fleet_is_a_stage_like_any_other() -> None:
+    spec, trace = Spec.from_dict(GRAPH), chats(8.0, 20.0, seed=6)
+    profile = Profile.from_rows(ROWS)
+    plan = make(spec, profile, trace, feasibility="trace", budget=400, explained=False)
+    assert plan.gap_ratio == 0.0
+    assert isinstance(plan.stages["answer"], LlmConfig)
+    outcome = simulate(plan, trace, mode="mean")
+    counts = outcome.counts()
+    assert counts["offered"] == trace.requests == counts["answered"]
+    work = workload(plan, trace, 0)
+    runs = run_stages(plan, work, sampled=False)
+    retrieved_s = np.empty(trace.requests)
+    retrieved_s[runs["retrieve"].departures.item] = runs["retrieve"].departures.done_s
+    assert np.array_equal(np.sort(runs["answer"].arrival_s), np.sort(retrieved_s))
+    assert np.all(outcome.latency_s + trace.arrival_s >= retrieved_s)
+
+
+def test_fleets_of_both_kinds_work_one_after_the_other() -> None:
+    stages = {
+        "look": {**SERVERS, "hardware": "cpu-4"},
+        "answer": {**ENGINES, "after": "look", "probability": 0.5, "hardware": "a100-80gb"},
+    }
+    supply = {**GPUS, "cpu-4": {"price": "$0.2/h", "threads": 4}}
+    spec = Spec.from_dict({"slo": {"latency": "60s"}, "supply": supply, "stages": stages})
+    chat, look = chats(8.0, 10.0, seed=7), looks(8.0, 10.0, seed=7)
+    n = min(chat.requests, look.requests)
+    columns = {name: values[:n] for name, values in {**look.columns, **chat.columns}.items()}
+    trace = Trace.from_arrivals(chat.arrival_s[:n], columns)
+    configs = {"look": CoresConfig("cpu-4", 2), "answer": LlmConfig("a100-80gb", 2)}
+    outcome = simulate(Plan(spec, NOTHING, configs), trace, seed=3, drop_after_s=20.0)
+    assert sum(value for name, value in outcome.counts().items() if name not in ("offered", "late")) == n
+    assert outcome.stages["answer"].items == pytest.approx(n / 2, abs=n / 5)
+    assert set(outcome.to_dict()["stages"]["look"]["figures"]) >= {"slowdown_p99", "short.e2e_p99_s"}
+
+
+# On the command line
+
+
+def test_fleets_of_known_models_are_planned_without_a_profile(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "fleet.yaml").write_text(json.dumps(llm_spec(tensor_parallel=1, token_budget=512).to_dict()))
+    chats(4.0, 15.0, seed=1).write(tmp_path / "chat.csv")
+    spec, trace, plan = (str(tmp_path / name) for name in ("fleet.yaml", "chat.csv", "plan.json"))
+    for arguments in (
+        ["check", spec],
+        ["plan", spec, "--trace", trace, "--feasibility", "trace", "-o", plan],
+        ["simulate", plan, "--trace", trace],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        said = capsys.readouterr().out
+        assert stop.value.code == 0
+    assert "ttft p99" in said
+    assert "chat: " in said
+
+
+def test_stages_that_need_a_profile_are_named() -> None:
+    with pytest.raises(HeadwayError, match="no profile is given, and nothing else says what work costs at retrieve;"):
+        make(Spec.from_dict(GRAPH), None, chats(1.0, 10.0, seed=1))

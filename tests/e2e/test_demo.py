@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.e2e.demos import command, environment, marked, told_by
 
 from headway.demo import run, scenario
 from headway.errors import HeadwayError
@@ -26,10 +25,6 @@ from headway.trace import Trace
 NEEDED = ("onnxruntime", "scipy", "skimage", "PIL", "rapidocr")
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "headway", "demo", *arguments]
-
-
 def need_the_extra() -> None:
     for module in NEEDED:
         if module != "rapidocr":  # importing it starts a thread pool; the demo takes only its files
@@ -40,31 +35,10 @@ def need_the_extra() -> None:
         pytest.skip(str(error))
 
 
-def marked(mark: str) -> list[int]:
-    """Processes whose environment carries the mark."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdecimal() and mark.encode() in (entry / "environ").read_bytes():
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
-
-
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     need_the_extra()
-    folder = tmp_path_factory.mktemp("demo")
-    mark = uuid.uuid4().hex
-    done = subprocess.run(
-        command("--quick", "--seconds", "3", "--json", "-o", str(folder / "out")),
-        capture_output=True, text=True, timeout=600, cwd=folder, env={**os.environ, "DEMO_MARK": mark},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    assert marked(mark) == []
-    return folder / "out", json.loads(done.stdout)
+    return told_by(tmp_path_factory.mktemp("demo"), "--seconds", "3")
 
 
 @pytest.mark.demo
@@ -140,7 +114,7 @@ def test_an_interruption_leaves_no_process(tmp_path: Path, number: signal.Signal
     mark = uuid.uuid4().hex
     process = subprocess.Popen(
         command("--quick", "-o", str(tmp_path / "out")),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, "DEMO_MARK": mark},
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(mark),
     )  # fmt: skip
     try:
         while process.poll() is None and len(marked(mark)) < 2:  # until the first worker is there

@@ -99,33 +99,19 @@ def profile(run: Run, steps: Steps) -> None:
     from headway.demo import scenario
     from headway.demo.neighbors import Neighbors, note
     from headway.demo.pages import pages
-    from headway.profile.measure import Progress
-    from headway.profile.measure import measure as measure_profile
+    from headway.demo.profiled import profiled
     from headway.report.format import plural
     from headway.serve.values import encode
 
     with steps.step("profile the three models") as step:
         run.pages = [page.image for page in pages(run.sizes.pages, run.seed)]
-        prints: list[str] = []
         neighbors = Neighbors()
-
-        def progress(state: Progress) -> None:
-            step.show(state.done, state.total, state.text)
-
-        run.profile = measure_profile(
-            scenario.production_spec(),
-            [encode(page) for page in run.pages],
-            budget_s=run.sizes.profile_s,
-            progress=progress,
-            log=prints.append,
-            date=run.date,
-            seed=run.seed,
+        samples = [encode(page) for page in run.pages]
+        run.profile = profiled(
+            step, scenario.production_spec(), samples, budget_s=run.sizes.profile_s, date=run.date, seed=run.seed
         )
         note(neighbors, "profile", run.neighbors, run.notes)
         run.pages = run.pages[: scenario.recorded_pages(run.profile)]
-        problems = [p for p in run.profile.stamp.get("problems", ()) if p["status"] == "failed"]
-        if problems:
-            raise HeadwayError(f"demo: a stage could not be measured: {problems[0]['text']}")
         step.result = f"{len(run.profile.rows)} cells from {plural(len(run.pages), 'page')}"
 
 

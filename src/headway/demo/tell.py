@@ -49,6 +49,11 @@ class Printer:
             except OSError as error:
                 raise HeadwayError(f"{folder}: cannot make the folder: {error.strerror}") from None
 
+    def keep(self, values: Mapping[str, Any]) -> None:
+        """Write JSON values into the folder, each into the file of its name."""
+        for name, value in values.items():
+            write_atomic(self.folder / name, canonical_json(value))
+
     def print(self, *parts: Any) -> None:
         """Print parts below each other."""
         if not self.as_json:
@@ -79,9 +84,10 @@ class Teller(Printer):
         for name, plan in (("production-plan.json", run.production), ("plan.json", run.plan)):
             plan.write(self.folder / name)
         run.trace.write(self.folder / "trace.csv")
-        for name, value in (("predicted.json", run.predicted.to_dict()), ("measured.json", run.measured.to_dict()),
-                            ("demo.json", told(run, self.report))):  # fmt: skip
-            write_atomic(self.folder / name, canonical_json(value))
+        self.keep(
+            {"predicted.json": run.predicted.to_dict(), "measured.json": run.measured.to_dict(),
+             "demo.json": told(run, self.report)}
+        )  # fmt: skip
         html.write(_story(run), self.report)
         return self.report
 

@@ -10,6 +10,7 @@ import dataclasses
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,29 +114,20 @@ def profile(run: Run, steps: Steps) -> None:
     """Measure what batches of each model take, and ask each about the same labeled images."""
     from headway.demo.cascade import scenario
     from headway.demo.neighbors import Neighbors, note
+    from headway.demo.profiled import profiled, shown
     from headway.profile.labeled import validate
-    from headway.profile.measure import Progress
-    from headway.profile.measure import measure as measure_profile
 
     # Neither rates nor a promise are known before it is known how long the models take.
     spec = scenario.declared(run.files, run.folder, run.devices, scenario.Rates(1.0, 1.0, 1.0), 3600.0)
     samples = [scenario.payload(image) for image in run.data.validation[: run.sizes.asked]]
-    prints: list[str] = []
     with steps.step("profile the models, and ask them about labeled images") as step:
         neighbors = Neighbors()
-
-        def progress(state: Progress) -> None:
-            step.show(state.done, state.total, state.text)
-
-        run.profile = measure_profile(
-            spec, samples[: scenario.MEASURED], budget_s=run.sizes.profile_s, progress=progress, log=prints.append,
-            batch_sizes=run.sizes.batch_sizes, date=run.date, seed=run.seed,
+        run.profile = profiled(
+            step, spec, samples[: scenario.MEASURED], budget_s=run.sizes.profile_s, date=run.date, seed=run.seed,
+            batch_sizes=run.sizes.batch_sizes,
         )  # fmt: skip
-        problems = [p for p in run.profile.stamp.get("problems", ()) if p["status"] == "failed"]
-        if problems:
-            raise HeadwayError(f"demo: a model could not be measured: {problems[0]['text']}")
         labels = [str(label) for label in run.data.validation_labels[: run.sizes.asked]]
-        told = validate(spec, samples, labels, progress=progress, log=prints.append)
+        told = validate(spec, samples, labels, progress=partial(shown, step), log=lambda line: None)
         note(neighbors, "profile", run.neighbors, run.notes)
         run.table = told[scenario.STAGE].rpartition(": ")[2]
         step.result = f"right: {run.table}"
@@ -202,7 +194,7 @@ def predict(run: Run, steps: Steps) -> None:
         run.plan = dataclasses.replace(
             run.plan,
             predicted={name: figures[name] for name in FIGURES},
-            stage_predictions={scenario.STAGE: {name: stage[name] for name in PREDICTED}},
+            stage_predictions={scenario.STAGE: {name: stage[name] for name in PREDICTED if name in stage}},
             lower_bound_usd_per_hour=run.plan.cost_usd_per_hour if run.devices == 1 else None,
             provenance={"planner": "gears", "seed": run.seed, "trace_hash": run.trace.hash,
                         "requests": run.trace.requests, "rate_per_s": run.trace.rate_per_s},

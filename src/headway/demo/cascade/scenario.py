@@ -34,6 +34,8 @@ from headway.trace import Trace
 STAGE, HARDWARE = "digits", "core"
 PRICE_USD_PER_HOUR = 0.04
 CLASSES_OF = {"small": "Linear", "medium": "Network", "large": "Matched"}
+"""The models of the family, from cheap to dear."""
+DEAREST = "large"
 PERCENT = 95.0
 SPARE = 0.6
 """The share of the promise that the chosen gears may use in the simulator: HTTP takes its time too."""
@@ -208,18 +210,16 @@ def floor_of(accuracy: float, images: int) -> float:
     return math.floor(200 * (accuracy - SURE * error)) / 200
 
 
-def alone(plan: GearPlan, name: str) -> GearPlan:
+def alone(plan: GearPlan, name: str, max_batch_size: int) -> GearPlan:
     """Return the same devices with one of the models for all loads."""
-
     gear = dataclasses.replace(
         plan.gears[-1], cascade=Cascade((Step(name),)), min_queue=(1,), max_wait_s=0.0, accuracy=None, latency_s=None,
         load_split=(),
     )  # fmt: skip
-    size = next(size for model, size in plan.max_batch_size if model == name)
     return dataclasses.replace(
         plan,
         placement=(Group((name,), plan.devices),),
-        max_batch_size=((name, size),),
+        max_batch_size=((name, max_batch_size),),
         gears=(gear,),
         gears_less_one=(),
     )
@@ -228,21 +228,21 @@ def alone(plan: GearPlan, name: str) -> GearPlan:
 def alternatives(plan: Plan, trace: Trace, seed: int) -> dict[str, Mapping[str, Any]]:
     """Return what single models would do on the same trace, simulated: each alone, and the dearest on enough devices.
 
-    By name: cost, percentiles, misses, accuracy, and whether both promises are kept.
+    By name: cost, percentiles, misses, accuracy, and whether both promises are kept. A model that the gears have no use
+    for takes batches as large as the promise allows.
     """
     gears = plan.stages[STAGE]
     assert isinstance(gears, GearPlan)
+    known, latency_s = family(plan.spec, plan.profile), plan.spec.slo.latency_s
+    sizes = {**GearPlanner(known, latency_s).sizes()[-1], **dict(gears.max_batch_size)}
+    single = {name: alone(gears, name, sizes[name]) for name in reversed(CLASSES_OF)}
     out: dict[str, Mapping[str, Any]] = {}
-    dearest = gears.models[-1]
-    known = family(plan.spec, plan.profile)
-    enough = fewest(
-        lambda devices: [_on(alone(gears, dearest), devices)], Judge(known, trace, percent=PERCENT),
-        plan.spec.slo.latency_s, 0.0,
-    )  # fmt: skip
+    judge = Judge(known, trace, percent=PERCENT)
+    enough = fewest(lambda devices: [_on(single[DEAREST], devices)], judge, latency_s, 0.0)
     if enough is not None and enough.plan.devices > gears.devices:
-        out[f"{dearest} alone, {plural(enough.plan.devices, HARDWARE)}"] = _facts(plan, enough.plan, trace, seed)
-    for name in reversed(gears.models):
-        out[f"{name} alone"] = _facts(plan, alone(gears, name), trace, seed)
+        out[f"{DEAREST} alone, {plural(enough.plan.devices, HARDWARE)}"] = _facts(plan, enough.plan, trace, seed)
+    for name, other in single.items():
+        out[f"{name} alone"] = _facts(plan, other, trace, seed)
     return out
 
 

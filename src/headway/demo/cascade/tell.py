@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from headway.demo.cascade.scenario import DEAREST
 from headway.demo.tell import Printer, differences, heading
-from headway.files import canonical_json, write_atomic
+from headway.files import canonical_json
 from headway.profile.stamp import machine
 from headway.report import format as fmt
 from headway.report import html, words
@@ -50,9 +51,10 @@ class CascadeTeller(Printer):
         """Write all files; return where the report is."""
         run.plan.write(self.folder / "plan.json")
         run.trace.write(self.folder / "trace.csv")
-        for name, value in (("predicted.json", run.predicted.to_dict()), ("measured.json", run.measured.to_dict()),
-                            ("demo.json", told(run, self.report))):  # fmt: skip
-            write_atomic(self.folder / name, canonical_json(value))
+        self.keep(
+            {"predicted.json": run.predicted.to_dict(), "measured.json": run.measured.to_dict(),
+             "demo.json": told(run, self.report)}
+        )  # fmt: skip
         html.write(story(run), self.report)
         return self.report
 
@@ -116,11 +118,10 @@ def paragraph(run: Run) -> str:
 
 def _without_gears(run: Run) -> str:
     """What the most accurate model alone would take for the same promise, or do on the same devices."""
-    dearest = run.chosen.gears.models[-1]
-    same = run.others[f"{dearest} alone"]
+    same = run.others[f"{DEAREST} alone"]
     late = words.latency_text(same, "p95_s")
-    here = f"With {dearest} alone its P95 would be {late}"
-    more = next((name for name, facts in run.others.items() if name.startswith(f"{dearest} alone,")), None)
+    here = f"With {DEAREST} alone its P95 would be {late}"
+    more = next((name for name, facts in run.others.items() if name.startswith(f"{DEAREST} alone,")), None)
     if more is None:
         return f"{here}."
     cost = fmt.usd_per_hour(run.others[more]["cost_usd_per_hour"])

@@ -222,3 +222,24 @@ def test_tuners_are_told_when_requests_came(plan: Plan, client: httpx.Client) ->
     none = client.get("/stats", params={"arrivals_after": len(found)}).json()["arrivals"]
     assert none == {"cursor": len(found), "missed": 0, "first_s": None, "gaps_us": []}
     assert client.get("/stats", params={"arrivals_after": "x"}).status_code == 400
+
+
+def test_tuners_are_told_how_the_promise_was_kept_since_a_moment(plan: Plan, client: httpx.Client) -> None:
+    with load(client) as early:
+        time.sleep(0.1)
+    since_s = client.get("/stats").json()["now_s"]
+    with load(client) as late:
+        time.sleep(0.1)
+
+    def told(since: object) -> dict[str, Any]:
+        promise: dict[str, Any] = client.get("/stats", params={"timings": "false", "promise_since": since}).json()[
+            "promise"
+        ]
+        return promise
+
+    every, lately = told("-inf"), told(since_s)
+    assert (every["offered"], every["judged"]) == (len(early) + len(late), len(early) + len(late))
+    assert (lately["offered"], lately["judged"], lately["missed"]) == (len(late), len(late), 0)
+    assert 0.0 < lately["latency_s"] < plan.spec.slo.latency_s
+    assert told(since_s + 1e6) == {"offered": 0, "judged": 0, "missed": 0, "latency_s": None}
+    assert client.get("/stats", params={"promise_since": "x"}).status_code == 400

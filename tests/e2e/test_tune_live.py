@@ -110,6 +110,9 @@ def test_the_rate_doubles_and_the_tuner_adds_replicas(tmp_path: Path) -> None:
     assert all(line["why"] and "plan_hash" in line["applied"] and "error" not in line["applied"] for line in decided)
     assert {line["number"] for line in lines if line["kind"] == "happened"} == {line["number"] for line in decided}
     assert all(line["requests"] >= 0 and "misses" in line for line in lines if line["kind"] == "happened")
+    assert all(list(line["expected"]) == list(line["happened"]) for line in lines if line["kind"] == "happened")
+    swaps = {line["number"]: line["swap"]["id"] for line in lines if "swap" in line}
+    assert swaps == {line["number"]: line["applied"]["change"] for line in decided if "change" in line["applied"]}
 
 
 SPEED = 10.0

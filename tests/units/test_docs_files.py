@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -21,9 +22,12 @@ from headway.profile import Overheads, Profile, RecordedVisits
 from headway.profile import Row as ProfileRow
 from headway.serve.calibrate import fit
 from headway.sim.simulation import compare, simulate
-from headway.testing.examples import tiny_profile, tiny_spec
+from headway.testing.examples import tiny_plan, tiny_profile, tiny_spec
 from headway.testing.observed import simulated_observation
 from headway.trace import Trace
+from headway.tune.advise import advise
+from headway.tune.journal import Journal
+from headway.tune.journal import read as read_journal
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "files.md"
 NAMED = ("stages", "figures", "batch_s", "utilization", "scale_factors")
@@ -95,6 +99,16 @@ def calibration() -> dict[str, Any]:
     return fit(told, simulated_observation(plan(), Trace.poisson(rate=20, seconds=30, seed=2))).to_dict()
 
 
+@cache
+def decisions() -> dict[str, Any]:
+    """A line of each kind in one."""
+    planned_on, today = Trace.poisson(40.0, 200, seed=1), Trace.spike(40.0, 2.5, 20.0, 20.0, 80.0, seed=3)
+    with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "decisions.jsonl") as journal:
+        advise(tiny_plan(), today, planned_on=planned_on, journal=journal)
+        lines = {line["kind"]: line for line in read_journal(journal.path)}
+    return {**lines["started"], **lines["decided"], **lines["happened"]}
+
+
 def without_rows(profile: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in profile.items() if name != "rows"}
 
@@ -105,6 +119,7 @@ WRITTEN = {
     "Diff JSON": lambda: diff(plan(), dataclasses.replace(plan(), stages={**plan().stages, **cheaper()})),
     "Outcome JSON": outcome,
     "Calibration JSON": calibration,
+    "Decisions JSONL": decisions,
     "Comparison JSON": lambda: compare(outcome(), outcome()),
     "Profile JSON": lambda: {"schema": "headway.profile/1", **without_rows(plan().profile.to_dict())},
     "Bench rows": lambda: BenchRow("sim", 1.0, "ns").to_dict(),

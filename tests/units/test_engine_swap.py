@@ -271,3 +271,16 @@ def test_a_pause_begins_no_batch_and_loses_nothing() -> None:
         assert not ((started_s > begun_s + 0.001) & (started_s < begun_s + 2.999)).any()
 
     run(plan, scenario)
+
+
+def test_every_change_has_an_id_of_its_own() -> None:
+    plan = make_plan(ONE)
+
+    async def scenario(engine: Engine, fakes: Fakes) -> None:
+        more = but(plan, replicas=2)
+        told = [await engine.swap(wanted, Watch(0.0)) for wanted in (more, plan, plan, more)]
+        await asyncio.sleep(1.0)
+        assert len({change["id"] for change in told}) == 4
+        assert (last(engine)["id"], last(engine)["to"]) == (told[-1]["id"], more.hash)
+
+    run(plan, scenario)

@@ -16,8 +16,7 @@ from headway.policy.scaling import Decision, Gear, StageSeen, Terms
 from headway.testing.examples import tiny_plan
 from headway.trace import Trace
 from headway.tune import gears as gears_of
-from headway.tune.gears import make_gears, prepared, read, to_dicts
-from headway.tune.live import running_gear
+from headway.tune.gears import make_gears, prepared, read, running_gear, to_dicts
 from headway.tune.simulated import Simulated
 from headway.tune.terms import terms
 

@@ -127,7 +127,7 @@ def test_headway_adds_what_drains_the_backlog_of_the_start_up() -> None:
     base = Headway(known, drain=False).decide(seen, None)[0].replicas
     decision, memory = Headway(known).decide(seen, None)
     assert decision.replicas["first"] > 2 * base["first"]
-    assert decision.expected["drained_in_s"] > decision.expected["ready_in_s"] == 5.0
+    assert decision.expected["drained_s"] > decision.expected["ready_s"] == 5.0
     ready = {name: StageSeen(ready=n) for name, n in decision.replicas.items()}
     later = dataclasses.replace(steady(known, 2.0, 66.0), stages=ready)
     drained, _ = Headway(known).decide(later, memory)

@@ -86,9 +86,10 @@ class Gear:
 class Terms:
     """What the planner hands over to a tuner: the traffic planned for, and every stage that can be scaled.
 
-    `rate_per_s` is the planning trace's mean rate, `band` its counts by window length. `gears` are plans for more
-    traffic, in rising order of `rate_ratio`. `refuses_late`: requests that would come too late are refused when they
-    arrive, so that no backlog outgrows the promise.
+    `rate_per_s` is the planning trace's mean rate, `band` its counts by window length; the promise is that
+    `slo_percentile` percent of the requests take at most `slo_s`. `gears` are plans for more traffic, in rising order
+    of `rate_ratio`. `refuses_late`: requests that would come too late are refused when they arrive, so that no backlog
+    outgrows the promise.
     """
 
     rate_per_s: float
@@ -97,6 +98,11 @@ class Terms:
     stages: Mapping[str, StageTerms]
     gears: tuple[Gear, ...] = ()
     refuses_late: bool = False
+    slo_percentile: float = 99.0
+
+    def in_gear(self, gear: str | None) -> Mapping[str, StageTerms]:
+        """Return the stages as they are in a gear, by its name; None: in the plan itself."""
+        return next((each.stages for each in self.gears if each.name == gear), self.stages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +169,9 @@ class Decision:
 
     `replicas` has a number for every stage, changed or not. `code` is a stable word (`hold`, `scale_up`, `scale_down`,
     `drained`, `gear`, `replan`), `text` a sentence, `values` its figures, `expected` what the tuner expects to come of
-    it. `gear`: change to this one as well. `pause_s`: the whole pipeline stops for so long to apply it. `replan` says
-    why a new plan is needed; it is advice, the replicas stand.
+    it: `ready_s` and `drained_s` from now until the replicas serve and any backlog is gone, `rate_per_s` provided for.
+    `gear`: change to this one as well. `pause_s`: the whole pipeline stops for so long to apply it. `replan` says why a
+    new plan is needed; it is advice, the replicas stand.
     """
 
     replicas: Mapping[str, int]

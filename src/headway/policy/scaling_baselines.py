@@ -71,7 +71,7 @@ class AutoScale:
             last_s[name], replicas[name] = tuple(kept), len(kept)
         text = f"replicas that the rate and the items in the system need, or needed in the last {self.wait_s:g} s"
         ready_s = max(stage.startup_s for stage in self.terms.stages.values())
-        return told(observation, replicas, text, expected={"ready_in_s": ready_s}), Needs(last_s)
+        return told(observation, replicas, text, expected={"ready_s": ready_s}), Needs(last_s)
 
     def need(self, stage: StageTerms, seen: StageSeen, rate_per_s: float) -> int:
         """Return the replicas that a stage needs now."""
@@ -121,7 +121,7 @@ class Ds2:
             factor = seen.arrived / requests if requests and seen.arrived else stage.scale_factor
             replicas[name] = stage.capped(rate * factor / true_rate)
         text = f"average rate of {rate:.4g} requests/s over {self.interval_s:g} s and true processing rates"
-        decision = told(observation, replicas, text, expected={"ready_in_s": self._ready_s})
+        decision = told(observation, replicas, text, expected={"ready_s": self._ready_s, "rate_per_s": rate})
         paused = self.pause_s if decision.acts else 0.0
         return replace(decision, pause_s=paused), observation.now_s
 
@@ -173,7 +173,7 @@ class Threshold:
             replicas[name] = min(want, max(2 * held, held + 4)) if want > held else min(held, max(want, most))
         text = f"utilization against the plan's, outside a tolerance of {self.tolerance:.0%}"
         ready_s = max(stage.startup_s for stage in self.terms.stages.values())
-        return told(observation, replicas, text, expected={"ready_in_s": ready_s}), Wanted(now_s, recent)
+        return told(observation, replicas, text, expected={"ready_s": ready_s}), Wanted(now_s, recent)
 
     def wanted(self, stage: StageTerms, seen: StageSeen) -> int:
         """Return the replicas that bring a stage's utilization back to its target."""

@@ -181,7 +181,7 @@ class Headway:
     def _work(self, observation: Observation, memory: Memory) -> Memory:
         heavier: dict[str, float] = {}
         settled = observation.now_s - memory.backlog_s >= LOOK_BACK_S
-        for name, stage in self._stages(observation.gear).items():
+        for name, stage in self.terms.in_gear(observation.gear).items():
             seen = observation.stages[name]
             ratio = service_ratio(stage, seen)
             # A backlog that passes on makes more items than requests for a while; that is no drift.
@@ -194,9 +194,6 @@ class Headway:
             if kept > 1.0:
                 heavier[name] = kept
         return replace(memory, work=heavier)
-
-    def _stages(self, gear: str | None) -> Mapping[str, StageTerms]:
-        return next((g.stages for g in self.terms.gears if g.name == gear), self.terms.stages)
 
     # The backlog: what came before the replicas
 
@@ -250,9 +247,10 @@ class Headway:
         startup_s = max(stage.startup_s for stage in self.terms.stages.values())
         if not any(n > observation.stages[name].held for name, n in replicas.items()):
             startup_s = 0.0
-        expected = {"ready_in_s": startup_s}
+        provided_per_s = max(now.level, now.floor) * self.terms.rate_per_s
+        expected = {"ready_s": startup_s, "rate_per_s": round(provided_per_s, 3)}
         if now.surge:
-            expected["drained_in_s"] = startup_s + self.within_s
+            expected["drained_s"] = startup_s + self.within_s
         decision = told(
             observation, replicas, self._why(before, now), values=values, expected=expected, replan=replan
         )  # fmt: skip

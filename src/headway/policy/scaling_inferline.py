@@ -86,7 +86,7 @@ class InferLine:
         ready_s = max(stage.startup_s for stage in self.terms.stages.values())
         text = f"the running envelope exceeds the planned one: {rate:.4g} requests/s in its steepest exceeding window"
         decision = told(
-            observation, replicas, text, values={"rate_per_s": rate}, expected={"ready_in_s": ready_s}
+            observation, replicas, text, values={"rate_per_s": rate}, expected={"ready_s": ready_s, "rate_per_s": rate}
         )  # fmt: skip
         return decision, self._remember(decision, observation, memory, level)
 
@@ -99,7 +99,7 @@ class InferLine:
             for name, stage in self.terms.stages.items()
         }
         text = f"the busiest {DOWN_BUCKET_S:g} s of the last {DOWN_LOOK_BACK_S:g} s had {rate:.4g} requests/s"
-        decision = told(observation, replicas, text, values={"rate_per_s": rate})
+        decision = told(observation, replicas, text, values={"rate_per_s": rate}, expected={"rate_per_s": rate})
         return decision, self._remember(decision, observation, memory, rate / planned)
 
     def _remember(self, decision: Decision, observation: Observation, memory: Memory, level: float) -> Memory:

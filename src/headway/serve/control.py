@@ -17,7 +17,8 @@ from headway.errors import HeadwayError, PlanError
 from headway.plan.plan import Plan
 from headway.serve.infer import Refused
 from headway.serve.swap import SwapRefused
-from headway.serve.watch import Watch
+from headway.serve.watch import Seen, Watch
+from headway.sim.outcome import number, percentile
 from headway.spec.units import duration_s
 
 if TYPE_CHECKING:
@@ -45,13 +46,12 @@ def routes(app: App) -> list[Route]:
 
     async def stats(request: Request) -> Response:
         asked = request.query_params
-        try:
-            since_s = float(asked.get("since_s", "-inf"))
-        except ValueError:
-            raise Refused(400, "since_s must be a number of seconds of the server's clock") from None
-        found = engine.stats(since_s, asked.get("samples") == "true", _flag(request, "timings", True))
+        since_s, timings = _time_s(request, "since_s"), _flag(request, "timings", True)
+        found = engine.stats(since_s, asked.get("samples") == "true", timings)
         if "arrivals_after" in asked:
             found["arrivals"] = _arrivals(engine, asked["arrivals_after"])
+        if "promise_since" in asked:
+            found["promise"] = _promise(engine, _time_s(request, "promise_since"))
         return _json(found)
 
     return [
@@ -83,6 +83,13 @@ def _duration_s(request: Request, name: str, default: str, most: str) -> float:
     return found_s
 
 
+def _time_s(request: Request, name: str) -> float:
+    try:
+        return float(request.query_params.get(name, "-inf"))
+    except ValueError:
+        raise Refused(400, f"{name} must be a number of seconds of the server's clock") from None
+
+
 def _flag(request: Request, name: str, default: bool) -> bool:
     text = request.query_params.get(name, str(default).lower())
     if text not in ("true", "false"):
@@ -100,6 +107,24 @@ def _arrivals(engine: Engine, cursor: str) -> dict[str, Any]:
         "missed": max(0, engine.arrivals.count - int(cursor)) - found_us.size,
         "first_s": float(found_us[0]) / 1e6 if found_us.size else None,
         "gaps_us": np.diff(found_us).tolist(),
+    }
+
+
+def _promise(engine: Engine, since_s: float) -> dict[str, Any]:
+    """Return how the promise was kept for the requests that came since a moment.
+
+    How many came; how many of them have ended, or are late already; how many of these missed, and their latency at the
+    promised percentile.
+    """
+    slo, now_s = engine.plan.spec.slo, engine.clock()
+    ended, overdue = engine.ended.rows(), engine.overdue(since_s, slo.latency_s)
+    seen = Seen.of((since_s, now_s), engine.arrivals.rows()[:, 0], ended, slo.latency_s, overdue)
+    latency_s = np.append(ended[ended[:, 0] > since_s, 1], np.full(overdue, np.inf))
+    return {
+        "offered": seen.offered,
+        "judged": seen.judged,
+        "missed": seen.missed,
+        "latency_s": number(percentile(latency_s, slo.percentile)),
     }
 
 

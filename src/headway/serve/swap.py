@@ -9,6 +9,7 @@ the change has been watched for a while, so that taking it back is immediate and
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -54,8 +55,12 @@ class SwapRefused(ServeError):
 
 @dataclass(slots=True)
 class Change:
-    """One change of plan, from being taken on to its end. Times are of the server's clock."""
+    """One change of plan, from being taken on to its end, by the `id` that no other change of this server has.
 
+    Times are of the server's clock.
+    """
+
+    id: int
     old: Plan
     new: Plan
     watch: Watch
@@ -75,6 +80,7 @@ class Change:
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
         return {
+            "id": self.id,
             "state": self.state,
             "why": self.why,
             "from": self.difference["from"]["plan_hash"],
@@ -88,9 +94,9 @@ class Change:
         }
 
 
-def _unchanged(plan: Plan, watch: Watch, difference: Mapping[str, Any], now_s: float) -> Change:
+def _unchanged(id: int, plan: Plan, watch: Watch, difference: Mapping[str, Any], now_s: float) -> Change:
     """The change to what is live already: over at once, with nothing to watch."""
-    change = Change(plan, plan, watch, {}, now_s, 0, difference, KEPT, committed_s=now_s, ended_s=now_s)
+    change = Change(id, plan, plan, watch, {}, now_s, 0, difference, KEPT, committed_s=now_s, ended_s=now_s)
     change.settled.set()
     return change
 
@@ -104,6 +110,7 @@ class Swaps:
         self._engine = engine
         self._now: Change | None = None
         self._last: Change | None = None
+        self._ids = itertools.count(1)
 
     async def swap(
         self,
@@ -160,7 +167,7 @@ class Swaps:
             raise SwapRefused(422, str(error)) from None
         if plan.hash == old.hash and self._now is None:
             engine.set_plan(plan)  # predictions are not in the hash
-            return _unchanged(plan, watch, difference, engine.clock())
+            return _unchanged(next(self._ids), plan, watch, difference, engine.clock())
         stages: dict[str, Changeable] = {}
         for name in made:
             station = engine.stations[name]
@@ -169,7 +176,7 @@ class Swaps:
             stages[name] = station
         if self._now is not None:
             self._give_way(self._now)
-        change = Change(old, plan, watch, stages, engine.clock(), 0, difference)
+        change = Change(next(self._ids), old, plan, watch, stages, engine.clock(), 0, difference)
         change.restarts = self._restarts(change)
         try:
             for name, changeable in stages.items():

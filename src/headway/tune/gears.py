@@ -21,7 +21,8 @@ from headway.plan.contract import TunesItself
 from headway.plan.infeasible import Infeasible
 from headway.plan.make import Progress, make
 from headway.plan.plan import Plan
-from headway.policy.scaling import Gear
+from headway.policy.scaling import Gear, Terms
+from headway.serve.becoming import check
 from headway.spec.kinds import load_domain
 from headway.spec.model import Spec
 from headway.trace import Trace
@@ -32,6 +33,8 @@ RATIOS = (1.25, 1.5, 2.0, 3.0)
 BUDGET = 200
 """Simulations per gear; a gear need not be proven cheapest."""
 SCHEMA = "headway.gears/1"
+SCALED = frozenset({"replicas"})
+"""Fields that say nothing of which gear runs."""
 
 
 def make_gears(
@@ -187,3 +190,35 @@ def _in_gear(plan: Plan, name: str, changes: Mapping[str, Mapping[str, Any]]) ->
         for stage, config in plan.stages.items()
     }
     return replace(plan, stages=stages)
+
+
+def running_gear(plan: Plan, live: Plan, terms: Terms, likely: str | None = None) -> str | None:
+    """Return the gear that a server runs, whatever its numbers of replicas: a name, or None for the plan itself.
+
+    Of several that differ in replicas only, it is the `likely` one. Raises PlanError when something else is run.
+    """
+    try:
+        check(live, plan)
+    except HeadwayError as error:
+        raise PlanError(f"the server runs another plan: {error}") from None
+    configs: dict[str | None, Mapping[str, Any]] = {None: {}, **{gear.name: gear.config for gear in terms.gears}}
+    differs = {name: _otherwise(plan, live, terms, config) for name, config in configs.items()}
+    fitting = [name for name, stages in differs.items() if not stages]
+    if not fitting:
+        stage, fields = next(iter(differs[None].items()))
+        raise PlanError(
+            f"the server runs another plan: stage {stage!r} has another {' and '.join(fields)} there; "
+            "give the plan that is served, or make this one the live one first (PUT /plan)"
+        )
+    return likely if likely in fitting else fitting[0]
+
+
+def _otherwise(plan: Plan, live: Plan, terms: Terms, config: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """By stage, the fields that run otherwise than in a gear of the plan, numbers of replicas left out."""
+    out = {}
+    for name in terms.stages:
+        ours, theirs = {**plan.stages[name].to_dict(), **config.get(name, {})}, live.stages[name].to_dict()
+        fields = [field for field in ours if field not in SCALED and ours[field] != theirs.get(field)]
+        if fields:
+            out[name] = fields
+    return out

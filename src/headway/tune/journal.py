@@ -59,7 +59,7 @@ class Journal:
         self._append({"kind": "decided", **entry.to_dict()})
 
     def reviewed(self, number: int, at_s: float, happened: Mapping[str, Any]) -> None:
-        """Write what happened after a decision."""
+        """Write what happened after a decision, beside what was expected of it."""
         self._append({"kind": "happened", "number": number, "at_s": round(at_s, 6), **happened})
 
     def _append(self, value: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from headway.errors import HeadwayError, PlanError
+from headway.errors import HeadwayError
 from headway.plan.plan import Plan
 from headway.policy.scaling import (
     LOOK_BACK_S,
@@ -26,10 +26,11 @@ from headway.policy.scaling import (
     hold,
 )
 from headway.policy.scaling_headway import PLAN
-from headway.serve.becoming import check
 from headway.spec.kinds import load_domain
 from headway.trace import Trace
 from headway.tune.advise import named
+from headway.tune.effect import Judged
+from headway.tune.gears import running_gear
 from headway.tune.journal import Journal
 from headway.tune.loop import Entry, run
 from headway.tune.server import Server, arrival_times_s
@@ -41,7 +42,6 @@ RETRY_S = 15.0
 """How long what was decided is not decided again, in case it failed."""
 SCHEMA = "headway.tuned/1"
 STARTING = "starting"
-SCALED = frozenset({"replicas"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +56,18 @@ class _Moment:
     missed: int
 
 
-@dataclass(frozen=True, slots=True)
-class _PutOff:
-    """A decision that another change is in the way of, and since when. After `RETRY_S` the tuner decides anew."""
+@dataclass(slots=True)
+class _Asked:
+    """A decision for which another plan was asked for, when, and what became of that.
+
+    `change`: what the server last told of this change, and of no other; none before it was begun. `waited`: what became
+    of it where another change was in the way.
+    """
 
     decision: Decision
-    since_s: float
+    at_s: float
+    change: Mapping[str, Any] | None = None
+    waited: str = ""
 
 
 class Live:
@@ -85,14 +91,14 @@ class Live:
         self.gear: str | None = None
         self.live, self._live_hash = plan, plan.hash
         self._server = server
-        self._terms = terms
+        self.terms = terms
         self._take(server.plan())
         self._stop = stop or threading.Event()
         self._next_s = time.monotonic()
         self._end_s = np.inf if seconds is None else self._next_s + seconds
         self._wanted: tuple[Plan, str | None] | None = None
-        self._put_off: _PutOff | None = None
-        self._waited = ""
+        self._asked: dict[float, _Asked] = {}
+        self._put_off: _Asked | None = None
         self._geared_s = -math.inf
         self._stats = server.stats(0)
         told = self._stats["arrivals"]
@@ -118,23 +124,26 @@ class Live:
         now_s = self._stats["now_s"]
         self._arrival_s = self._arrival_s[self._arrival_s > now_s - HISTORY_S]
         recent_s = self._arrival_s[(self._arrival_s > now_s - LOOK_BACK_S) & (self._arrival_s <= now_s)]
-        stages = {name: self._seen(name) for name in self._terms.stages}
+        stages = {name: self._seen(name) for name in self.terms.stages}
         return Observation(now_s, min(self.since_s, now_s), recent_s, stages, self.gear)
 
     def apply(self, decision: Decision) -> Mapping[str, Any]:
         """Have the server run what was decided, or only say so; asked again where another change is in the way."""
         if not self.act:
             return {"advised": True}
-        self._put_off, self._waited = None, ""
-        applied = self._change(decision)
+        if self._put_off is not None:
+            self._put_off.waited, self._put_off = "a later decision took its place", None
+        asked = self._asked[self.now_s] = _Asked(decision, self.now_s)
+        applied = self._change(asked)
         if not applied.get("busy"):
             return applied
-        self._put_off = _PutOff(decision, self.now_s)
+        self._put_off = asked
         text = f"{applied['error']}; asked again when it has ended, within {RETRY_S:g} s"
         return {"plan_hash": applied["plan_hash"], "waits": text}
 
-    def _change(self, decision: Decision) -> Mapping[str, Any]:
+    def _change(self, asked: _Asked) -> Mapping[str, Any]:
         """Ask for what was decided; what was done, with `busy` where another change is in the way."""
+        decision = asked.decision
         gear = self.gear if decision.gear is None else None if decision.gear == PLAN else decision.gear
         try:
             wanted = self._plan_for(decision, gear)
@@ -143,53 +152,63 @@ class Live:
         if wanted.hash == (self._wanted[0].hash if self._wanted else self._live_hash):
             return {"plan_hash": wanted.hash}
         change = self._server.change(wanted, decision.pause_s)
-        shown = ("state", "error", "busy") if gear == self.gear else ("state", "error", "busy", "changes")
-        if "error" not in change:
-            self._wanted = (wanted, self.gear)
-            self.gear = gear
-        return {"plan_hash": wanted.hash, **{key: change[key] for key in shown if key in change}}
+        if "error" in change:
+            return {"plan_hash": wanted.hash, **change}
+        shown = ("state",) if gear == self.gear else ("state", "changes")
+        asked.change, self._wanted, self.gear = change, (wanted, self.gear), gear
+        return {"plan_hash": wanted.hash, "change": change["id"], **{key: change[key] for key in shown}}
 
     def _ask_again(self) -> None:
         """Ask again for what was put off, once nothing is in its way any more, for `RETRY_S` at most."""
         put_off = self._put_off
         if put_off is None:
             return
-        waited_s = self.now_s - put_off.since_s
+        waited_s = self.now_s - put_off.at_s
         if self._stats["swap"]["state"] == STARTING:
             if waited_s >= RETRY_S:
-                self._put_off, self._waited = (
-                    None,
-                    f"given up after {waited_s:.0f} s: another change was still starting",
-                )
+                put_off.waited = f"given up after {waited_s:.0f} s: another change was still starting"
+                self._put_off = None
             return
-        applied = self._change(put_off.decision)
+        applied = self._change(put_off)
         if not applied.get("busy"):
+            put_off.waited = applied.get("error", f"asked again after {waited_s:.1f} s")
             self._put_off = None
-            self._waited = applied.get("error", f"asked again after {waited_s:.1f} s")
 
     @property
     def now_s(self) -> float:
         """When the server was asked last."""
         return float(self._stats["now_s"])
 
-    def happened(self, since_s: float) -> Mapping[str, Any]:
-        """Return requests since a moment, how many ended in a miss since, and how things stand."""
-        now = self._past[-1]
-        then = next((moment for moment in reversed(self._past) if moment.at_s <= since_s), self._past[0])
-        last = self._stats["swap"]["last"]
+    def happened(self, at_s: float) -> Mapping[str, Any]:
+        """Return requests since a moment, how many ended in a miss since, and how things stand.
+
+        What was asked for at that very moment is said with it: whether it had to wait, and what became of its change.
+        """
+        now, then = self._past[-1], self._moment(at_s)
+        asked = self._asked.get(at_s)
+        change = None if asked is None else asked.change
         return {
             "requests": now.offered - then.offered,
             "misses": now.missed - then.missed,
-            "queued": {name: now.stages[name]["queued"] for name in self._terms.stages},
-            "replicas": {name: self._held(name)[0] for name in self._terms.stages},
+            "queued": {name: now.stages[name]["queued"] for name in self.terms.stages},
+            "replicas": {name: self._held(name)[0] for name in self.terms.stages},
             "plan_hash": self._stats["plan_hash"],
-            **({"waited": self._waited} if self._waited else {}),
-            **({} if last is None else {"swap": {key: last[key] for key in ("to", "state", "why")}}),
+            **({"waited": asked.waited} if asked is not None and asked.waited else {}),
+            **({} if change is None else {"swap": {key: change[key] for key in ("id", "to", "state", "why")}}),
         }
 
+    def judged(self, since_s: float) -> Judged:
+        """Return how the promise was kept for the requests that came since a moment."""
+        return Judged(**self._server.promise(since_s))
+
     def _follow(self) -> None:
-        """Learn what came of the change that was asked for last."""
+        """Learn what came of the changes that were asked for."""
         swap = self._stats["swap"]
+        told = {change["id"]: change for change in (swap["last"], swap["now"]) if change is not None}
+        self._asked = {at_s: asked for at_s, asked in self._asked.items() if at_s > self.now_s - HISTORY_S}
+        for asked in self._asked.values():
+            if asked.change is not None:
+                asked.change = told.get(asked.change["id"], asked.change)
         if self._wanted is None:
             if self._stats["plan_hash"] != self._live_hash:
                 self._take(self._server.plan())
@@ -208,7 +227,7 @@ class Live:
 
     def _take(self, live: Plan) -> None:
         """Go on from the plan that the server runs, in whichever gear it is."""
-        self.gear = running_gear(self.plan, live, self._terms, self.gear)
+        self.gear = running_gear(self.plan, live, self.terms, self.gear)
         self.live, self._live_hash = live, live.hash
 
     @property
@@ -220,7 +239,7 @@ class Live:
         return former_gear != self.gear and wanted.hash != self._live_hash
 
     def _plan_for(self, decision: Decision, gear: str | None) -> Plan:
-        configs = next((g.config for g in self._terms.gears if g.name == gear), {})
+        configs = next((g.config for g in self.terms.gears if g.name == gear), {})
         stages = dict(self.live.stages)
         for name, replicas in decision.replicas.items():
             base = self.plan.stages[name].to_dict()
@@ -236,14 +255,14 @@ class Live:
         gone_s = 0.0 if before is None else now_s - before.at_s
         ready_s = {
             name: (before.ready_s[name] if before is not None else 0.0) + gone_s * self._held(name)[0]
-            for name in self._terms.stages
+            for name in self.terms.stages
         }
         arrived = {
             name: max(
                 stages[name]["items"] + stages[name]["queued"] + stages[name]["running"],
                 before.arrived[name] if before is not None else 0,
             )
-            for name in self._terms.stages
+            for name in self.terms.stages
         }
         counts = stats["requests"]
         missed = sum(counts[key] for key in ("late", "rejected", "dropped", "failed"))
@@ -362,35 +381,3 @@ class _Told:
     def reviewed(self, number: int, at_s: float, happened: Mapping[str, Any]) -> None:
         if self.journal is not None:
             self.journal.reviewed(number, at_s, happened)
-
-
-def running_gear(plan: Plan, live: Plan, terms: Terms, likely: str | None = None) -> str | None:
-    """Return the gear that a server runs, whatever its numbers of replicas: a name, or None for the plan itself.
-
-    Of several that differ in replicas only, it is the `likely` one. Raises PlanError when something else is run.
-    """
-    try:
-        check(live, plan)
-    except HeadwayError as error:
-        raise PlanError(f"the server runs another plan: {error}") from None
-    configs: dict[str | None, Mapping[str, Any]] = {None: {}, **{gear.name: gear.config for gear in terms.gears}}
-    differs = {name: _otherwise(plan, live, terms, config) for name, config in configs.items()}
-    fitting = [name for name, stages in differs.items() if not stages]
-    if not fitting:
-        stage, fields = next(iter(differs[None].items()))
-        raise PlanError(
-            f"the server runs another plan: stage {stage!r} has another {' and '.join(fields)} there; "
-            "give the plan that is served, or make this one the live one first (PUT /plan)"
-        )
-    return likely if likely in fitting else fitting[0]
-
-
-def _otherwise(plan: Plan, live: Plan, terms: Terms, config: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """By stage, the fields that run otherwise than in a gear of the plan, numbers of replicas left out."""
-    out = {}
-    for name in terms.stages:
-        ours, theirs = {**plan.stages[name].to_dict(), **config.get(name, {})}, live.stages[name].to_dict()
-        fields = [field for field in ours if field not in SCALED and ours[field] != theirs.get(field)]
-        if fields:
-            out[name] = fields
-    return out

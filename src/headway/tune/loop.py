@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from headway.policy.scaling import Decision, Observation, Tuner
+from headway.policy.scaling import Decision, Observation, Terms, Tuner
+from headway.tune.effect import Effect, Figures, Judged, expected
 
 INTERVAL_S = 0.25
 """How often a tuner is asked: often against a replica's start-up (5 s in InferLine), seldom against its own cost."""
 REVIEW_S = 15.0
-"""How long after a decision its effect is looked at, beyond the start-up that it has to wait for."""
+"""For how long it is watched what came of a decision, from when its replicas serve and its backlog should be gone."""
 
 
 class Environment(Protocol):
@@ -21,6 +22,11 @@ class Environment(Protocol):
     it must return at once: replicas then show up as `starting`. Where it only advises, it changes nothing and says so.
     What it cannot do is an entry `"error"` with one sentence in what it returns, not an exception.
     """
+
+    @property
+    def terms(self) -> Terms:
+        """What the plan says of the traffic and the stages."""
+        ...
 
     def wait(self, seconds: float) -> bool:
         """Let that much time pass; False when the run is over."""
@@ -34,8 +40,12 @@ class Environment(Protocol):
         """Bring about what was decided."""
         ...
 
-    def happened(self, since_s: float) -> Mapping[str, Any]:
-        """Return how it went since a moment, as JSON values: `requests`, `misses`, `queued`, `replicas` ..."""
+    def happened(self, at_s: float) -> Mapping[str, Any]:
+        """Return how it went since a moment, and what became of the change that was asked for then, as JSON values."""
+        ...
+
+    def judged(self, since_s: float) -> Judged:
+        """Return how the promise was kept for the requests that came since a moment."""
         ...
 
 
@@ -47,19 +57,20 @@ class Listener(Protocol):
         ...
 
     def reviewed(self, number: int, at_s: float, happened: Mapping[str, Any]) -> None:
-        """Hear what happened after decision `number`."""
+        """Hear what happened after decision `number`, beside what was expected."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One decision that acts: when, what was held before, the decision, and what was done for it."""
+    """One decision that acts: when, what was held before, what was decided, done for it, and is expected of it."""
 
     number: int
     at_s: float
     held: Mapping[str, int]
     decision: Decision
     applied: Mapping[str, Any] = field(default_factory=dict)
+    expected: Figures = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry as JSON values."""
@@ -75,7 +86,7 @@ class Entry:
             **({"pause_s": decision.pause_s} if decision.pause_s else {}),
             **({"replan": decision.replan} if decision.replan else {}),
             "values": dict(decision.values),
-            "expected": dict(decision.expected),
+            "expected": dict(self.expected),
             "applied": dict(self.applied),
         }
 
@@ -90,25 +101,38 @@ def run(
 ) -> list[Entry]:
     """Let a tuner act on an environment until it is over; return the decisions that asked for something.
 
-    Each is reviewed once: `review_s` after the time that it expects its replicas to be ready, or at the end.
+    Each is reviewed once: `review_s` after the time at which its effect should have shown, or at the end.
     """
     entries: list[Entry] = []
-    pending: list[tuple[float, Entry]] = []
+    pending: list[tuple[Entry, Effect]] = []
     memory: Any = None
     while True:
         more = environment.wait(interval_s)
         seen = environment.observe()
         if listener is not None:
-            for _, entry in (due for due in pending if due[0] <= seen.now_s or not more):
-                listener.reviewed(entry.number, seen.now_s, environment.happened(entry.at_s))
-            pending = [due for due in pending if due[0] > seen.now_s and more]
+            left = []
+            for entry, effect in pending:
+                effect.look(seen)
+                if more and seen.now_s < effect.settled_s + review_s:
+                    left.append((entry, effect))
+                else:
+                    listener.reviewed(entry.number, seen.now_s, _review(environment, entry, effect, seen.now_s))
+            pending = left
         if not more:
             return entries
         decision, memory = tuner.decide(seen, memory)
         if decision.acts:
-            applied = environment.apply(decision)
-            entry = Entry(len(entries), seen.now_s, seen.held(), decision, applied)
+            applied, wanted = environment.apply(decision), expected(decision, environment.terms)
+            entry = Entry(len(entries), seen.now_s, seen.held(), decision, applied, wanted)
             entries.append(entry)
             if listener is not None:
                 listener.decided(entry)
-                pending.append((seen.now_s + float(decision.expected.get("ready_in_s", 0.0)) + review_s, entry))
+                effect = Effect(seen.now_s, decision, environment.terms)
+                effect.look(seen)
+                pending.append((entry, effect))
+
+
+def _review(environment: Environment, entry: Entry, effect: Effect, now_s: float) -> dict[str, Any]:
+    """What came of a decision, its figures beside those that were expected."""
+    happened = effect.happened(environment.judged(effect.settled_s), now_s)
+    return {"expected": entry.expected, "happened": happened, **environment.happened(entry.at_s)}

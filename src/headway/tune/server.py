@@ -50,6 +50,14 @@ class Server:
             raise ServeError(f"{self.url}: /stats does not tell arrivals; is the server of another version?")
         return found
 
+    def promise(self, since_s: float) -> dict[str, Any]:
+        """Return how the promise was kept for the requests that came since a moment of the server's clock."""
+        found: dict[str, Any] = self._get(f"/stats?timings=false&promise_since={float(since_s)!r}")
+        if "promise" not in found:
+            raise ServeError(f"{self.url}: /stats does not tell how the promise is kept; is it of another version?")
+        promise: dict[str, Any] = found["promise"]
+        return promise
+
     @property
     def refuses_late(self) -> bool:
         """Whether the server refuses requests that would be answered later than promised."""

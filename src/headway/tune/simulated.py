@@ -17,6 +17,7 @@ from headway.sim.outcome import TOLERANCE_S, Outcome
 from headway.sim.progress import StageProgress
 from headway.sim.simulation import StageRun, build_outcome, event_simulation, workload
 from headway.trace import Trace
+from headway.tune.effect import Judged
 from headway.tune.loop import INTERVAL_S, Entry, Listener, run
 
 SPARE_REPLICAS = 50_000
@@ -96,18 +97,24 @@ class Simulated:
                 self._start(name, max(self.terms.stages[name].startup_s, decision.pause_s))
         return {"replicas": {name: len(replicas) for name, replicas in self._replicas.items()}}
 
-    def happened(self, since_s: float) -> Mapping[str, Any]:
+    def happened(self, at_s: float) -> Mapping[str, Any]:
         """Return requests and misses since a moment, as far as they can be known now, and how things stand."""
-        first, last = np.searchsorted(self.trace.arrival_s, [since_s, self.now_s], side="right")
-        arrival_s, done_s = self.trace.arrival_s[first:last], self._sim.completion()[first:last]
-        latency_s = np.where(done_s <= self.now_s, done_s, self.now_s) - arrival_s
-        late = int(np.count_nonzero(latency_s > self.plan.spec.slo.latency_s + TOLERANCE_S))
+        since = self.judged(at_s)
         return {
-            "requests": int(last - first),
-            "misses": late,
+            "requests": since.offered,
+            "misses": since.missed,
             "queued": {name: self._sim.queued(name) for name in self._replicas},
             "replicas": {name: len(replicas) for name, replicas in self._replicas.items()},
         }
+
+    def judged(self, since_s: float) -> Judged:
+        """Return how the promise was kept for the requests that came since a moment."""
+        first, last = np.searchsorted(self.trace.arrival_s, [since_s, self.now_s], side="right")
+        arrival_s, done_s = self.trace.arrival_s[first:last], self._sim.completion()[first:last]
+        ended = done_s <= self.now_s
+        known = ended | (self.now_s - arrival_s > self.terms.slo_s + TOLERANCE_S)
+        latency_s = np.where(ended, done_s - arrival_s, np.inf)[known]
+        return Judged.of(int(last - first), latency_s, self.terms)
 
     def outcome(self) -> Outcome:
         """Let everything finish and return the outcome; its cost is the integral of the capacity held."""

@@ -37,21 +37,22 @@ def terms(plan: Plan, planned_on: Trace | None = None) -> Terms:
     >>> made.stages["second"].throughput_per_s
     20.0
     """
-    stages = stage_terms(plan, planned_on)
+    stages, slo = stage_terms(plan, planned_on), plan.spec.slo
     if not stages:
         name, others = plan.spec.name, _by_themselves(plan)
         raise PlanError(f"plan {name!r}: no stage has replicas that may change as it runs; nothing to tune{others}")
     if planned_on is not None:
         spans = np.array([point["window_s"] for point in plan.envelope]) if plan.envelope else windows(_path_s(stages))
         seed = int(plan.provenance.get("seed", 0))
-        band = measured_band(planned_on, spans, plan.spec.slo.latency_s, seed)
-        return Terms(planned_on.rate_per_s, plan.spec.slo.latency_s, band, stages)
+        band = measured_band(planned_on, spans, slo.latency_s, seed)
+        return Terms(planned_on.rate_per_s, slo.latency_s, band, stages, slo_percentile=slo.percentile)
     rate = plan.provenance.get("rate_per_s")
     if not plan.envelope or not isinstance(rate, int | float) or rate <= 0:
         raise PlanError(
             f"plan {plan.spec.name!r}: it carries no envelope or rate of its traffic; give the trace it was planned on"
         )
-    return Terms(float(rate), plan.spec.slo.latency_s, carried_band(plan, float(rate)), stages)
+    band = carried_band(plan, float(rate))
+    return Terms(float(rate), slo.latency_s, band, stages, slo_percentile=slo.percentile)
 
 
 def stage_terms(plan: Plan, planned_on: Trace | None = None) -> dict[str, StageTerms]:

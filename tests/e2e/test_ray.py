@@ -13,6 +13,7 @@ import os
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,20 +25,22 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.e2e.cascade_models import FAMILY
-from tests.e2e.serve_models import MODELS
+from tests.e2e.processes import descendants, listeners
+from tests.e2e.ray_models import ON_RAY, named, paced, sleepers
 from tests.e2e.serving import INFER, body, make_plan, outputs, wait_until
 from tests.e2e.test_cascade_live import ask, context_of, gear_plan
 
 from headway.cascade import Cascade, Step
 from headway.domains.cascade.gears import Gear
-from headway.domains.pipeline.declare import ReplicaConfig
 from headway.errors import ServeError, WorkerTimeout
 from headway.plan.plan import Plan
-from headway.profile import Profile, Row
 from headway.serve.ray_engine.runtime import FOLDER_PREFIX, local_ray
+from headway.serve.replay import replay
 from headway.serve.run import LiveServer, ServeOptions, running, running_in_thread
 from headway.serve.wire import Payload
-from headway.spec.model import Spec
+from headway.trace import Trace
+from headway.tune.journal import Journal, read
+from headway.tune.live import tune_live
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the `ray` extra"),
@@ -45,43 +48,11 @@ pytestmark = [
     pytest.mark.filterwarnings(r"ignore::Warning:ray\..*"),
 ]
 
-ON_RAY = '''
-import os
-import sys
-
-
-class Sizes:
-    """Says how large the batch was, and where it was worked on."""
-
-    def predict(self, batch):
-        time.sleep(0.03)
-        return [f"{len(batch)} {os.getpid()}" for _ in batch]
-
-
-class Named:
-    """Says its name, how large the batch was, and where it was worked on."""
-
-    def __init__(self, name):
-        self.name = name
-
-    def predict(self, batch):
-        time.sleep(0.03)
-        return [f"{self.name} {len(batch)} {os.getpid()}" for _ in batch]
-
-
-class Hang:
-    def predict(self, batch):
-        print("printed by the stage")
-        if "hang" in batch:
-            time.sleep(1000)
-        return list(batch)
-'''
-
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     path = tmp_path_factory.mktemp("models") / "models_on_ray.py"
-    path.write_text(MODELS + ON_RAY)
+    path.write_text(ON_RAY)
     return lambda name: f"{path}:{name}"
 
 
@@ -178,20 +149,6 @@ def test_batches_and_replicas_follow_the_plan_and_its_changes_under_load(
     assert stats["stages"]["sizes"]["batches"] == pytest.approx(sum(1 / size for size in sizes))
 
 
-def named(models: Callable[[str], str], **config: Any) -> Plan:
-    """One stage that says which of its variants has worked; the variant `broken` cannot be set up."""
-    variants = {name: {"model": models("Named"), "options": {"name": name}} for name in ("first", "second")}
-    document = {
-        "name": "pages",
-        "slo": {"latency": "60s"},
-        "supply": {"cpu": {"price": "$1/h"}},
-        "stages": {"only": {"variants": {**variants, "broken": {"model": models("Broken")}}}},
-    }
-    rows = [Row("only", "cpu", size, 0.03, variant=name) for name in (*variants, "broken") for size in (1, 8)]
-    config = {"variant": "first", "max_batch_size": 1, **config}
-    return Plan(Spec.from_dict(document), Profile.from_rows(rows), {"only": ReplicaConfig("cpu", **config)})
-
-
 def test_a_plan_is_changed_under_load_and_what_cannot_be_started_changes_nothing(
     ray: None, models: Callable[[str], str]
 ) -> None:
@@ -253,6 +210,76 @@ def test_a_plan_is_changed_under_load_and_what_cannot_be_started_changes_nothing
     assert counts["rejected"] == hurried.count(429) > 0
 
 
+def running_on_ray(stage: str) -> int:
+    """How many replicas of a stage Ray Serve says that it runs, in all of its applications."""
+    from ray import serve
+
+    deployments = [found.deployments.get(stage) for found in serve.status().applications.values()]
+    return sum(found.replica_states.get("RUNNING", 0) for found in deployments if found is not None)  # type: ignore[call-overload, unused-ignore]
+
+
+def test_a_tuner_scales_a_stage_through_rays_own_api_as_the_load_rises(ray: None, tmp_path: Path) -> None:
+    plan, stop, last_s = sleepers(), threading.Event(), time.monotonic() + 60.0
+    planned = Trace.poisson(rate=12.0, seconds=60.0, seed=3)
+    with (
+        on_ray(plan) as (server, client),
+        Journal(tmp_path / "decisions.jsonl") as journal,
+        ThreadPoolExecutor(1) as beside,
+    ):
+        assert running_on_ray("only") == 1
+        watching = beside.submit(tune_live, plan, server.url, planned_on=planned, act=True, stop=stop, journal=journal)
+        try:
+            offered = replay(server.url, Trace.ramp(12.0, 48.0, 4.0, seed=1)).requests
+            while running_on_ray("only") == 1 and time.monotonic() < last_s:
+                offered += replay(server.url, Trace.poisson(rate=40.0, seconds=1.0, seed=2)).requests
+        finally:
+            stop.set()
+        watching.result()
+        assert wait_until(lambda: client.get("/stats").json()["stages"]["only"]["replicas"]["ready"] > 1)
+        counts = client.get("/stats").json()["requests"]
+    assert (counts["offered"], counts["failed"], counts["in_flight"]) == (offered, 0, 0), counts
+    lines = read(tmp_path / "decisions.jsonl")
+    decided = {line["number"]: line for line in lines if line["kind"] == "decided"}
+    happened = {line["number"]: line for line in lines if line["kind"] == "happened"}
+    assert decided[0]["code"] == "scale_up"
+    assert {n: line["swap"]["id"] for n, line in happened.items() if "swap" in line} == {
+        n: line["applied"]["change"] for n, line in decided.items() if "change" in line["applied"]
+    }
+
+
+def test_a_change_that_makes_requests_late_is_taken_back_on_ray(ray: None, models: Callable[[str], str]) -> None:
+    quick, slow = paced(models, "quick"), paced(models, "slow")
+    stop, statuses = threading.Event(), list[int]()
+    with on_ray(quick) as (_, client), ThreadPoolExecutor(4) as threads:
+
+        def load() -> None:
+            while not stop.wait(0.1):
+                statuses.append(client.post(INFER, json=body("x")).status_code)
+
+        def more(count: int) -> bool:
+            so_far = len(statuses)
+            return wait_until(lambda: len(statuses) >= so_far + count)
+
+        loads = [threads.submit(load) for _ in range(4)]
+        try:
+            assert more(120)
+            change = client.put("/plan", content=slow.to_json(), params={"watch": "2s"}).json()
+            assert change["state"] == "watching", change
+            assert wait_until(lambda: client.get("/stats").json()["swap"]["state"] == "idle")
+            assert wait_until(lambda: running_on_ray("only") == 1)
+            assert wait_until(lambda: statuses[-20:] == [200] * 20)
+        finally:
+            stop.set()
+        for each in loads:
+            each.result()
+        stats = client.get("/stats").json()
+        assert Plan.from_dict(client.get("/plan").json()).hash == stats["plan_hash"] == quick.hash
+    last, counts = stats["swap"]["last"], stats["requests"]
+    assert (last["id"], last["state"]) == (change["id"], "rolled_back")
+    assert "missed the promise since the change" in last["why"]
+    assert (counts["offered"], counts["failed"], counts["in_flight"]) == (len(statuses), 0, 0), counts
+
+
 def test_a_killed_replica_loses_nothing_and_answers_nothing_twice(ray: None, models: Callable[[str], str]) -> None:
     plan = make_plan({"slow": {"model": models("Slow")}}, replicas=2, max_batch_size=2)
     with on_ray(plan) as (server, client):
@@ -300,37 +327,6 @@ def test_a_model_that_cannot_be_set_up_stops_the_server_with_the_reason(
     plan = make_plan({"broken": {"model": models("Broken")}})
     with pytest.raises(ServeError, match=r"worker of broken: .*no such weights"), on_ray(plan):
         pass
-
-
-def descendants(pid: int) -> set[int]:
-    """The process numbers of all that a process has started, directly or not."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-    found, more = set[int](), {pid}
-    while more:
-        found |= more
-        more = {child for child, parent in parents.items() if parent in found} - found
-    return found - {pid}
-
-
-def listeners(pids: set[int]) -> dict[int, str]:
-    """The ports that processes listen on, and the addresses, as the kernel writes them."""
-    sockets = set()
-    for pid in pids:
-        for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
-            with contextlib.suppress(OSError):
-                sockets.add(os.readlink(descriptor))
-    out = {}
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
-                address, _, port = fields[1].partition(":")
-                out[int(port, 16)] = address
-    return out
 
 
 def check_asks_for_a_token(port: int) -> None:

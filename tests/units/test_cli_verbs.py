@@ -282,3 +282,55 @@ def test_calibrate_looks_for_the_folder_of_its_output_before_it_begins(
         main(["calibrate", "plan.json", "--trace", "t.csv", "-o", "nowhere/fitted.csv"])
     assert stop.value.code == 1
     assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("environment", "setting", "options", "says"),
+    [
+        (["URL"], None, [], "cannot be reached"),
+        (["URL"], None, ["--trace", "t.csv"], ""),
+        (["TRACE"], None, [], ""),
+        (["TRACE"], None, ["--url", "http://127.0.0.1:1"], "cannot be reached"),
+        (["TRACE", "URL"], None, [], "give one of them"),
+        (["URL"], "trace", [], "cannot be reached"),
+        ([], "url", ["--trace", "t.csv"], ""),
+    ],
+)
+def test_tune_goes_by_the_traffic_that_is_named_nearest(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    environment: list[str],
+    setting: str | None,
+    options: list[str],
+    says: str,
+) -> None:
+    values = {"trace": "t.csv", "url": "http://127.0.0.1:1"}
+    for name in environment:
+        monkeypatch.setenv(f"HEADWAY_{name}", values[name.lower()])
+    if setting is not None:
+        (folder / "headway.toml").write_text(f'[tune]\n{setting} = "{values[setting]}"\n')
+    with pytest.raises(SystemExit) as stop:
+        main(["tune", "plan.json", "--planned-on", "t.csv", "--json", *options])
+    out, err = capsys.readouterr()
+    assert (stop.value.code, says in err) == (1 if says else 0, True)
+    assert bool(out) == (not says)
+
+
+def test_replay_looks_for_the_folder_of_its_output_before_it_begins(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["replay", "--url", "http://127.0.0.1:1", "--trace", "t.csv", "-o", "nowhere/measured.json"])
+    assert stop.value.code == 1
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_choices_are_listed_and_what_is_none_of_them_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "embedded|ray" in run(capsys, "serve", "--help")
+    with pytest.raises(SystemExit) as stop:
+        main(["serve", "plan.json", "--engine", "rya"])
+    assert stop.value.code == 2
+    assert "'rya' is not one of" in capsys.readouterr().err

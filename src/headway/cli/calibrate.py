@@ -18,6 +18,7 @@ from headway.cli.frame import (
     read_plan,
     read_profile,
     read_trace,
+    target,
 )
 from headway.cli.live import Token, model_folder
 from headway.cli.progress import Progress
@@ -36,7 +37,10 @@ def calibrate(
         Path | None, typer.Option("--test", metavar="TRACE", help="Judge the fit by another trace, replayed after it.")
     ] = None,
     profile: Annotated[
-        Path | None, typer.Option("--profile", help="Put the fit into this profile; else into the plan's own rows.")
+        Path | None,
+        typer.Option(
+            "--profile", envvar="HEADWAY_PROFILE", help="Put the fit into this profile; else into the plan's own rows."
+        ),
     ] = None,
     folder: Annotated[
         Path | None, typer.Option("--folder", help="Of the model files; else the working folder, else the plan's.")
@@ -54,7 +58,6 @@ def calibrate(
     per batch and per request goes into the profile, so that later predictions include it; rows that no longer hold are
     replaced by what was observed.
     """
-    from headway.errors import HeadwayError
     from headway.report.calibration import calibration_view
     from headway.serve.calibrate import calibrate
     from headway.serve.payloads import read_payloads
@@ -63,17 +66,15 @@ def calibrate(
     others = None if test is None else read_trace(test, seed)
     rows = None if profile is None else read_profile(profile)
     sent = None if payloads is None else read_payloads(payloads)
-    target = None if output is None else output.absolute()
-    if target is not None and not target.parent.is_dir():
-        raise HeadwayError(f"{output}: there is no folder {target.parent} to write the fitted profile to")
+    written_to = target(output, "the fitted profile")
     os.chdir(folder or model_folder(read, plan.parent))
     with Progress("calibrate") as progress:
         found = calibrate(
             read, requests, url=url, payloads=sent, token=token, test=others, profile=rows, seed=seed,
             progress=progress.step,
         )  # fmt: skip
-    if target is not None:
-        found.profile.write(target)
+    if written_to is not None:
+        found.profile.write(written_to)
     emit(found.to_dict(), json, lambda: calibration_view(found.to_dict()))
 
 

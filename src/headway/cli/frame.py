@@ -165,6 +165,16 @@ def read_trace(path: Path, seed: int = 0, format: str | None = None, skip_bad: b
     return read
 
 
+def target(output: Path | None, what: str) -> Path | None:
+    """Return where a result will be written, whichever the working folder is by then.
+
+    Asked before long work begins: raises HeadwayError when there is no such folder to write `what` to.
+    """
+    if output is not None and not output.absolute().parent.is_dir():
+        raise HeadwayError(f"{output}: there is no folder {output.absolute().parent} to write {what} to")
+    return None if output is None else output.absolute()
+
+
 def guarded(call: Callable[[], Any]) -> int:
     """Run the command line and return its exit code; what a user can act on is one line on stderr.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ from headway.cli.frame import (
     read_plan,
     read_trace,
     say,
+    target,
 )
 from headway.cli.progress import Progress
 from headway.cli.tuner import GearsFile, JournalFile, PlannedOn, TunerName, WhichTuner
@@ -32,6 +34,13 @@ if TYPE_CHECKING:
 Token = Annotated[
     str | None, typer.Option("--token", envvar="HEADWAY_TOKEN", help="Bearer token that every request has to bring.")
 ]
+
+
+class EngineName(StrEnum):
+    """What runs replicas."""
+
+    EMBEDDED = "embedded"
+    RAY = "ray"
 
 
 def serve(
@@ -67,9 +76,8 @@ def serve(
         float, typer.Option("--grace", parser=duration, metavar="TIME", help="How long a drain may take.")
     ] = "30s",  # type: ignore[assignment]
     engine: Annotated[
-        str,
-        typer.Option("--engine", help="What runs the replicas: embedded (processes of the server) or ray (Ray Serve)."),
-    ] = "embedded",
+        EngineName, typer.Option("--engine", help="What runs the replicas: processes of the server, or Ray Serve.")
+    ] = EngineName.EMBEDDED,
     ray_cpus: Annotated[
         float, typer.Option("--ray-cpus", min=0.0, help="CPUs that Ray books for each thread of a replica.")
     ] = 0.001,
@@ -124,7 +132,7 @@ def serve(
         limits=Limits(queue_limit=queue_limit, timeout_s=timeout, keep_promise=keep_promise),
         http=HttpLimits(max_body_bytes=max_body * 2**20),
         grace_s=grace,
-        engine=engine,
+        engine=engine.value,
         ray_cpus=ray_cpus,
         **({"beside": beside} if tune else {}),
         announce=announce,
@@ -159,13 +167,14 @@ def replay(
     from headway.report.terminal import outcome_view
     from headway.serve.replay import replay
 
+    written_to = target(output, "the outcome")
     with Progress("replay") as progress:
         outcome = replay(
             url, read_trace(trace, seed), payloads=payloads, token=token, seed=seed,
             max_connections=max_connections, progress=progress.step,
         )  # fmt: skip
-    if output is not None:
-        write_atomic(output, canonical_json(outcome.to_dict()))
+    if written_to is not None:
+        write_atomic(written_to, canonical_json(outcome.to_dict()))
     emit(outcome.to_dict(), json, lambda: outcome_view(outcome))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,12 +23,17 @@ from headway.cli.frame import (
 from headway.cli.live import Token
 from headway.cli.progress import Progress
 from headway.cli.tuner import GearsFile, JournalFile, PlannedOn, TunerName, WhichTuner
+from headway.errors import HeadwayError
 
 if TYPE_CHECKING:
     from headway.plan.plan import Plan
 
+_NEARER = ("COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP")
+"""Where the value of an option can come from: what is named first beats what follows."""
+
 
 def tune(
+    context: typer.Context,
     plan: PlanArgument,
     trace: Annotated[
         Path | None, typer.Option("--trace", envvar="HEADWAY_TRACE", help="The traffic to tune for; - is stdin.")
@@ -40,7 +44,11 @@ def tune(
     journal: JournalFile = None,
     url: Annotated[
         str | None,
-        typer.Option("--url", help="A server that runs the plan: watch it instead of simulating; interrupt to end."),
+        typer.Option(
+            "--url",
+            envvar="HEADWAY_URL",
+            help="A server that runs the plan: watch it instead of simulating; interrupt to end.",
+        ),
     ] = None,
     apply: Annotated[
         bool, typer.Option("--apply", help="With --url: carry decisions out, as changes of the live plan.")
@@ -60,17 +68,13 @@ def tune(
     Every decision comes with its reason; the outcome stands beside that of the plan left alone. With --url the tuner
     watches a server instead; it only advises unless told to --apply.
     """
-    from headway.errors import HeadwayError
     from headway.report.tuning import tuning_view
     from headway.tune.advise import advise
     from headway.tune.gears import prepared
     from headway.tune.journal import Journal
 
     read = read_plan(plan)
-    if trace is None and url is None:
-        raise HeadwayError("tune: no traffic to tune for; give --trace to simulate, or --url to watch a server")
-    if url is not None and trace is not None and os.environ.get("HEADWAY_TRACE") != str(trace):
-        raise HeadwayError("tune: --trace is simulated and --url is watched; give one of them")
+    trace, url = _traffic(context, trace, url)
     if gears is not None and tuner is not TunerName.HEADWAY:
         raise HeadwayError(f"tune: the tuner {tuner.value!r} has no use for gears; leave --gears or --tuner away")
     if url is None and (apply or seconds is not None):
@@ -92,6 +96,19 @@ def tune(
     with Progress("tune") as progress, nullcontext() if journal is None else Journal(journal) as written:
         advice = advise(read, requests, **known, seed=seed, journal=written, progress=progress.report)
     emit(advice, json, lambda: tuning_view(advice))
+
+
+def _traffic(context: typer.Context, trace: Path | None, url: str | None) -> tuple[Path | None, str | None]:
+    """Return the trace to simulate or the server to watch; of both, that which was named nearer to the command."""
+    if trace is None and url is None:
+        raise HeadwayError("tune: no traffic to tune for; give --trace to simulate, or --url to watch a server")
+    if trace is None or url is None:
+        return trace, url
+    sources = [context.get_parameter_source(name) for name in ("trace", "url")]
+    of_trace, of_url = (len(_NEARER) if s is None or s.name not in _NEARER else _NEARER.index(s.name) for s in sources)
+    if of_trace == of_url:
+        raise HeadwayError("tune: --trace is simulated and --url is watched; give one of them")
+    return (trace, None) if of_trace < of_url else (None, url)
 
 
 def _watch(

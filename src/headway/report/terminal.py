@@ -164,7 +164,7 @@ def _stage_table(plan: Plan) -> Table:
     short = {"utilization": "util."}
     head = [short.get(words.STAGE_COLUMNS[i], words.STAGE_COLUMNS[i]) for i in keep]
     rows = [[row[i] for i in keep] for row in words.stage_rows(plan)]
-    return table(head, rows, text_columns=("stage", "variant", "hardware"))
+    return table(head, rows, text_columns=("stage", "variant", "hardware", "set up"))
 
 
 def _frontier_table(plan: Plan) -> Table:

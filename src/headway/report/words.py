@@ -11,7 +11,9 @@ from headway.report import format as fmt
 from headway.sim.outcome import Outcome
 from headway.spec.model import Slo
 
-STAGE_COLUMNS = ("stage", "variant", "hardware", "replicas", "batch", "utilization", "wait p99", "$/h")
+STAGE_COLUMNS = ("stage", "variant", "hardware", "set up", "replicas", "batch", "utilization", "wait p99", "$/h")
+SHOWN = ("variant", "hardware", "replicas", "devices", "max_batch_size", "servers")
+"""Fields of a configuration that a table of stages shows in columns of their own, or that the spec says."""
 
 
 def summary(outcome: Outcome | Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -195,6 +197,7 @@ def stage_rows(plan: Plan) -> list[list[str]]:
                 name,
                 fmt.plain(config.get("variant")),
                 fmt.plain(config.get("hardware")),
+                set_up(config),
                 fmt.plain(config.get("replicas", config.get("devices"))),
                 fmt.plain(config.get("max_batch_size", max(config.get("max_batch_sizes", {"": None}).values()))),
                 fmt.whole_percent(predicted.get("utilization")),
@@ -205,10 +208,27 @@ def stage_rows(plan: Plan) -> list[list[str]]:
     return rows
 
 
+def set_up(fields: Mapping[str, Any]) -> str:
+    """Return what else a configuration says, as a phrase; empty where it says no more, or more than fits one.
+
+    >>> set_up({"hardware": "gpu", "replicas": 2, "token_budget": 512, "order": "fcfs", "max_wait_s": None})
+    'token budget 512, order fcfs'
+    """
+    if any(isinstance(value, list | dict) for value in fields.values()):
+        return ""
+    more = {name: value for name, value in fields.items() if name not in SHOWN and value}
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value}" if isinstance(value, str | int) else _figure(name, value)
+        for name, value in more.items()
+    )
+
+
 def shown_columns(plan: Plan) -> list[int]:
-    """Return which of `STAGE_COLUMNS` say something: the variants only where there is a choice."""
+    """Return which of `STAGE_COLUMNS` say something: variants where there is a choice, more where there is more."""
     choice = any(name != "default" for name in plan.variants.values())
-    return [index for index, name in enumerate(STAGE_COLUMNS) if name != "variant" or choice]
+    more = any(set_up(config.to_dict()) for config in plan.stages.values())
+    shown = {"variant": choice, "set up": more}
+    return [index for index, name in enumerate(STAGE_COLUMNS) if shown.get(name, True)]
 
 
 def plan_facts(plan: Plan) -> dict[str, Any]:

@@ -193,13 +193,14 @@ class FleetDomain:
         if not isinstance(config, LlmConfig):
             return None
         known = engine_times(context, config.hardware, config.tensor_parallel)
-        model, source = known.model or "the model", known.source
+        where = f"{known.tensor_parallel} x {config.hardware}" if known.tensor_parallel > 1 else config.hardware
+        of = f"what iterations take of {known.model or 'the model'} on {where}"
         wrong = "" if known.error_ratio is None else f", off by {100 * known.error_ratio:.2g}% on average"
         if known.evidence == "prior":
-            where = " where such a prior could be checked" if wrong else ""
-            text = f"what iterations take of {model} on {config.hardware} is a prior{wrong}{where}; {source}"
+            checked = " where such a prior could be checked" if wrong else ""
+            text = f"{of} is a prior{wrong}{checked}; {known.source}"
         else:
-            text = f"what iterations take of {model} on {config.hardware} is {known.evidence}{wrong}; {source}"
+            text = f"{of} is {known.evidence}{wrong}; {known.source}"
         return Evidence(known.evidence, text, known.error_ratio)
 
     def station(self, context: StageContext, config: FleetConfig, *, sampled: bool) -> Station:

@@ -14,12 +14,6 @@ from typing import NamedTuple
 
 MAX_LINES = 400
 """The longest file that is allowed."""
-WHOLE = {"src/headway/fleet/llm_kernel.py": 569}
-"""Files that are longer because they are one compiled function, and how long: no longer than that.
-
-Its steps share arrays as names of the one function. Taken apart into functions that pass them, the kernel of LLM
-engines took 2.7 times as long (0.067 to 0.179 in `headway bench sim-llm`).
-"""
 
 
 class Size(NamedTuple):
@@ -61,20 +55,14 @@ def table(sizes: list[Size]) -> Iterator[str]:
     yield f"{'total':{width}}  {len(sizes):5}  {sum(size.lines for size in sizes):6,}"
 
 
-def most(path: Path) -> int:
-    """Return how many lines a file may have."""
-    return WHOLE.get(path.as_posix(), MAX_LINES)
-
-
 def main(roots: list[str]) -> int:
     """Print the table of all Python files below the roots; return 1 when one is too long, else 0."""
     paths = sorted(path for root in roots for path in Path(root).rglob("*.py"))
     sizes = [measure(path) for path in paths]
     print("\n".join(table(sizes)))
-    too_long = [size for size in sizes if size.lines > most(size.path)]
+    too_long = [size for size in sizes if size.lines > MAX_LINES]
     for size in too_long:
-        allowed = most(size.path)
-        print(f"error: {size.path} has {size.lines} lines; at most {allowed} fit: split it by idea", file=sys.stderr)
+        print(f"error: {size.path} has {size.lines} lines; at most {MAX_LINES} fit: split it by idea", file=sys.stderr)
     return 1 if too_long else 0
 
 

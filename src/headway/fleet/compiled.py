@@ -6,7 +6,7 @@ import sys
 from functools import cache
 from types import FunctionType, ModuleType, SimpleNamespace
 
-from headway.sim.jit import enabled, kernel
+from headway.sim.jit import borrowing, enabled
 
 
 @cache
@@ -28,7 +28,7 @@ def policies(module: ModuleType) -> SimpleNamespace:
         if not enabled():
             compiled = value
         elif value.__module__ == module.__name__:
-            compiled = kernel(FunctionType(value.__code__, scope, name, value.__defaults__, value.__closure__))
+            compiled = borrowing(FunctionType(value.__code__, scope, name, value.__defaults__, value.__closure__))
         else:
             compiled = getattr(policies(sys.modules[value.__module__]), name)
         scope[name] = compiled

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from headway.sim.jit import kernel
+from headway.sim.jit import borrowing
 from headway.sim.station import Floats
 
 Longs = NDArray[np.int64]
 
 
-@kernel
+@borrowing
 def push(heap_s: Floats, heap_seq: Longs, heap_slot: Longs, size: int, time_s: float, seq: int, slot: int) -> int:
     """Put an event into a heap of `size` events; return how many it has then.
 
@@ -36,7 +36,7 @@ def push(heap_s: Floats, heap_seq: Longs, heap_slot: Longs, size: int, time_s: f
     return size + 1
 
 
-@kernel
+@borrowing
 def pop(heap_s: Floats, heap_seq: Longs, heap_slot: Longs, size: int) -> int:
     """Remove the first event of a heap of `size` events; return how many are left."""
     size -= 1

@@ -17,7 +17,7 @@ from headway.policy import routing, scheduling, token_routing
 from headway.policy.routing import Servers
 from headway.policy.scheduling import Backlog, Order, Waiting
 from headway.sim.draws import draw
-from headway.sim.jit import kernel
+from headway.sim.jit import borrowing
 from headway.sim.station import Floats
 
 Longs = NDArray[np.int64]
@@ -29,11 +29,12 @@ note_sent = policies(routing).note_sent
 note_alive = policies(routing).note_alive
 overdue = policies(scheduling).overdue
 rank = policies(scheduling).rank
+returning = policies(scheduling).returning
 
 _UNIT = 1.0 / (1 << 30)
 
 
-@kernel
+@borrowing
 def scan(
     order: Order,
     backlog: Backlog,
@@ -77,7 +78,18 @@ def scan(
     return top, small
 
 
-@kernel
+@borrowing
+def come_back(account: Floats, active: Longs, e: int, tenant: int) -> None:
+    """Set the account of a tenant who has nothing at an engine, while others have, as the policy says."""
+    least = math.inf
+    for t in range(account.shape[1]):
+        if active[e, t] > 0:
+            least = min(least, account[e, t])
+    if active[e, tenant] == 0 and least < math.inf:
+        account[e, tenant] = returning(least, account[e, tenant])
+
+
+@borrowing
 def emptiest(
     role: Longs, capacity: Longs, cache: Cache, waiting_tokens: Longs, servers: Servers, block_tokens: int
 ) -> int:
@@ -94,7 +106,7 @@ def emptiest(
     return best
 
 
-@kernel
+@borrowing
 def look(
     capacity: Longs,
     cache: Cache,
@@ -122,7 +134,7 @@ def look(
         tokens.sent[e] = 0.0
 
 
-@kernel
+@borrowing
 def assign(
     engines: Engines, rules: Rules, requests: Requests, balance: Balance, r: int, whole_blocks: int, now_s: float
 ) -> int:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from headway.sim.jit import kernel
+from headway.sim.jit import borrowing
 from headway.sim.station import Ints
 
 Longs = NDArray[np.int64]
@@ -59,7 +59,7 @@ class Lines(NamedTuple):
         return cls(*(np.full(size, -1, np.int32) for size in (requests, requests, engines, engines, engines)))
 
 
-@kernel
+@borrowing
 def blocks_of(tokens: int, block_tokens: int) -> int:
     """Return how many blocks so many tokens take.
 
@@ -69,7 +69,7 @@ def blocks_of(tokens: int, block_tokens: int) -> int:
     return (tokens + block_tokens - 1) // block_tokens
 
 
-@kernel
+@borrowing
 def unlist(cache: Cache, e: int, b: int, hash_blocks: int) -> None:
     """Take a block out of the list of those that nobody uses."""
     before = cache.preceding[e, b]
@@ -85,7 +85,7 @@ def unlist(cache: Cache, e: int, b: int, hash_blocks: int) -> None:
     cache.evictable[e] -= hash_blocks
 
 
-@kernel
+@borrowing
 def evict(cache: Cache, e: int, count: int, hash_blocks: int) -> None:
     """Evict what nobody has used for longest until so many blocks are free."""
     while cache.free[e] < count:
@@ -95,7 +95,7 @@ def evict(cache: Cache, e: int, count: int, hash_blocks: int) -> None:
         cache.free[e] += hash_blocks
 
 
-@kernel
+@borrowing
 def matched(cache: Cache, e: int, blocks: Ints, begin: int, most: int, only_used: bool) -> int:
     """Return how many of a prompt's first blocks are cached, or how many of these are in use."""
     count = 0
@@ -106,7 +106,7 @@ def matched(cache: Cache, e: int, blocks: Ints, begin: int, most: int, only_used
     return used if only_used else count
 
 
-@kernel
+@borrowing
 def reuse(cache: Cache, e: int, blocks: Ints, begin: int, count: int, hash_blocks: int) -> None:
     """Let one more request use a prompt's first blocks, which are cached."""
     for at in range(begin, begin + count):
@@ -116,7 +116,7 @@ def reuse(cache: Cache, e: int, blocks: Ints, begin: int, count: int, hash_block
         cache.ref[e, b] += 1
 
 
-@kernel
+@borrowing
 def publish(cache: Cache, e: int, blocks: Ints, begin: int, end: int, hash_blocks: int) -> None:
     """Share blocks that a request has computed; what another has computed meanwhile is not kept twice."""
     for at in range(begin, end):
@@ -130,7 +130,7 @@ def publish(cache: Cache, e: int, blocks: Ints, begin: int, end: int, hash_block
             cache.free[e] += hash_blocks
 
 
-@kernel
+@borrowing
 def unshare(cache: Cache, e: int, blocks: Ints, begin: int, count: int, hash_blocks: int) -> None:
     """Let a request that leaves use a prompt's first blocks no more; they stay cached.
 
@@ -151,7 +151,7 @@ def unshare(cache: Cache, e: int, blocks: Ints, begin: int, count: int, hash_blo
             cache.evictable[e] += hash_blocks
 
 
-@kernel
+@borrowing
 def growth(residue: Longs, e: int, decoding: int, begin: int, count: int) -> int:
     """Return the blocks that decoding takes in `count` iterations from number `begin` on.
 
@@ -164,7 +164,23 @@ def growth(residue: Longs, e: int, decoding: int, begin: int, count: int) -> int
     return int(need)
 
 
-@kernel
+@borrowing
+def fitting(residue: Longs, e: int, decoding: int, begin: int, spare: int, most: int) -> int:
+    """Return for how many of `most` iterations from number `begin` on spare blocks suffice; the first has its own."""
+    block_tokens = residue.shape[1]
+    if spare >= decoding * (most // block_tokens + 1):
+        return most
+    count = 1 + (spare // decoding) * block_tokens
+    spare %= decoding
+    while count < most:
+        spare -= residue[e, (begin + count) % block_tokens]
+        if spare < 0:
+            break
+        count += 1
+    return min(most, count)
+
+
+@borrowing
 def enter(heap: Longs, e: int, size: int, key: int) -> None:
     """Put a key into an engine's heap of `size`."""
     at = size
@@ -174,7 +190,7 @@ def enter(heap: Longs, e: int, size: int, key: int) -> None:
     heap[e, at] = key
 
 
-@kernel
+@borrowing
 def remove(heap: Longs, e: int, size: int, at: int) -> None:
     """Take the key at a place out of an engine's heap of `size`."""
     size -= 1
@@ -197,7 +213,7 @@ def remove(heap: Longs, e: int, size: int, at: int) -> None:
     heap[e, at] = key
 
 
-@kernel
+@borrowing
 def put_back(lines: Lines, e: int, r: int) -> None:
     """Let a request that ran wait ahead of all that never did, in order of arrival."""
     before = -1
@@ -215,7 +231,37 @@ def put_back(lines: Lines, e: int, r: int) -> None:
         lines.preceding[after] = r
 
 
-@kernel
+@borrowing
+def line_up(lines: Lines, e: int, r: int) -> None:
+    """Let a request that never ran wait, behind all others."""
+    last = lines.tail[e]
+    lines.preceding[r] = last
+    lines.following[r] = -1
+    if last >= 0:
+        lines.following[last] = r
+    else:
+        lines.head[e] = r
+    lines.tail[e] = r
+
+
+@borrowing
+def leave_line(lines: Lines, e: int, r: int) -> None:
+    """Let a request wait no more."""
+    before = lines.preceding[r]
+    after = lines.following[r]
+    if before >= 0:
+        lines.following[before] = after
+    elif lines.back[e] == r:
+        lines.back[e] = after
+    else:
+        lines.head[e] = after
+    if after >= 0:
+        lines.preceding[after] = before
+    elif lines.tail[e] == r:
+        lines.tail[e] = before
+
+
+@borrowing
 def end_after(begin_s: float, step_s: float, growth_s: float, count: int) -> float:
     """Return when so many iterations are over, each `growth_s` longer than the one before.
 
@@ -225,7 +271,7 @@ def end_after(begin_s: float, step_s: float, growth_s: float, count: int) -> flo
     return begin_s + count * step_s + growth_s * (0.5 * count * (count - 1))
 
 
-@kernel
+@borrowing
 def over_by(begin_s: float, step_s: float, growth_s: float, span: int, now_s: float) -> int:
     """Return how many of `span` iterations, of which the last is not over, are over by now.
 

@@ -130,7 +130,7 @@ class State(NamedTuple):
 
     counters: Longs
     report_at_s: Floats
-    held: Ints
+    held: Longs
     move_s: Floats
     move: Longs
     status: NDArray[np.int8]
@@ -172,14 +172,14 @@ class State(NamedTuple):
     headroom: Floats
     release: Floats
     tally: Longs
-    run: Ints
-    pre: Ints
+    run: Longs
+    pre: Longs
     heap: Longs
     residue: Longs
     account: Floats
     active: Longs
     makers: Longs
-    leaving: Ints
+    leaving: Longs
     used: Floats
     remaining: Floats
     cache: Cache
@@ -201,8 +201,9 @@ class State(NamedTuple):
         speed = full_s.min() / full_s
         width = draws(rules.router)
         per: dict[str, Any] = {
-            **{name: _longs(n) for name in ("todo", "chunk", "work", "total", "context", "made", "entered", "shared")},
-            **{name: _ints(n) for name in ("skipped", "preempted", "held")},
+            **{name: _longs(n) for name in (
+                "held", "todo", "chunk", "work", "total", "context", "made", "entered", "shared")},
+            **{name: _ints(n) for name in ("skipped", "preempted")},
             **{name: _ints(n, -1) for name in ("engine",)},
             **{name: np.full(n, np.inf) for name in ("start_s", "first_s", "done_s")},
             **{name: _longs(size) for name in (
@@ -210,7 +211,7 @@ class State(NamedTuple):
                 "running", "prefilling", "decoding")},
             **{name: np.zeros(size) for name in (
                 "clock_s", "begin_s", "step_s", "growth_s", "busy_s", "release")},
-            **{name: np.zeros((size, slots), np.int32) for name in ("run", "pre")},
+            **{name: np.zeros((size, slots), np.int64) for name in ("run", "pre")},
             **{name: np.zeros((size, tenants), np.int64) for name in ("active", "makers")},
             **{name: np.zeros(slots + 1) for name in ("used", "remaining")},
         }  # fmt: skip
@@ -232,7 +233,7 @@ class State(NamedTuple):
             heap=np.zeros((size, slots), np.int64),
             residue=np.zeros((size, rules.block_tokens), np.int64),
             account=np.zeros((size, tenants)),
-            leaving=_ints(2 * slots),
+            leaving=_longs(2 * slots),
             balance=Balance(
                 _longs(size), np.full((size, blocks), NEVER), np.zeros(size), np.zeros(width), Servers.of(speed), known
             ),

@@ -19,7 +19,7 @@ from headway.fleet.rack_state import Books, Longs, Rack, Requests, Sessions, Sta
 from headway.policy import routing
 from headway.policy.routing import HOLD, NOBODY, Router, Servers
 from headway.sim.draws import draw
-from headway.sim.jit import kernel
+from headway.sim.jit import borrowing
 
 route: Callable[..., int] = policies(routing).route
 power_of_d: Callable[..., int] = policies(routing).power_of_d
@@ -32,7 +32,7 @@ RECENT = 0.1
 """Weight of a reply in what requests take of late."""
 
 
-@kernel
+@borrowing
 def place_of(place_key: Longs, bits: int, session: int) -> int:
     """Return where a session stands in the table; if it does not, -1 - (the free place it may take, or the size).
 
@@ -48,13 +48,13 @@ def place_of(place_key: Longs, bits: int, session: int) -> int:
     return -1 - free
 
 
-@kernel
+@borrowing
 def advance(
     requests: Requests, rack: Rack, router: Router, books: Books, sessions: Sessions, state: State, until_s: float
 ) -> float:
     """Process every event up to and at `until_s`; return the time of the next one (infinite when nothing will happen).
 
-    The functions inside share the arrays as names of this one: as arguments, each call would count references to all.
+    The functions inside share the arrays as names of this one.
     """
     arrival_s, service_s, kind, session, balancer, row, ledger, work = requests
     workers, pace, quantum_s, switch_s, eager, discipline, slo_s, send_s, reply_s, signal, by_reply, loss, key = rack
@@ -68,8 +68,8 @@ def advance(
         slot_job, slot_server, slot_end_s, slot_seq, touched, is_touched, heap_s, heap_seq, heap_slot,
     ) = state  # fmt: skip
     adds_sent = signal == code.REPORTED_SENT or signal == code.WORK_SENT
-    # Counting references to the balancer's columns would take most of the time: one balancer that knows one kind of
-    # load keeps its columns at hand, and the most used policies are called without `route` in between.
+    # One balancer that knows one kind of load keeps its columns at hand, and the most used policies are called without
+    # `route` in between.
     is_alone = reported.shape[0] == 1 and outstanding.shape[0] == 1 and alive.shape[0] == 1
     alone = Servers(
         reported[0], reported_at_s[0], sent[0], outstanding[0], assigned[0], latency_s[0], speed, alive[0]

@@ -71,13 +71,18 @@ def borrowing(function: F) -> F:
 
 
 def step(function: F) -> F:
-    """Return `function` as a part of borrowing kernels: compiled into each that calls it, and to be called by no other.
+    """Return `function` itself, as a part of borrowing kernels: each that calls it has it compiled in, at no cost.
 
     >>> half = step(lambda a: a / 2)
-    >>> borrowing(lambda a: half(a) + 1)(4)
-    3.0
+    >>> half(3), borrowing(lambda a: half(a) + 1)(4)
+    (1.5, 3.0)
     """
-    return _compiled(function, _nrt=False, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    if not enabled():
+        return function
+    from numba.extending import register_jitable
+
+    part: F = register_jitable(_nrt=False, forceinline=True, no_cfunc_wrapper=True)(function)
+    return part
 
 
 def _compiled(function: F, **options: Any) -> F:

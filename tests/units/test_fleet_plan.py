@@ -91,10 +91,12 @@ def test_a_promise_that_no_engine_keeps_is_refused_without_a_search() -> None:
 
 
 def test_a_robust_plan_is_explained_with_its_evidence() -> None:
-    spec = llm_spec({"percentile": 95}, model="mistral-7b", token_budget=512, tensor_parallel=1, hardware="h100-80gb")
-    plan = make(spec, None, chats(10.0, 30.0, seed=4), budget=60)
+    spec = llm_spec({"percentile": 95}, model="mistral-7b", token_budget=512, tensor_parallel=1, hardware="a100-80gb")
+    plan = make(spec, None, chats(30.0, 15.0, seed=4), budget=60)
     codes = {reason.code for reason in plan.reasons}
     assert {"optimal", "binding_constraint", "headroom", "judged", "evidence"} <= codes
+    binding = next(reason.text for reason in plan.reasons if reason.code == "binding_constraint")
+    assert "95% within 60 s, with what answer promises by itself, binds" in binding
     evidence = next(reason for reason in plan.reasons if reason.code == "evidence")
     assert evidence.values["evidence"] == "prior"
     assert evidence.values["error_ratio"] > 0.05
@@ -111,6 +113,15 @@ def test_what_was_measured_is_told_without_doubt() -> None:
     assert not any("prior" in text for text in plan.predicted["low_confidence"])
     assert [row.batch_size for row in plan.profile.rows] == [8, 512, 2048]
     assert next(r for r in plan.reasons if r.code == "evidence").values["evidence"] == "measured"
+
+
+def test_a_plan_is_set_against_what_runs_today() -> None:
+    fields = llm_spec({"percentile": 95}, token_budget=512, tensor_parallel=1, hardware="a100-80gb").to_dict()
+    today = {"hardware": "a100-80gb", "replicas": 4, "token_budget": 512, "most_running": 64, "max_wait": "30s"}
+    plan = planned(Spec.from_dict({**fields, "current": {"answer": today}}), chats(6.0, 20.0, seed=4))
+    current = next(reason for reason in plan.reasons if reason.code == "current")
+    assert current.values["current_usd_per_hour"] == 8.0
+    assert current.values["saved_usd_per_hour"] > 0
 
 
 def test_an_outcome_tells_tokens_and_classes() -> None:

@@ -156,8 +156,10 @@ def binding(oracle: Oracle, stages: Mapping[str, Config], refused: Sequence[Reas
         )
         return Reason("binding_constraint", text, closest.stage, {"constraint": "accuracy"})
     broken = oracle.criterion.broken_text(float(closest.values["broken"]))
+    promising = oracle.simulations.promising(stages)
+    own = f", with what {' and '.join(promising)} promises by itself," if promising else ""
     text = (
-        f"the promise of {oracle.criterion.text(slo.latency_s)} binds, first at {closest.stage}: "
+        f"the promise of {oracle.criterion.text(slo.latency_s)}{own} binds, first at {closest.stage}: "
         f"the cheaper neighbor that comes closest would {broken}"
     )
     return Reason("binding_constraint", text, closest.stage, {"constraint": "latency"})

@@ -93,6 +93,11 @@ class Simulations:
         work = self.workload(k, stages)
         return combined_accuracy(self.departures(k, name, stages, work, stages).accuracy for name in self.telling)
 
+    def promising(self, stages: Mapping[str, Config]) -> tuple[str, ...]:
+        """Return the stages of a whole candidate that make promises of their own to some of their items."""
+        work = self.workload(0, stages)
+        return tuple(n for n in self.spec.graph.order if self.departures(0, n, stages, work, stages).broken.size)
+
     def departures(
         self, k: int, name: str, stages: Mapping[str, Config], work: Workload, variants: Mapping[str, object]
     ) -> Departures:

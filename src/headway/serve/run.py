@@ -18,10 +18,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headway.errors import ServeError, nearest
+from headway.plan.config import StageContext
+from headway.plan.contract import ServesAlone
 from headway.plan.plan import Plan
 from headway.serve.app import App, HttpLimits
 from headway.serve.engine import Engine, Limits
@@ -29,6 +32,7 @@ from headway.serve.front import Front
 from headway.serve.memory import given_back
 from headway.serve.station import LiveStation
 from headway.serve.system import descriptors
+from headway.spec.kinds import load_domain
 
 if TYPE_CHECKING:
     from headway.serve.ray_engine.engine import RayEngine
@@ -166,15 +170,22 @@ def serve(
     announce: Callable[[str], None] = lambda url: print(url, flush=True),
     warn: Callable[[str], None] = lambda text: print(f"warning: {text}", file=sys.stderr),
     beside: Beside = lambda url: contextlib.nullcontext(),
+    more: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> None:
     """Serve a plan until SIGTERM or SIGINT, then drain. `announce` is told the URL, and `beside` entered with it.
 
-    `options` are as in ServeOptions.
+    `options` are as in ServeOptions; `more` are of the server that a plan brings whose only stage is a fleet.
 
     A second signal ends the drain at once. Raises ServeError.
     """
     chosen = ServeOptions(host=host, port=port, token=token, **options)
+    own = own_server(plan)
+    if own is not None:
+        own(chosen, more or {}, announce=announce, warn=warn)
+        return
+    if more:
+        raise ServeError(f"serve: {', '.join(more)}: only a plan whose only stage is a fleet of engines is served so")
     if chosen.warning:
         warn(chosen.warning)
     stdout = sys.stdout
@@ -205,6 +216,22 @@ def serve(
     quiet = contextlib.redirect_stdout(sys.stderr) if chosen.engine == RAY else contextlib.nullcontext()
     with quiet, descriptors(MAX_CONNECTIONS), asyncio.Runner(loop_factory=fastest_loop) as runner:
         runner.run(main())
+
+
+def own_server(plan: Plan) -> Callable[..., None] | None:
+    """Return what serves a plan whose only stage has a server of its own (`plan.contract.ServesAlone`), else None.
+
+    >>> from headway.testing.examples import tiny_plan
+    >>> own_server(tiny_plan()) is None
+    True
+    """
+    if len(plan.spec.stages) > 1:
+        return None
+    ((name, stage),) = plan.spec.stages.items()
+    domain = load_domain(stage.kind)
+    if not isinstance(domain, ServesAlone):
+        return None
+    return partial(domain.serve_alone, StageContext(name, stage, plan.spec, plan.profile), plan.stages[name])
 
 
 def fastest_loop() -> asyncio.AbstractEventLoop:

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 
 from headway.bench import Row as BenchRow
+from headway.domains.fleet.compare import Run
 from headway.plan.difference import diff
 from headway.plan.infeasible import Infeasible
 from headway.plan.make import make
 from headway.plan.plan import Plan
 from headway.profile import Overheads, Profile, RecordedVisits
 from headway.profile import Row as ProfileRow
+from headway.report.policies import compared
 from headway.serve.calibrate import fit
 from headway.sim.simulation import compare, simulate
 from headway.testing.examples import tiny_plan, tiny_profile, tiny_spec
@@ -30,7 +32,7 @@ from headway.tune.journal import Journal
 from headway.tune.journal import read as read_journal
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "files.md"
-NAMED = ("stages", "figures", "batch_s", "utilization", "scale_factors")
+NAMED = ("stages", "figures", "batch_s", "utilization", "scale_factors", "stale_ratio", "baseline_ratio")
 """Objects whose keys are names that a user or a table gives."""
 
 
@@ -100,6 +102,14 @@ def calibration() -> dict[str, Any]:
 
 
 @cache
+def policies() -> dict[str, Any]:
+    choice = {"routing": "random", "order": "fcfs", "admission": "optimistic"}
+    figures = {"ttft_mean_s": 0.1, "goodput_per_s": 2.0}
+    runs = [Run(1.0, choice, trace, figures, figures) for trace in (0, 1)]
+    return compared("chat", "2 engines", runs, choice, report_s=0.5, provenance={})
+
+
+@cache
 def decisions() -> dict[str, Any]:
     """A line of each kind in one."""
     planned_on, today = Trace.poisson(40.0, 200, seed=1), Trace.spike(40.0, 2.5, 20.0, 20.0, 80.0, seed=3)
@@ -121,6 +131,7 @@ WRITTEN = {
     "Calibration JSON": calibration,
     "Decisions JSONL": decisions,
     "Comparison JSON": lambda: compare(outcome(), outcome()),
+    "Policies JSON": policies,
     "Profile JSON": lambda: {"schema": "headway.profile/1", **without_rows(plan().profile.to_dict())},
     "Bench rows": lambda: BenchRow("sim", 1.0, "ns").to_dict(),
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from headway.cli import calibrate, declare, export, extra, live, plans, settings, traces, tune
+from headway.cli import calibrate, compare, declare, export, extra, live, plans, settings, traces, tune
 from headway.cli.frame import examples, guarded
 
 HELP = f"""Find the cheapest deployment that keeps a latency promise, and run it.
@@ -30,6 +30,7 @@ VERBS = (
     *declare.VERBS,
     *plans.VERBS,
     *live.VERBS,
+    *compare.VERBS,
     *calibrate.VERBS,
     *tune.VERBS,
     *export.VERBS,

@@ -1,4 +1,4 @@
-"""`headway serve`, `replay`, `compare` and `report`: run a plan, load it, and look at what came of it."""
+"""`headway serve`, `replay` and `report`: run a plan, load it, and look at what came of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headway.cli.deployed import DeployedArgument, read_deployed
 from headway.cli.frame import (
     Json,
     NoSeed,
@@ -20,10 +21,18 @@ from headway.cli.frame import (
     Verb,
     duration,
     emit,
-    read_plan,
     read_trace,
     say,
     target,
+)
+from headway.cli.gateway import (
+    Attempts,
+    DecisionLog,
+    FirstToken,
+    KeysFile,
+    Priority,
+    default_timeout_s,
+    gateway_options,
 )
 from headway.cli.progress import Progress
 from headway.cli.tuner import GearsFile, JournalFile, PlannedOn, TunerName, WhichTuner
@@ -44,7 +53,7 @@ class EngineName(StrEnum):
 
 
 def serve(
-    plan: PlanArgument,
+    plan: DeployedArgument,
     host: Annotated[
         str, typer.Option("--host", envvar="HEADWAY_HOST", help="Address; loopback unless told otherwise.")
     ] = "127.0.0.1",
@@ -57,11 +66,14 @@ def serve(
     ] = None,
     token: Token = None,
     timeout: Annotated[
-        float,
+        float | None,
         typer.Option(
-            "--timeout", parser=duration, metavar="TIME", help="Deadline of requests that bring none themselves."
+            "--timeout",
+            parser=duration,
+            metavar="TIME",
+            help="Deadline of requests that bring none themselves (30s; of a fleet 10m).",
         ),
-    ] = "30s",  # type: ignore[assignment]
+    ] = None,
     queue_limit: Annotated[
         int, typer.Option("--queue-limit", min=1, help="Items that may wait at a stage; beyond, requests get 429.")
     ] = 1024,
@@ -92,6 +104,11 @@ def serve(
     planned_on: PlannedOn = None,
     gears: GearsFile = None,
     journal: JournalFile = None,
+    keys: KeysFile = None,
+    decision_log: DecisionLog = None,
+    priority: Priority = False,
+    attempts: Attempts = None,
+    first_token: FirstToken = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -100,13 +117,16 @@ def serve(
     Speaks the Open Inference Protocol v2 (REST); metrics for Prometheus at /metrics, the plan at /plan. A stage without
     a model sleeps for its profiled time, which is good for rehearsals. With --tune a tuner watches the server, as
     `headway tune --url` does, and ends with it.
+
+    A plan whose only stage is a fleet of LLM engines runs a gateway in front of those that it names as upstreams, which
+    speaks the OpenAI protocol and routes, orders and limits as the plan says.
     """
     from functools import partial
 
     from headway.errors import HeadwayError
     from headway.serve.app import HttpLimits
     from headway.serve.engine import Limits
-    from headway.serve.run import serve
+    from headway.serve.run import own_server, serve
     from headway.tune.beside import tuner_beside
 
     def announce(url: str) -> None:
@@ -117,7 +137,16 @@ def serve(
     wanted = {option: value for option, value in given.items() if value is not None}
     if wanted and not tune:
         raise HeadwayError(f"serve: {next(iter(wanted))} is for a tuner; give --tune as well")
-    read = read_plan(plan)
+    read = read_deployed(plan)
+    more = gateway_options(keys, decision_log, priority, attempts, first_token)
+    alone = own_server(read) is not None
+    if alone and tune:
+        raise HeadwayError("serve: --tune changes the plan of a pipeline; a gateway has none that could be changed")
+    if more and not alone:
+        option = next(iter(more)).removesuffix("_s").replace("_", "-")
+        raise HeadwayError(f"serve: --{option} is for a plan whose only stage is a fleet of LLM engines")
+    if timeout is None:
+        timeout = default_timeout_s() if alone else Limits().timeout_s
     arguments = [str(plan), "--tuner", tuner.value, "--seed", str(seed)]
     for option, value in wanted.items():
         arguments += [option] if value is True else [option, str(value)]
@@ -135,6 +164,7 @@ def serve(
         engine=engine.value,
         ray_cpus=ray_cpus,
         **({"beside": beside} if tune else {}),
+        more=more,
         announce=announce,
         warn=say,
     )
@@ -176,21 +206,6 @@ def replay(
     if written_to is not None:
         write_atomic(written_to, canonical_json(outcome.to_dict()))
     emit(outcome.to_dict(), json, lambda: outcome_view(outcome))
-
-
-def compare(
-    predicted: Annotated[Path, typer.Argument(metavar="PREDICTED", help="An outcome's JSON.")],
-    measured: Annotated[Path, typer.Argument(metavar="MEASURED", help="Another outcome's JSON.")],
-    seed: NoSeed = 0,
-    json: Json = False,
-) -> None:
-    """Set two outcomes side by side, figure by figure."""
-    from headway.api import compare
-    from headway.report.story import read_outcome
-    from headway.report.terminal import predicted_measured_view
-
-    before, after = read_outcome(predicted), read_outcome(measured)
-    emit(compare(before, after), json, lambda: predicted_measured_view(before, after))
 
 
 def report(
@@ -235,6 +250,7 @@ VERBS = (
             "headway serve plan.json",
             "headway serve plan.json --port 9000 --token secret",
             "headway serve plan.json --engine ray",
+            "headway serve fleet.yaml --port 8080 --keys keys.yaml",
             "headway serve plan.json --tune --apply --planned-on requests.csv --journal decisions.jsonl",
         ),
     ),
@@ -242,6 +258,5 @@ VERBS = (
         replay,
         ("headway replay --url http://127.0.0.1:8000 --trace requests.csv --payloads pages/ --json > measured.json",),
     ),
-    Verb(compare, ("headway compare predicted.json measured.json",)),
     Verb(report, ("headway report plan.json predicted.json measured.json -o report.html",)),
 )

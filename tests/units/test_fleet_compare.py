@@ -1,0 +1,239 @@
+"""Policies of a fleet beside each other: who is compared with whom, on which requests, and what is told of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from headway.cli.app import main
+from headway.domains.fleet.compare import ALL, NEVER, CoresContest, LlmContest, Run, choices, compare
+from headway.domains.fleet.config import CoresConfig, LlmConfig
+from headway.domains.fleet.deployed import contest_of, deployed
+from headway.errors import HeadwayError, PlanError, TraceError
+from headway.plan.plan import Plan
+from headway.profile import Profile
+from headway.report.policies import compared, policies_view
+from headway.spec.model import Spec
+from headway.testing.examples import tiny_plan
+from headway.trace import Trace
+
+GOLDEN = Path(__file__).parent.parent / "goldens" / "report" / "policies.txt"
+SUPPLY = {"a100-80gb": {"price": "$2/h"}, "cpu": {"price": "$1/h", "threads": 2}}
+
+
+def llm_plan(**config: Any) -> Plan:
+    stage = {"kind": "fleet", "model": "llama-2-7b", "hardware": "a100-80gb", "classes": {"chat": {"ttft": "1s"}}}
+    spec = Spec.from_dict({"name": "chat", "slo": {"latency": "30s"}, "supply": SUPPLY, "stages": {"answer": stage}})
+    made = LlmConfig("a100-80gb", **{"replicas": 2, "token_budget": 512, "most_running": 64, **config})
+    return Plan(spec, Profile(()), {"answer": made})
+
+
+def cores_plan(**stage: Any) -> Plan:
+    declared = {"kind": "fleet", "servers": "cores", "hardware": "cpu", "quantum": ["5ms", "20ms"], **stage}
+    spec = Spec.from_dict({"name": "look", "slo": {"latency": "1s"}, "supply": SUPPLY, "stages": {"look": declared}})
+    return Plan(spec, Profile(()), {"look": CoresConfig("cpu", replicas=3, quantum_s=0.005)})
+
+
+def tokens(requests: int = 120, rate: float = 12.0, seed: int = 1) -> Trace:
+    trace = Trace.poisson(rate, requests=requests, seed=seed)
+    rng = np.random.default_rng(seed)
+    prompt, output = rng.integers(50, 2000, trace.requests), rng.integers(5, 100, trace.requests)
+    columns = {"input_tokens": prompt.astype(float), "output_tokens": output.astype(float)}
+    return Trace.from_arrivals(trace.arrival_s, columns, trace.duration_s)
+
+
+def work(requests: int = 400, seed: int = 1) -> Trace:
+    trace = Trace.poisson(100.0, requests=requests, seed=seed)
+    service_s = np.random.default_rng(seed).exponential(0.05, trace.requests)
+    return Trace.from_arrivals(trace.arrival_s, {"service_s": service_s}, trace.duration_s)
+
+
+def found(runs: list[Run], routing: str, rate: float = 1.0) -> list[Run]:
+    return [run for run in runs if run.choice["routing"] == routing and run.rate == rate]
+
+
+def test_every_choice_serves_the_same_requests_and_the_same_seed_gives_the_same_runs() -> None:
+    contest = contest_of(llm_plan())
+    chosen = choices(contest, {"routing": ["random", "least-prefill"], "order": ["fcfs", "sjf"]})
+    traces = [tokens(seed=seed) for seed in (1, 2)]
+    runs = compare(contest, traces, chosen, rates=(0.5, 1.0), seed=3)
+    assert len(runs) == 4 * 2 * 2
+    assert runs == compare(contest, traces, chosen, rates=(0.5, 1.0), seed=3)
+    # One trace has one goodput when everything is in time, and its rate times as much at another rate.
+    calm = compare(contest, traces[:1], chosen[:1], rates=(0.01, 0.02))
+    assert calm[0].reported["kept_ratio"] == 1.0
+    assert calm[1].reported["goodput_per_s"] == pytest.approx(2 * calm[0].reported["goodput_per_s"])
+
+
+def test_who_reads_no_report_does_as_well_with_old_ones_and_who_does_is_told_apart() -> None:
+    contest = contest_of(llm_plan(replicas=4))
+    runs = compare(contest, [tokens(300, 60.0)], choices(contest, {"routing": ["round-robin", "least-prefill"]}))
+    [blind], [seeing] = found(runs, "round-robin"), found(runs, "least-prefill")
+    assert blind.reported == blind.exact
+    assert seeing.reported != seeing.exact
+    assert seeing.exact["ttft_mean_s"] < blind.exact["ttft_mean_s"]
+
+
+def test_a_fleet_that_is_declared_to_see_loads_as_they_are_is_still_told_what_old_ones_cost() -> None:
+    plan = llm_plan()
+    stages = plan.spec.to_dict()["stages"]
+    spec = Spec.from_dict({**plan.spec.to_dict(), "stages": {"answer": {**stages["answer"], "report": "0s"}}})
+    contest = contest_of(replace(plan, spec=spec))
+    assert contest.report_s == 0.5
+    [run] = compare(contest, [tokens(300, 60.0)], choices(contest, {}))
+    assert run.reported != run.exact
+
+
+def test_higher_rates_wait_longer() -> None:
+    contest = contest_of(llm_plan(replicas=1))
+    runs = compare(contest, [tokens()], choices(contest, {}), rates=(0.1, 1.0, 10.0))
+    waits = [run.reported["wait_max_s"] for run in runs]
+    assert waits == sorted(waits)
+    assert waits[-1] > waits[0]
+
+
+def test_cores_have_queues_and_quanta_to_choose_from() -> None:
+    contest = contest_of(cores_plan(classes={"all": {"e2e": "200ms"}}))
+    assert isinstance(contest, CoresContest)
+    assert contest.present == {"routing": "least-loaded", "queues": "one", "quantum": "5ms"}
+    assert set(contest.axes["quantum"]) == {NEVER, "5ms", "20ms"}
+    chosen = choices(contest, {"routing": ["random", "least-loaded"], "quantum": [ALL]})
+    runs = compare(contest, [work()], chosen)
+    assert len(runs) == 6
+    assert all((run.reported["preemptions_per_request"] == 0.0) == (run.choice["quantum"] == NEVER) for run in runs)
+    for run in runs:
+        if run.choice["routing"] == "random":
+            assert run.reported == run.exact
+    assert contest_of(cores_plan()).axes["queues"] == ["one"]
+
+
+def test_policies_that_are_not_known_are_named() -> None:
+    contest = contest_of(llm_plan())
+    assert isinstance(contest, LlmContest)
+    with pytest.raises(HeadwayError, match="routing is 'rondom'"):
+        choices(contest, {"routing": ["rondom"]})
+    with pytest.raises(HeadwayError, match="this fleet has no quantum to choose; it has routing, order, admission"):
+        choices(contest, {"quantum": [ALL]})
+    everything = choices(contest, {axis: [ALL] for axis in contest.axes})
+    assert len(everything) == math.prod(len(valid) for valid in contest.axes.values())
+    assert choices(contest, {}) == [contest.present]
+    with pytest.raises(HeadwayError, match="rate is 0; give multiples"):
+        compare(contest, [tokens()], choices(contest, {}), rates=(0.0,))
+    with pytest.raises(TraceError, match="nothing to compare policies by"):
+        compare(contest, [Trace.from_arrivals([], duration_s=1.0)], choices(contest, {}))
+    with pytest.raises(PlanError, match=r"the plan's stages are first \(pipeline\), second \(pipeline\)"):
+        contest_of(tiny_plan())
+
+
+def test_what_runs_is_what_a_spec_says() -> None:
+    document = llm_plan().spec.to_dict()
+    with pytest.raises(PlanError, match="does not say what runs"):
+        deployed(Spec.from_dict(document))
+    now = {**document, "current": {"answer": {"hardware": "a100-80gb", "replicas": 3, "routing": "sal"}}}
+    assert deployed(Spec.from_dict(now)).stages["answer"].to_dict()["routing"] == "sal"
+    stage = {**document["stages"]["answer"], "upstreams": ["http://a", "http://b"], "most_running": [900, 32]}
+    there = deployed(Spec.from_dict({**document, "stages": {"answer": stage}})).stages["answer"].to_dict()
+    assert (there["replicas"], there["most_running"], there["token_budget"]) == (2, 900, 2048)
+
+
+def figures(ttft_s: float, wait_s: float) -> dict[str, float]:
+    return {
+        "ttft_mean_s": ttft_s, "ttft_p99_s": 4 * ttft_s, "tpot_mean_s": 0.02, "tpot_p99_s": 0.05,
+        "e2e_mean_s": 2 + ttft_s, "e2e_p99_s": 9.0, "goodput_per_s": 11.5, "kept_ratio": 0.98, "wait_max_s": wait_s,
+        "preemptions_per_request": 0.002, "wasted_ratio": 0.0004,
+    }  # fmt: skip
+
+
+def made_up() -> dict[str, Any]:
+    """Two routers at two rates on three traces; the second is better, and stale loads cost it more."""
+    first = {"routing": "round-robin", "order": "fcfs", "admission": "optimistic"}
+    second = {**first, "routing": "least-prefill"}
+    runs = []
+    for rate in (0.5, 1.0):
+        for trace, bump in enumerate((1.0, 1.1, 1.2)):
+            plain, good, ideal = (figures(rate * bump * each, 9.0 * each) for each in (0.5, 0.4, 0.3))
+            runs += [Run(rate, first, trace, plain, plain), Run(rate, second, trace, good, ideal)]
+    return compared("chat", "2 replicas over 1 stage on a100-80gb", runs, first, report_s=0.5, provenance={"seed": 1})
+
+
+def test_ratios_are_formed_trace_by_trace() -> None:
+    row = next(row for row in made_up()["rows"] if row["policies"]["routing"] == "least-prefill")
+    for name, ratio in (("baseline_ratio", 0.8), ("stale_ratio", 4 / 3)):
+        estimate = row[name]["ttft_mean_s"]
+        assert [estimate[key] for key in ("mean", "low", "high")] == pytest.approx([ratio] * 3)
+    assert row["figures"]["ttft_mean_s"]["low"] < row["figures"]["ttft_mean_s"]["mean"] == pytest.approx(0.22)
+    assert row["figures"]["ttft_mean_s"]["most"] == pytest.approx(0.24)
+
+
+def test_the_tables_are_the_golden_text() -> None:
+    console = Console(width=100, no_color=True, force_terminal=False, legacy_windows=False)
+    with console.capture() as capture:
+        console.print(policies_view(made_up()))
+    seen = "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
+    if os.environ.get("UPDATE_GOLDENS"):
+        GOLDEN.write_text(seen, encoding="utf-8")
+    assert seen == GOLDEN.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("HEADWAY_")]:
+        monkeypatch.delenv(name)
+    llm_plan().write("plan.json")
+    tiny_plan().write("tiny.json")
+    tokens().write("t.csv")
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> tuple[str, str]:
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", *arguments])
+    out, err = capsys.readouterr()
+    assert stop.value.code == code, err
+    return out, err
+
+
+def test_the_command_compares_policies(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["plan.json", "--trace", "t.csv", "--seeds", "2", "--rates", "0.5,1.5"]
+    named = ["--routing", "random,sal", "--order", "fcfs,sjf", "--baseline", "round-robin"]
+    text, _ = run(capsys, *flags, *named, "--json", "-o", "policies.json")
+    assert (folder / "policies.json").read_text() == text
+    value = json.loads(text)
+    assert value["schema"] == "headway.policies/1"
+    assert value["baseline"] == {"routing": "round-robin", "order": "fcfs", "admission": "optimistic"}
+    assert len(value["rows"]) == 2 * (1 + 4)
+    for row in value["rows"]:
+        assert row["figures"]["wait_max_s"]["most"] >= 0.0
+        assert row["stale_ratio"]["ttft_mean_s"]["mean"] > 0.0
+    out, _ = run(capsys, *flags, "--routing", "random,least-loaded")
+    assert "longest wait" in out
+    assert "stale loads" in out
+    assert "1.5 × the trace's rate" in out
+    everyone, _ = run(capsys, "plan.json", "--trace", "t.csv", "--seeds", "1", "--json")
+    assert len(json.loads(everyone)["rows"]) == len(contest_of(llm_plan()).axes["routing"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["plan.json"], 1, "plan.json alone; give another outcome, or --trace"),
+        (["tiny.json", "--trace", "t.csv"], 1, "policies are those of a fleet that stands alone"),
+        (["plan.json", "--trace", "t.csv", "--rates", "fast"], 2, "--rates is 'fast'; write multiples"),
+        (["plan.json", "--trace", "t.csv", "--baseline", "a,b,c,d"], 1, "--baseline names 4 policies"),
+        (["plan.json", "--trace", "t.csv", "-o", "no/such.json"], 1, "there is no folder"),
+        (["a.json", "b.json", "--routing", "all"], 1, "--routing is for the policies of one fleet"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, says: str
+) -> None:
+    assert says in run(capsys, *arguments, code=code)[1]

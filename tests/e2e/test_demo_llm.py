@@ -127,7 +127,7 @@ def test_a_server_ends_with_its_parent(tmp_path: Path) -> None:
     code = (
         "import subprocess, sys\n"
         "command = [sys.executable, '-m', 'headway.demo.llm.child', sys.argv[1]]\n"
-        "child = subprocess.Popen(command, stdout=subprocess.PIPE)\n"
+        "child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
         "child.stdout.readline()\n"
         "print(child.pid, flush=True)\n"
     )

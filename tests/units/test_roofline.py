@@ -163,3 +163,17 @@ def test_requests_that_are_sent_together_show_what_several_tokens_take() -> None
     assert step.token_s == pytest.approx(true.token_s, rel=0.02)
     assert step.kv_token_s == pytest.approx(true.kv_token_s, rel=0.1)
     assert step.pair_s == pytest.approx(true.pair_s, rel=0.1)
+
+
+def test_an_overhead_stands_in_for_the_floor_where_it_is_asked_for_and_fits_better() -> None:
+    true = StepTime(floor_s=0.0, token_s=0.012, kv_token_s=4e-5, overhead_s=0.01)
+    rows = ((1.0, 30.0), (1.0, 300.0), (2.0, 150.0), (4.0, 280.0), (24.0, 0.0), (96.0, 0.0), (224.0, 0.0))
+    timings = [Timing(tokens, context, true.seconds(tokens, context)) for tokens, context in rows]
+    step, error_ratio = fit(timings, overhead=True)
+    assert error_ratio < 1e-9
+    for name in ("floor_s", "token_s", "kv_token_s", "overhead_s"):
+        assert getattr(step, name) == pytest.approx(getattr(true, name), abs=1e-9)
+    assert fit(timings)[0].overhead_s == 0.0
+    assert fit(timings)[1] > 0.02
+    flat = [Timing(8, 0, 0.01), Timing(64, 0, 0.01), Timing(1000, 0, 0.1), Timing(2000, 0, 0.2)]
+    assert fit(flat, overhead=True) == fit(flat)

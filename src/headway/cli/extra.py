@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -72,6 +73,8 @@ def demo(
     from dataclasses import replace
 
     if what is What.LLM:
+        # To compile the simulator would take longer than all that is simulated here.
+        os.environ.setdefault("HEADWAY_JIT", "0")
         from headway.demo.llm.run import main as llm_main
         from headway.demo.llm.scenario import Sizes as LlmSizes
 

@@ -170,13 +170,14 @@ def prior(model: Model, gpu: Gpu, tensor_parallel: int, model_name: str = "", gp
     )  # fmt: skip
 
 
-def fit(timings: Iterable[Timing]) -> tuple[StepTime, float]:
+def fit(timings: Iterable[Timing], *, overhead: bool = False) -> tuple[StepTime, float]:
     """Return the constants that timings lead to, and the mean relative error that they leave.
 
     Least squares of relative errors, once for every way to split the timings by tokens into those at the floor and
-    those above; the split with the least error counts. Times per token of context, and per pair of a prompt's token and
-    one that it attends to, are fitted where these differ. Raises ProfileError for fewer than two different numbers of
-    tokens, or a time that is not above 0.
+    those above; the split with the least error counts. With `overhead`, so does one that adds to the time per token
+    instead of a floor, as on processors, which compute where GPUs wait for memory. Times per token of context, and per
+    pair of a prompt's token and one that it attends to, are fitted where these differ. Raises ProfileError for fewer
+    than two different numbers of tokens, or a time that is not above 0.
 
     >>> step, error = fit([Timing(8, 0, 0.01), Timing(64, 0, 0.01), Timing(1000, 0, 0.1), Timing(2000, 0, 0.2)])
     >>> round(step.floor_s, 6), round(step.token_s, 8), round(error, 6)
@@ -187,17 +188,20 @@ def fit(timings: Iterable[Timing]) -> tuple[StepTime, float]:
     counts = np.unique(tokens)
     if counts.size < 2 or not np.all(np.isfinite(rows)) or not np.all(seconds > 0.0) or not np.all(tokens > 0.0):
         raise ProfileError("fit: timings of at least two different numbers of tokens are needed, all above 0 seconds")
+    shapes = [{"floor_s": tokens <= last, "token_s": np.where(tokens <= last, 0.0, tokens)} for last in counts[:-1]]
+    if overhead:
+        shapes.append({"overhead_s": np.ones(seconds.size), "token_s": tokens})
     differ = {"kv_token_s": kv_tokens, "pair_s": pairs}
     more = [name for name, column in differ.items() if np.unique(column).size > 1]
     best: tuple[float, StepTime] | None = None
-    for last, count in itertools.product(counts[:-1], range(len(more) + 1)):
+    for shape, count in itertools.product(shapes, range(len(more) + 1)):
         for names in itertools.combinations(more, count):
-            floor = tokens <= last
-            columns = [floor, np.where(floor, 0.0, tokens), *(differ[name] for name in names)]
-            found = np.linalg.lstsq(np.column_stack(columns) / seconds[:, None], np.ones(seconds.size), rcond=None)[0]
+            columns = {**shape, **{name: differ[name] for name in names}}
+            design = np.column_stack(list(columns.values())) / seconds[:, None]
+            found = np.linalg.lstsq(design, np.ones(seconds.size), rcond=None)[0]
             if not (found[0] > 0.0 and np.all(found >= 0.0)):
                 continue
-            step = StepTime(float(found[0]), float(found[1]), **dict(zip(names, found[2:].tolist(), strict=True)))
+            step = StepTime(**{"floor_s": 0.0, **dict(zip(columns, found.tolist(), strict=True))})
             error = error_of(step, rows)
             if best is None or error < best[0]:
                 best = error, step

@@ -1,6 +1,6 @@
 """A llama.cpp server in a process of its own: `python -m headway.demo.llm.child JSON`, as `engines.running` starts it.
 
-Prints its URL when it is ready, and ends when it is told to or its parent is gone.
+Prints its URL when it is ready, and ends when it is told to, or when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -9,18 +9,16 @@ import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-LOOK_S = 0.5
-"""How often it is looked whether the parent is still there."""
+from headway.serve.parent import end_with_parent
 
 
 def main() -> None:
     """Serve one model until told to end."""
-    parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    end_with_parent()
     said = os.dup(1)
     # What the library prints is no URL.
     os.dup2(2, 1)
@@ -29,10 +27,8 @@ def main() -> None:
         os.sched_setaffinity(0, {given["core"]})
     server = serve(given)
     os.write(said, f"{server.listening_address}\n".encode())
-    while os.getppid() == parent:
-        time.sleep(LOOK_S)
-    # Threads of the library must not keep an orphan alive.
-    os._exit(0)
+    while True:
+        signal.pause()
 
 
 def serve(given: dict[str, Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -24,7 +25,8 @@ class Probe(NamedTuple):
     output_tokens: int
 
 
-PROBES: Final = (Probe(1, 24, 16), Probe(1, 96, 16), Probe(1, 224, 16), Probe(2, 24, 24), Probe(4, 24, 24))
+PROBES: Final = (Probe(1, 24, 16), Probe(1, 96, 16), Probe(1, 224, 16), Probe(2, 64, 16), Probe(4, 64, 16))
+"""Prompts about as long as those that are sent, so that what a fit cannot say is least wrong there."""
 WARM_UP: Final = Probe(1, 24, 4)
 
 
@@ -51,18 +53,19 @@ class Survey:
 
 
 def survey(
-    endpoints: Sequence[Endpoint], prompts: Prompts, repeats: int, progress: Callable[[int, int], None]
+    endpoints: Sequence[Endpoint], prompts: Prompts, seconds: float, progress: Callable[[float, float], None]
 ) -> Survey:
     """Measure endpoints, all at the same time, since that is how they will work; the first one also by itself.
 
+    The probes are gone through once, and again for as long as `seconds` are not over; `progress` is told how many are.
     Raises HeadwayError where an endpoint does not answer, ProfileError where its times fit no roofline.
     """
     with asyncio.Runner(loop_factory=precise_loop) as runner:
-        return runner.run(_survey(endpoints, prompts, repeats, progress))
+        return runner.run(_survey(endpoints, prompts, seconds, progress))
 
 
 async def _survey(
-    endpoints: Sequence[Endpoint], prompts: Prompts, repeats: int, progress: Callable[[int, int], None]
+    endpoints: Sequence[Endpoint], prompts: Prompts, seconds: float, progress: Callable[[float, float], None]
 ) -> Survey:
     upstreams = [endpoint.upstream for endpoint in endpoints]
     clients = [Client(upstream.url, token=upstream.token) for upstream in upstreams]
@@ -82,19 +85,21 @@ async def _survey(
             tokens += sum(answer.prompt_tokens for answer in found)
             return found
 
-        plan = [WARM_UP, *PROBES * repeats]
-        groups: list[list[list[Answer]]] = [[] for _ in endpoints]
-        for done, probe in enumerate(plan):
-            progress(done, len(plan))
-            found = await asyncio.gather(*(ask(at, probe) for at in range(len(endpoints))))
-            if done:
-                for each, group in zip(groups, found, strict=True):
-                    each.append(group)
-        alone = [await ask(0, probe) for probe in PROBES] if len(endpoints) > 1 else groups[0][: len(PROBES)]
+        async def ask_all(probe: Probe) -> list[list[Answer]]:
+            return list(await asyncio.gather(*(ask(at, probe) for at in range(len(endpoints)))))
+
+        await ask_all(WARM_UP)
+        begun_s = time.monotonic()
+        alone = [await ask(0, probe) for probe in PROBES]
+        rounds: list[list[list[Answer]]] = []
+        while len(rounds) < len(PROBES) or time.monotonic() - begun_s < seconds:
+            progress(min(seconds, time.monotonic() - begun_s), seconds)
+            rounds.append(await ask_all(PROBES[len(rounds) % len(PROBES)]))
     finally:
         for client in clients:
             await client.close()
-    beside = _seconds(groups[0]) / repeats / _seconds(alone)
+    groups = list(zip(*rounds, strict=True))
+    beside = _seconds(groups[0][: len(PROBES)]) / _seconds(alone)
     return Survey(tuple(measured(each) for each in groups), model, tokens / words, beside)
 
 
@@ -108,7 +113,7 @@ def measured(groups: Sequence[Sequence[Answer]]) -> Measured:
         [answer.e2e_s for answer, _ in flat],
         [number for _, number in flat],
     )
-    step, error_ratio = fit(timings)
+    step, error_ratio = fit(timings, overhead=True)
     return Measured(step, error_ratio, tuple(timings))
 
 

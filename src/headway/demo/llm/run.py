@@ -108,7 +108,7 @@ def measure(run: Run, steps: Steps) -> None:
 
     with steps.step("measure the engines") as step:
         run.survey = survey(
-            run.endpoints, Prompts(run.seed), run.sizes.repeats, lambda done, total: step.show(done, total, "probes")
+            run.endpoints, Prompts(run.seed), run.sizes.measure_s, lambda done, total: step.show(done, total, "probes")
         )
         run.model = run.survey.model or "what they serve"
         errors = max(each.error_ratio for each in run.survey.engines)
@@ -125,7 +125,6 @@ def compare(run: Run, steps: Steps, trace: Trace | None) -> None:
     )
     engines = [endpoint.engine(step) for endpoint, step in zip(run.endpoints, made, strict=True)]
     with steps.step(f"simulate {len(scenario.POLICIES)} policies on {run.trace.requests} requests") as step:
-        step.say("compiling the simulator, once")
         for done, name in enumerate(scenario.POLICIES):
             run.policies[name] = scenario.simulated(engines, name, run.trace, run.sizes.runs, run.seed)
             step.show(done + 1, len(scenario.POLICIES), name)

@@ -53,20 +53,20 @@ REPORT_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How large the demo is: how often each probe is sent, seconds that are replayed, simulations of each policy.
+    """How large the demo is: seconds for which engines are measured, seconds replayed, simulations of each policy.
 
     >>> Sizes().replay_s > Sizes.quick().replay_s
     True
     """
 
-    repeats: int = 3
+    measure_s: float = 30.0
     replay_s: float = 75.0
     runs: int = 20
 
     @classmethod
     def quick(cls) -> Sizes:
         """Return sizes with which everything is gone through once, and figures mean nothing."""
-        return cls(repeats=1, replay_s=3.0, runs=2)
+        return cls(measure_s=0.0, replay_s=3.0, runs=2)
 
 
 def conversation(requests: int, seed: int) -> Trace:

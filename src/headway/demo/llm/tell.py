@@ -9,6 +9,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -53,14 +54,15 @@ class LlmTeller(Printer):
         """Tell what was measured of the engines."""
         rows = [
             [endpoint.name, fmt.rate(1.0 / each.step.seconds(1)), fmt.rate(1.0 / each.step.token_s),
-             fmt.duration(each.step.floor_s), fmt.duration(each.step.token_s), fmt.duration(1e3 * each.step.kv_token_s),
-             fmt.percent(each.error_ratio)]
+             fmt.duration(each.step.floor_s + each.step.overhead_s), fmt.duration(each.step.token_s),
+             fmt.duration(1e3 * each.step.kv_token_s), fmt.percent(each.error_ratio)]
             for endpoint, each in zip(run.endpoints, run.survey.engines, strict=True)
         ]  # fmt: skip
-        head = ["engine", "writes", "reads", "iteration", "token", "1,000 of context", "fit off by"]
+        head = ["engine", "writes", "reads", "iteration", "token", "1,000 context", "fit off"]
         self.print("", heading(f"{run.model}, measured"), table(head, rows))
         if len(run.endpoints) > 1:
-            self.print(Text(f"Beside the other a request takes {fmt.change(run.survey.beside - 1.0)}.", style="dim"))
+            beside = f"Beside the others a request takes {fmt.times(run.survey.beside)} as long as alone."
+            self.print(Text(beside, style="dim"))
 
     def policies(self, run: Run) -> None:
         """Tell what each policy would do with the traffic."""
@@ -148,7 +150,7 @@ def told(run: Run) -> dict[str, Any]:
         "model": run.model,
         "engines": {
             endpoint.name: {
-                **{name: getattr(each.step, name) for name in ("floor_s", "token_s", "kv_token_s", "pair_s")},
+                **asdict(each.step),
                 "error_ratio": each.error_ratio,
                 "most_running": endpoint.most_running,
                 "token_budget": endpoint.upstream.token_budget,
@@ -183,12 +185,12 @@ def paragraph(run: Run) -> str:
     off = {key: fmt.change(after[key] / before[key] - 1.0) for key in JUDGED}
     well = all(abs(after[key] / before[key] - 1.0) <= WITHIN for key in JUDGED)
     verdict = "" if well else " That is more than it should be."
-    per_s = fmt.rate((tokens["input"] + tokens["output"]) / run.trace.duration_s)
     return (
         f"{fmt.plural(len(run.endpoints), 'engine')} read {fmt.count(tokens['input'])} tokens and wrote "
-        f"{fmt.count(tokens['output'])} for {fmt.plural(run.answered.requests, 'request')} ({per_s} tokens). Against "
-        f"the simulation the measured mean was {off['ttft_mean_s']} to the first token and {off['e2e_mean_s']} to the "
-        f"last.{verdict} One answer went: “{sample(run)}” All files: {run.folder}"
+        f"{fmt.count(tokens['output'])} for {fmt.plural(run.answered.requests, 'request')} in "
+        f"{fmt.duration(run.trace.duration_s)}. Against the simulation the measured mean was {off['ttft_mean_s']} to "
+        f"the first token and {off['e2e_mean_s']} to the last.{verdict} One answer went: “{sample(run)}” All files: "
+        f"{run.folder}"
     )
 
 

@@ -21,6 +21,7 @@ from headway.gateway.declare import ApiKey, GatewayOptions, Upstream
 from headway.policy.routing import ROUTERS
 from headway.policy.scheduling import ORDERS
 from headway.policy.token_routing import TOKEN_ROUTERS
+from headway.testing.examples import tiny_plan
 
 GOLDENS = Path(__file__).parent.parent / "goldens" / "export"
 POLICIES = sorted([*ROUTERS, *TOKEN_ROUTERS])
@@ -212,3 +213,48 @@ def test_the_command_writes_text_and_says_on_stderr_what_is_unsaid(
     told = json.loads(capsys.readouterr().out)
     assert told["text"] == out == (tmp_path / "haproxy.cfg").read_text("utf-8")
     assert any("the order sjf" in sentence for sentence in told["unsaid"])
+
+
+SPEC = """
+name: chat
+slo: {latency: 60s, percentile: 99}
+supply: {a100-80gb: {price: $2.20/h}}
+stages:
+  answer:
+    kind: fleet
+    model: llama-2-7b
+    routing: power-of-d
+    order: sjf
+    most_running: 48
+    upstreams: [http://gpu-1:8000, "http://gpu-2:8000,speed=2,in-flight=9"]
+"""
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:
+    with pytest.raises(SystemExit):
+        app.main(arguments)
+    return tuple(capsys.readouterr())  # type: ignore[return-value]
+
+
+def test_a_plan_of_a_fleet_says_its_upstreams_and_policies_itself(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    spec = tmp_path / "fleet.yaml"
+    spec.write_text(SPEC, encoding="utf-8")
+    text, err = said(capsys, "export", "haproxy", str(spec))
+    assert "balance random(2)" in text
+    assert [int(found) for found in re.findall(r"^    server .* maxconn (\d+)", text, re.M)] == [48, 9]
+    assert "weight 2" in text
+    assert "the order sjf" in err
+    text, err = said(capsys, "export", "haproxy", str(spec), "--policy", "round-robin", "--order", "fcfs")
+    assert "balance roundrobin" in text
+    assert "order" not in err
+
+
+def test_a_plan_of_something_else_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    tiny_plan().write(plan)
+    _, err = said(capsys, "export", "nginx", str(plan))
+    assert "a plan whose only stage is a fleet of LLM engines is needed; the stages of" in err
+    _, err = said(capsys, "export", "nginx", str(plan), "--upstream", "http://gpu-1:8000")
+    assert "exactly one of the two" in err

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headway.cli.frame import Json, NoSeed, Output, Verb, duration, emit, say
+
+if TYPE_CHECKING:
+    from headway.gateway.declare import Upstream
 
 
 class Proxy(StrEnum):
@@ -20,12 +24,16 @@ class Proxy(StrEnum):
 
 def export(
     proxy: Annotated[Proxy, typer.Argument(metavar="PROXY", help="haproxy, nginx or envoy.")],
+    plan: Annotated[
+        Path | None,
+        typer.Argument(metavar="[PLAN]", help="A plan, or a spec that says what runs, of a fleet with upstreams."),
+    ] = None,
     upstream: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             "--upstream", metavar="URL[,WHAT=VALUE...]", help="Repeatable: as `python -m headway.gateway` has it."
         ),
-    ],
+    ] = None,
     host: Annotated[
         str, typer.Option("--host", envvar="HEADWAY_HOST", help="Where it listens; loopback unless told otherwise.")
     ] = "127.0.0.1",
@@ -33,9 +41,11 @@ def export(
         int, typer.Option("--port", envvar="HEADWAY_PORT", min=1, max=65535, help="Port on which it listens.")
     ] = 8000,
     policy: Annotated[
-        str, typer.Option("--policy", help="Which upstream gets a request; the nearest that the proxy knows.")
-    ] = "least-outstanding",
-    order: Annotated[str, typer.Option("--order", help="Of those that wait; proxies know fcfs alone.")] = "fcfs",
+        str | None, typer.Option("--policy", help="Which upstream gets a request (the plan's; least-outstanding).")
+    ] = None,
+    order: Annotated[
+        str | None, typer.Option("--order", help="Of those that wait (the plan's; fcfs): proxies know fcfs alone.")
+    ] = None,
     queue_limit: Annotated[int, typer.Option("--queue-limit", min=1, help="Requests that may wait; then 429.")] = 1024,
     timeout: Annotated[
         float, typer.Option("--timeout", parser=duration, metavar="TIME", help="How long an answer may take.")
@@ -62,9 +72,10 @@ def export(
     from headway.export import export
     from headway.files import write_atomic
     from headway.gateway.declare import GatewayOptions
-    from headway.gateway.written import upstream_of
     from headway.serve.app import HttpLimits
 
+    upstreams, planned = _fleet(plan, upstream)
+    asked = {name: value for name, value in (("policy", policy), ("order", order)) if value is not None}
     options = GatewayOptions(
         host=host,
         port=port,
@@ -74,10 +85,9 @@ def export(
         stall_s=stall,
         attempts=attempts,
         http=HttpLimits(max_body_bytes=max_body * 2**20),
-        policy=policy,
-        order=order,
+        **{**planned, **asked},
     )
-    found = export(proxy.value, [upstream_of(text) for text in upstream], options)
+    found = export(proxy.value, upstreams, options)
     for sentence in found.unsaid:
         say(f"{proxy.value} does not say: {sentence}")
     if output is not None:
@@ -86,13 +96,29 @@ def export(
     emit(value, json, lambda: found.text if output is None else str(output))
 
 
+def _fleet(plan: Path | None, upstreams: list[str] | None) -> tuple[tuple[Upstream, ...], dict[str, Any]]:
+    from headway.errors import HeadwayError
+
+    if (plan is None) == (not upstreams):
+        raise HeadwayError("export: give a plan of a fleet, or its upstreams as --upstream; exactly one of the two")
+    if plan is None:
+        from headway.gateway.written import upstream_of
+
+        return tuple(upstream_of(text) for text in upstreams or ()), {}
+    from headway.cli.deployed import read_deployed
+    from headway.export.plan import fleet_of
+
+    return fleet_of(read_deployed(plan))
+
+
 VERBS = (
     Verb(
         export,
         (
+            "headway export haproxy plan.json > haproxy.cfg",
             "headway export haproxy --upstream http://gpu-1:8000 --upstream http://gpu-2:8000,speed=2 -o haproxy.cfg",
             "headway export nginx --upstream http://gpu-1:8000,in-flight=32 --policy power-of-d > headway.conf",
-            "headway export envoy --upstream http://gpu-1:8000 --upstream http://gpu-2:8000 --port 8080 > envoy.yaml",
+            "headway export envoy fleet.yaml --port 8080 > envoy.yaml",
         ),
     ),
 )

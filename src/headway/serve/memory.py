@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 from collections.abc import AsyncIterator, Callable
 from functools import cache
 from typing import Any
@@ -17,7 +18,7 @@ from headway.serve.system import resident_bytes
 
 LOOK_S = 1.0
 GROWN_BYTES = 1 << 20
-"""Growth for which memory is given back once more: that takes a while in which nothing is served."""
+"""Growth for which memory is given back once more: that takes some milliseconds in which nothing is served."""
 CALM_RATIO = 4
 """A burst has passed when so many times fewer requests are in flight than at its height."""
 
@@ -52,6 +53,8 @@ def release() -> bool:
     trim = _malloc_trim()
     if trim is None:
         return False
+    # A closed connection and its parser hold each other, and the bodies that they have read.
+    gc.collect()
     trim(0)
     return True
 

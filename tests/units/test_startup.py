@@ -113,4 +113,5 @@ def test_the_worker_of_a_cascades_model_brings_nothing_that_declares_plans_or_se
 
     loaded = set(asyncio.run(main()).split())
     assert {"headway.domains.cascade.live_answers", "numpy"} <= loaded
+    assert "headway.sim.station" not in loaded
     assert loaded.isdisjoint(set(HEAVY) - {"numpy", "msgspec"})

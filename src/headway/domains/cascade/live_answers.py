@@ -13,19 +13,19 @@ import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from headway.cascade import ValidationTable
 from headway.cascade.certainty import certainty
-from headway.domains.cascade.halves import judged_on
-from headway.domains.cascade.station import sample_rounds
 from headway.errors import CascadeError, ServeError
 from headway.serve.model_ref import HardwareView, ModelRef
 from headway.serve.values import render
 from headway.serve.wire import CODECS, Payload, Result, Told
+
+if TYPE_CHECKING:
+    from headway.cascade import ValidationTable
 
 ABOUT, ANSWER = ":about", ":answer"
 """Branches of a worker's result, under names that no stage can have."""
@@ -163,6 +163,10 @@ class Rehearsal:
     """What models that only sleep say: every item that comes is the next validation sample in the simulator's order."""
 
     def __init__(self, table: ValidationTable, models: Sequence[str], stage: str, seed: int) -> None:
+        # Where a model is loaded nothing is rehearsed, and none of this is needed.
+        from headway.domains.cascade.halves import judged_on
+        from headway.domains.cascade.station import sample_rounds
+
         rounds = sample_rounds(seed, stage, judged_on(table))
         self._samples: Iterator[int] = itertools.chain.from_iterable(each.tolist() for each in rounds)
         self._models = models

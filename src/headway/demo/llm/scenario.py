@@ -28,7 +28,7 @@ LONGEST = 4.0
 ENOUGH = 2_000
 """More requests than any engine is sent here."""
 
-LOAD = 0.7
+LOAD = 0.6
 """The share of their time that the engines are busy with what is sent."""
 
 INPUT_MEDIAN, INPUT_MEAN, OUTPUT_MEDIAN, OUTPUT_MEAN = 1020.0, 1155.0, 129.0, 211.0
@@ -59,7 +59,7 @@ class Sizes:
     True
     """
 
-    measure_s: float = 30.0
+    measure_s: float = 45.0
     replay_s: float = 75.0
     runs: int = 20
 

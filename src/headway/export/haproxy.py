@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from headway.export.rules import (
     BUSY,
+    ROOTS,
     ROUTE_HEADER,
     SESSION_HEADER,
     Balance,
@@ -48,6 +49,7 @@ def _defaults(options: GatewayOptions) -> Iterator[str]:
     yield f"timeout client {span(silence_s(options))}"
     yield f"timeout server {span(silence_s(options))}"
     yield f"timeout queue {span(options.timeout_s)}"
+    yield f"timeout check {span(options.connect_s)}"
     # An event of a stream leaves at once, and who has gone gives up a place.
     yield "option http-no-delay"
     yield "option abortonclose"
@@ -94,7 +96,7 @@ def _server(server: Server, found: Rules, options: GatewayOptions) -> Iterator[s
     if found.weighted:
         yield f"weight {server.weight}"
     if server.tls:
-        yield f"ssl verify required ca-file @system-ca sni str({server.host})"
+        yield f"ssl verify required ca-file {ROOTS} sni str({server.host})"
     if server.health_path is not None:
         yield f"check inter {span(options.health_every_s)} fall {options.failures} rise 1"
         yield f"observe layer7 error-limit {options.failures} on-error mark-down"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from headway.export.rules import (
     BUSY,
+    ROOTS,
     ROUTE_HEADER,
     SESSION_HEADER,
     Balance,
@@ -109,7 +110,7 @@ def _location(found: Rules, options: GatewayOptions, tls: bool) -> Iterator[str]
         yield f"proxy_ssl_name {found.servers[0].host};"
         yield "proxy_ssl_server_name on;"
         yield "proxy_ssl_verify on;"
-        yield "proxy_ssl_trusted_certificate /etc/ssl/certs/ca-certificates.crt;"
+        yield f"proxy_ssl_trusted_certificate {ROOTS};"
     # A stream is passed on as it comes; a request is kept whole, so that it can be sent again.
     yield "proxy_buffering off;"
     yield "proxy_request_buffering on;"

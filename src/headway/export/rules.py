@@ -20,6 +20,8 @@ ROUTE_HEADER: Final = "x-headway-route"
 """Where an answer says which upstream it is from."""
 BUSY: Final = (502, 503, 504)
 """Answers of an upstream that cannot take a request now, and that every proxy can try again elsewhere."""
+ROOTS: Final = "/etc/ssl/certs/ca-certificates.crt"
+"""Whom proxies trust to certify upstreams, where Debian and its kin keep them."""
 
 _WEIGHT_ERROR: Final = 0.02
 """By how much whole weights may miss the ratio of two speeds before larger ones are taken."""

@@ -67,10 +67,11 @@ backend all
 
 def installed(name: str) -> bool:
     """Whether a proxy can be run here."""
-    return name in (HEADWAY, NONE) or _binary(name) is not None
+    return name in (HEADWAY, NONE) or binary(name) is not None
 
 
-def _binary(name: str) -> str | None:
+def binary(name: str) -> str | None:
+    """Return where a proxy's program is, None where it is not installed."""
     # Debian puts servers where only the administrator's path looks.
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
@@ -105,7 +106,7 @@ def _command(name: str, ports: Sequence[int], port: int, folder: Path) -> list[s
     if name == HEADWAY:
         each = [f"--upstream=http://127.0.0.1:{one},kind=hosted,models=small,in-flight=2048" for one in ports]
         return [sys.executable, "-m", "headway.gateway", *each, "--port", str(port), "--policy", "power-of-d"]
-    found = _binary(name)
+    found = binary(name)
     if found is None:
         raise HeadwayError(f"bench: {name} is not installed; it is the Debian package {name}")
     config = folder / f"{name}.conf"

@@ -151,7 +151,7 @@ def _change(ratio: Value) -> str:
     if mean is None:
         return fmt.DASH
     said, half = fmt.change(mean - 1.0), 0.0 if low is None else 50 * (high - low)
-    return f"{said} ±{half:.1f}" if half >= 0.05 else said
+    return f"{said} ±{half:.2g}" if half >= 0.05 else said
 
 
 def _legend(value: Value, head: str, fixed: set[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from headway.errors import SpecError, nearest
@@ -21,9 +22,11 @@ def domain_names() -> tuple[str, ...]:
     return tuple(sorted({"pipeline", *(entry.name for entry in importlib.metadata.entry_points(group=GROUP))}))
 
 
+@cache
 def load_domain(kind: str) -> Any:
     """Return the domain object registered under `kind` in the entry-point group `headway.domains`.
 
+    Looked for once: that reads what every installed package registers, and what is loaded stays so, as modules do.
     Raises SpecError when no installed package offers it, or the package that does cannot be imported.
 
     >>> load_domain("pipeline").kind

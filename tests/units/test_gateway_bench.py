@@ -43,7 +43,7 @@ class Parsed:
 def test_a_rival_that_is_not_installed_is_named_and_left_out(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(gateway_rivals, "_binary", lambda name: None)
+    monkeypatch.setattr(gateway_rivals, "binary", lambda name: None)
     for name in (NGINX, HAPROXY):
         assert not gateway._is_there(name)
         assert f"{name} is not installed (Debian package {name})" in capsys.readouterr().err

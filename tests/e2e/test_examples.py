@@ -89,7 +89,7 @@ def read(path: Path) -> Any:
 
 
 def test_there_are_examples_with_short_readmes_and_no_leftovers() -> None:
-    assert NAMES == ["digits", "films", "flights", "onnx", "profile-only", "python-stages", "reviews"]
+    assert NAMES == ["digits", "films", "fleet", "flights", "onnx", "profile-only", "python-stages", "reviews"]
     for name in NAMES:
         text = (EXAMPLES / name / "README.md").read_text(encoding="utf-8")
         assert len(text.splitlines()) <= MAX_README_LINES
@@ -107,6 +107,15 @@ def test_a_pipeline_is_planned_from_a_profile_alone(tmp_path: Path) -> None:
     assert any("prior" in reason for reason in plan["predicted"]["low_confidence"])
     assert "saves" in printed
     assert "<html" in (folder / "report.html").read_text(encoding="utf-8")[:200]
+
+
+def test_engines_are_planned_without_measuring_any(tmp_path: Path) -> None:
+    folder, printed = follow("fleet", tmp_path, {"--seconds 180": "--seconds 40"})
+    plan = read(folder / "plan.json")
+    assert plan["gap_ratio"] == 0.0
+    assert "evidence" in {reason["code"] for reason in plan["reasons"]}
+    assert "chat: ttft p99" in printed
+    assert (folder / "report.html").stat().st_size > 10_000
 
 
 def test_a_python_pipeline_is_measured_served_and_asked(tmp_path: Path) -> None:

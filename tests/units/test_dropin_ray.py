@@ -48,7 +48,8 @@ def make(policy: str, **named: Any) -> Any:
 
 def asked(session: str = "", number: int = 0) -> Any:
     metadata = SimpleNamespace(session_id=session, multiplexed_model_id="", internal_request_id=f"r{number}")
-    return SimpleNamespace(metadata=metadata, routing_context=SimpleNamespace(should_backoff=False))
+    future: Any = asyncio.get_running_loop().create_future()
+    return SimpleNamespace(metadata=metadata, routing_context=SimpleNamespace(should_backoff=False), future=future)
 
 
 async def choose(balancer: Any, request: Any) -> list[list[Any]]:
@@ -89,6 +90,9 @@ def test_it_decides_as_the_policy_does_of_the_same_books(policy: str, queues: An
             chosen = await choose(balancer, request)
             assert request.routing_context.should_backoff
             books = Servers(*map(list, balancer._servers))
+            for [replica] in chosen:
+                books.outstanding[balancer._seats[replica.replica_id]] -= 1.0
+                books.assigned[balancer._seats[replica.replica_id]] -= 1.0
             assert len(u) == draws(router(policy))
             from headway.dropins.ray_serve import _key
 
@@ -142,6 +146,24 @@ def test_who_may_have_no_more_lets_requests_wait() -> None:
         assert await choose(balancer, asked()) == [[only]]
         balancer.on_send_request(only.replica_id)
         assert await choose(balancer, asked()) == []
+
+    asyncio.run(scene())
+
+
+def test_a_choice_counts_before_its_request_is_sent_unless_it_is_given_up() -> None:
+    async def scene() -> None:
+        balancer = make("central")
+        only = Replica("a")
+        await seat(balancer, only)
+        first, second = asked(number=1), asked(number=2)
+        assert await choose(balancer, first) == [[only]]
+        assert await choose(balancer, first) == [[only]], "asked again for the same request"
+        assert await choose(balancer, second) == []
+        first.future.cancel()
+        assert await choose(balancer, second) == [[only]]
+        balancer.on_send_request(only.replica_id)
+        assert balancer._servers.outstanding == [1.0]
+        assert not balancer._chosen
 
     asyncio.run(scene())
 

@@ -48,6 +48,7 @@ class PolicyRouter(RequestRouter):  # type: ignore[misc]
         self._servers = Servers(*([] for _ in _NOTHING_KNOWN))
         self._seats: dict[ReplicaID, int] = {}
         self._began_s: dict[str, float] = {}
+        self._chosen: dict[str, tuple[int, PendingRequest]] = {}
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
@@ -56,12 +57,17 @@ class PolicyRouter(RequestRouter):  # type: ignore[misc]
         if pending_request is not None:
             # Without it Ray would try again at once, for as long as nothing is chosen.
             pending_request.routing_context.should_backoff = True
+        self._release(pending_request)
         free = self.select_available_replicas(candidate_replicas)
         if not free:
             return [candidate_replicas]
         seated = self._look(free)
         u = [self._draw() for _ in range(draws(self._policy))]
         chosen = route(self._policy, self._servers, u, _key(pending_request), time.monotonic())
+        if chosen >= 0 and pending_request is not None:
+            # Ray asks for others before it sends this one: it counts from here on.
+            note_sent(self._servers, chosen, 0.0)
+            self._chosen[pending_request.metadata.internal_request_id] = chosen, pending_request
         return [[seated[chosen]]] if chosen >= 0 else []
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
@@ -69,6 +75,7 @@ class PolicyRouter(RequestRouter):  # type: ignore[misc]
         there = {replica.replica_id for replica in replicas}
         self._seats = {replica: seat for replica, seat in self._seats.items() if replica in there}
         taken = set(self._seats.values())
+        self._chosen = {name: booked for name, booked in self._chosen.items() if booked[0] in taken}
         free = iter([seat for seat in range(len(self._servers.alive) + len(there)) if seat not in taken])
         for replica in sorted(there - set(self._seats), key=str):
             seat = self._seats[replica] = next(free)
@@ -79,8 +86,12 @@ class PolicyRouter(RequestRouter):  # type: ignore[misc]
     def on_send_request(self, replica_id: ReplicaID) -> None:
         """Count a request that is sent."""
         super().on_send_request(replica_id)
-        if replica_id in self._seats:
-            note_sent(self._servers, self._seats[replica_id], 0.0)
+        seat = self._seats.get(replica_id)
+        booked = next((name for name, (chosen, _) in self._chosen.items() if chosen == seat), None)
+        if booked is not None:
+            del self._chosen[booked]
+        elif seat is not None:
+            note_sent(self._servers, seat, 0.0)
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
         """Take note of when a replica took a request."""
@@ -98,6 +109,13 @@ class PolicyRouter(RequestRouter):  # type: ignore[misc]
         if began_s is not None:
             took_s, before_s = time.monotonic() - began_s, self._servers.latency_s[seat]
             self._servers.latency_s[seat] = took_s if before_s == 0.0 else before_s + _NEW * (took_s - before_s)
+
+    def _release(self, again: PendingRequest | None) -> None:
+        """Count requests no more that were given up before they were sent, nor one for which Ray asks again."""
+        for name, (seat, request) in list(self._chosen.items()):
+            if request is again or request.future.cancelled():
+                del self._chosen[name]
+                note_answered(self._servers, seat)
 
     def _look(self, free: Sequence[RunningReplica]) -> dict[int, RunningReplica]:
         """Write down what is known of the replicas that have room, and return them by their seats."""

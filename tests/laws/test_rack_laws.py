@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent.parent
 PLAIN_CASES = 60
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(SEEDS)
 def test_requests_are_conserved_at_every_step_and_nothing_happens_before_its_cause(seed: int) -> None:
     case = random_case(seed)

@@ -167,7 +167,7 @@ def growth(residue: Longs, e: int, decoding: int, begin: int, count: int) -> int
 @borrowing
 def fitting(residue: Longs, e: int, decoding: int, begin: int, spare: int, most: int) -> int:
     """Return for how many of `most` iterations from number `begin` on spare blocks suffice; the first has its own."""
-    block_tokens = residue.shape[1]
+    block_tokens = int(residue.shape[1])
     if spare >= decoding * (most // block_tokens + 1):
         return most
     count = 1 + (spare // decoding) * block_tokens

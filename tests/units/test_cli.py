@@ -178,7 +178,7 @@ def test_without_an_output_file_the_trace_itself_is_the_result(run: Run, tmp_pat
     [
         ("nonsense", "No such command 'nonsense'"),
         ("check", "a spec file is needed, or --schema"),
-        ("plan good.yaml --trace t.csv", "--profile"),
+        ("plan good.yaml --profile p.csv", "--trace"),
         ("plan good.yaml --profile p.csv --trace t.csv --planner gredy", "'gredy' is not one of"),
         ("plan good.yaml --profile p.csv --trace t.csv --seed x", "--seed"),
         ("trace gamma --rate 50 --cv 4 --seconds 400", "'50' is not a rate"),

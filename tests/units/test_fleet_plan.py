@@ -237,6 +237,11 @@ def test_fleets_of_known_models_are_planned_without_a_profile(
     assert "chat: " in said
 
 
-def test_stages_that_need_a_profile_are_named() -> None:
+def test_stages_that_need_a_profile_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rag.yaml").write_text(json.dumps(Spec.from_dict(GRAPH).to_dict()))
+    with pytest.raises(SystemExit) as stop:
+        main(["plan", str(tmp_path / "rag.yaml"), "--trace", "requests.csv"])
+    assert stop.value.code == 2
+    assert "'--profile': stages without one: retrieve" in capsys.readouterr().err
     with pytest.raises(HeadwayError, match="no profile is given, and nothing else says what work costs at retrieve;"):
         make(Spec.from_dict(GRAPH), None, chats(1.0, 10.0, seed=1))

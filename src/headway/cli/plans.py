@@ -131,10 +131,12 @@ def plan(
     can be kept.
     """
     from headway.plan.infeasible import Infeasible
-    from headway.plan.make import make
+    from headway.plan.make import make, needing_profile
     from headway.report.terminal import plan_view
 
     declared = read_spec(spec)
+    if profile is None and (needing := needing_profile(declared)):
+        raise typer.BadParameter(f"stages without one: {', '.join(needing)}", param_hint="'--profile'")
     measured = None if profile is None else read_profile(profile, declared)
     requests = read_trace(trace, seed, format, skip_bad)
     with Progress("plan") as progress:

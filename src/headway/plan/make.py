@@ -65,7 +65,7 @@ def make(
     """
     if planner not in PLANNERS:
         raise PlanError(f"planner is {planner!r}{nearest(planner, PLANNERS)}; valid: {', '.join(PLANNERS)}")
-    profile = unprofiled(spec) if profile is None else profile
+    profile = _no_profile(spec) if profile is None else profile
     oracle = Oracle(spec, profile, trace, feasibility=feasibility, seed=seed)
     tell = progress or (lambda _: None)
     choices = variant_choices(oracle)
@@ -83,17 +83,29 @@ def make(
     return _plan(oracle, found, planner, tell, explained, frontier_budget)
 
 
-def unprofiled(spec: Spec) -> Profile:
-    """Return a profile without rows. Raises PlanError naming the stages that cannot be planned so."""
-    kinds = {name: load_domain(stage.kind) for name, stage in spec.stages.items()}
-    needing = [
+def needing_profile(spec: Spec) -> list[str]:
+    """Return the stages that cannot be planned without rows of a profile.
+
+    >>> from headway.testing.examples import tiny_spec
+    >>> needing_profile(tiny_spec())
+    ['first', 'second']
+    """
+    domains = {name: load_domain(stage.kind) for name, stage in spec.stages.items()}
+    return [
         name
-        for name, domain in kinds.items()
+        for name, domain in domains.items()
         if not (isinstance(domain, NeedsNoProfile) and domain.needs_no_profile(spec.stages[name]))
     ]
+
+
+def _no_profile(spec: Spec) -> Profile:
+    """A profile without rows, where no stage needs one."""
+    needing = needing_profile(spec)
     if needing:
-        raise PlanError(f"no profile is given, and nothing else says what work costs at {', '.join(needing)}; give one "
-                        "with --profile, or measure it with `headway profile`")  # fmt: skip
+        raise PlanError(
+            f"no profile is given, and nothing else says what work costs at {', '.join(needing)}; read one with "
+            "Profile.read, or measure it"
+        )
     return Profile.from_rows(())
 
 

@@ -25,7 +25,7 @@ def main():
     taste = Taste(user[known], film[known], rating[known], user.max() + 1, film.max() + 1)
     parts = Parts(Features({"means": Feature(taste.means), "alike": Feature(taste.alike)}), ("means", "alike"), Ridge())
     pairs, given = np.column_stack([user, film])[~known], rating[~known]
-    query = fit_top_k(parts, pairs[POOL:], given[POOL:], k=K, pool=POOL, recall=0.9, sure=0.95, draws=200, seed=1)
+    query = fit_top_k(parts, pairs[POOL:], given[POOL:], k=K, pool=POOL, recall=0.85, sure=0.9, seed=1)
     print(query.explain())
 
     pool = pairs[:POOL]

@@ -11,11 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
+from sklearn.base import BaseEstimator
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.tree import DecisionTreeClassifier
 
 from headway.cascade.adapt import Parts
 from headway.cascade.features import Feature, Features
-from headway.cascade.ranking import Ranked, best, draws_needed, needs, pools, recall, upper_limit
+from headway.cascade.ranking import (
+    Ranked,
+    best,
+    draws_needed,
+    kept_surely,
+    needs,
+    pools,
+    recall,
+    rows_needed,
+    upper_limit,
+)
 from headway.cascade.topk import FittedTopK, fit_top_k, ranking_score
 from headway.errors import CascadeError
 
@@ -107,10 +119,12 @@ WORKED_S = [0.0]
 """A clock that goes on when features work, so that what is chosen by cost does not hang on the machine."""
 
 
-def columns(weights: dict[str, float], work: int = 200) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], Parts]:
+def columns(
+    weights: dict[str, float], work: int = 200, many: int = 6000
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], Parts]:
     """Rows whose label rests on columns by weight, with a feature for each that takes more work the later it comes."""
     draws = np.random.default_rng(7)
-    rows = draws.normal(size=(6000, len(weights)))
+    rows = draws.normal(size=(many, len(weights)))
     labels = rows @ np.array(list(weights.values())) + 0.3 * draws.normal(size=len(rows)) > 0
 
     def feature(place: int) -> Feature:
@@ -129,8 +143,8 @@ def columns(weights: dict[str, float], work: int = 200) -> tuple[np.ndarray[Any,
 
 @cache
 def fitted() -> FittedTopK:
-    rows, labels, parts = columns({"cheap": 3.0, "dear": 0.5})
-    return fit_top_k(parts, rows, labels, k=20, pool=500, recall=0.9, sure=0.95, draws=300, clock=lambda: WORKED_S[0])
+    rows, labels, parts = columns({"cheap": 3.0, "dear": 0.5}, many=16000)
+    return fit_top_k(parts, rows, labels, k=20, pool=500, recall=0.9, sure=0.95, clock=lambda: WORKED_S[0])
 
 
 def fresh(rows: int, seed: int) -> np.ndarray[Any, Any]:
@@ -194,6 +208,135 @@ def test_dear_features_are_computed_for_the_kept_rows_only() -> None:
     assert asked == [query.promise.kept]
 
 
+@pytest.mark.parametrize("law", ["line", "random best", "ties"])
+def test_what_is_kept_surely_reaches_the_recall_for_whatever_scores(law: str) -> None:
+    draws = np.random.default_rng(3)
+    k, pool, wanted, sure, confidence = goal = 10, 200, 0.8, 0.9, 0.95
+
+    def scores(rows: int) -> tuple[Any, Any]:
+        full, noise = draws.normal(size=rows), draws.normal(size=rows)
+        if law == "random best":
+            return np.where(full > 1.88, noise, full + 0.05 * noise), full
+        return (full + 0.3 * noise, full) if law == "line" else (np.round(full + 0.5 * noise), np.round(full))
+
+    fresh_needs = np.array([Ranked.of(*scores(pool)).needed(np.ones(pool, int), k, wanted) for _ in range(300)])
+    drawn = [scores(rows_needed(*goal) + 100) for _ in range(40)]
+    kept = np.array([kept_surely(cheap, full, *goal) for cheap, full in drawn])
+    short = int(((fresh_needs[None, :] <= kept[:, None]).mean(axis=1) < sure).sum())
+    assert short <= binom.ppf(0.999, 40, 1 - confidence)
+    assert law != "line" or np.median(kept) < pool / 2
+
+
+def test_rows_needed_are_those_of_the_closed_form_and_one_fewer_is_refused() -> None:
+    goal = (10, 200, 0.8, 0.9, 0.95)
+    needed = rows_needed(*goal)
+    # So rare must rows be that are missed, so that a pool has more than two of them in 8 of 100 pools at most.
+    shares = np.linspace(1e-4, 0.05, 20_000)
+    rare = shares[binom.cdf(2, 200, shares) >= 0.92].max()
+    assert needed == pytest.approx(math.log(0.04) / math.log(1 - rare), rel=1e-3)
+    score = np.arange(float(needed))
+    assert 10 <= kept_surely(score, score, *goal) < 60
+    with pytest.raises(CascadeError, match=f"{needed - 1} calibration rows cannot show .* {needed} or more can"):
+        kept_surely(score[1:], score[1:], *goal)
+
+
+def test_a_pool_that_is_all_best_is_kept() -> None:
+    score = np.arange(3000.0)
+    assert kept_surely(score, score, k=100, pool=100, recall=0.9, sure=0.9, confidence=0.95) == 100
+
+
+def test_few_rows_promise_nothing_of_a_filter_that_ranks_the_very_best_at_random() -> None:
+    draws, k, pool = np.random.default_rng(8), 50, 5000
+
+    def scores(rows: int) -> tuple[Any, Any]:
+        full, noise = draws.normal(size=rows), draws.normal(size=rows)
+        return np.where(full > 2.457, noise, full + 0.05 * noise), full
+
+    with pytest.raises(CascadeError, match=r"150 calibration rows cannot show .* 5,434 or more can"):
+        kept_surely(*scores(150), k, pool, 0.9, 0.9, 0.95)
+    kept = kept_surely(*scores(6000), k, pool, 0.9, 0.9, 0.95)
+    fresh_needs = np.array([Ranked.of(*scores(pool)).needed(np.ones(pool, int), k, 0.9) for _ in range(50)])
+    assert (fresh_needs <= kept).mean() >= 0.9
+
+
+def test_what_is_extrapolated_claims_no_confidence() -> None:
+    rows, labels, parts = columns({"cheap": 3.0, "dear": 0.5})
+    query = fit_top_k(
+        parts, rows, labels, k=20, pool=500, sure=0.95, extrapolate=True, draws=60, clock=lambda: WORKED_S[0]
+    )
+    assert query.promise.confidence is None
+    said = "in about 95% of such pools (extrapolated by a model from 1,500 calibration rows, no confidence is claimed)"
+    assert said in query.explain()
+
+
+def test_a_filter_that_calibration_finds_dear_is_not_used() -> None:
+    draws = np.random.default_rng(9)
+    rows = draws.normal(size=(6000, 2))
+    selection, calibration = np.arange(2000, 4000), np.arange(4000, 6000)
+    target = rows[:, 1].copy()
+    # The cheap column says all of the rows that the filter is chosen on, and nothing of those it is calibrated on.
+    rows[:4000, 0] = target[:4000]
+    _, _, parts = columns({"cheap": 1.0, "dear": 1.0})
+    made = Parts(parts.features, parts.inputs, _Second())
+    query = fit_top_k(
+        made,
+        rows,
+        target,
+        k=20,
+        pool=500,
+        recall=0.85,
+        sure=0.9,
+        parts=(np.arange(2000), selection, calibration),
+        clock=lambda: WORKED_S[0],
+    )
+    assert query.filter is None
+    assert (query.projected.speedup, query.promise.kept) == (1.0, 500)
+    assert "no filter is worth its cost" in query.explain()
+
+
+class _Second(BaseEstimator):  # type: ignore[misc]
+    """A regression that says the last of the columns that it was given."""
+
+    def fit(self, block: Any, labels: Any) -> Any:
+        self.fitted_ = True
+        return self
+
+    def predict(self, block: Any) -> Any:
+        return block[:, -1]
+
+
+@pytest.mark.parametrize(
+    ("model", "labels", "nan", "says"),
+    [
+        (LogisticRegression(), 0.0, (), "LogisticRegression cannot be fitted to cheap, dear: .*classes"),
+        (DecisionTreeClassifier(), 0.0, (), "all training labels are 1, so that nothing ranks rows"),
+        (LogisticRegression(), 1.0, (0,), "LogisticRegression cannot be fitted to cheap, dear: Input X contains NaN"),
+        (LogisticRegression(), 1.0, (1100,), "LogisticRegression cannot score cheap, dear: Input X contains NaN"),
+    ],
+)
+def test_what_a_model_cannot_take_is_said(model: Any, labels: float, nan: tuple[int, ...], says: str) -> None:
+    rows, truth, parts = columns({"cheap": 3.0, "dear": 0.5}, work=0)
+    rows[list(nan)] = np.nan
+    made = Parts(parts.features, parts.inputs, model)
+    part = np.arange(1000)
+    with pytest.raises(CascadeError, match=says):
+        fit_top_k(
+            made,
+            rows,
+            truth if labels else np.ones(6000, int),
+            k=20,
+            pool=500,
+            extrapolate=True,
+            parts=(part, part + 1000, part + 2000),
+        )
+
+
+def test_labels_are_as_many_as_rows() -> None:
+    rows, truth, parts = columns({"cheap": 3.0, "dear": 0.5})
+    with pytest.raises(CascadeError, match="5,999 labels for 6,000 rows"):
+        fit_top_k(parts, rows, truth[1:], k=20, pool=500, extrapolate=True)
+
+
 def test_another_k_keeps_as_many_times_more() -> None:
     query = fitted()
     assert len(query.top_k(fresh(500, 4), 5)[0]) == 5
@@ -203,7 +346,7 @@ def test_another_k_keeps_as_many_times_more() -> None:
 
 def test_a_filter_that_knows_nothing_is_not_used() -> None:
     rows, labels, parts = columns({"cheap": 0.0, "dear": 3.0}, work=0)
-    query = fit_top_k(parts, rows, labels, k=20, pool=200, recall=0.95, sure=0.95, draws=100)
+    query = fit_top_k(parts, rows, labels, k=20, pool=200, recall=0.9, sure=0.9)
     assert query.filter is None
     pool = fresh(200, 5)
     assert query.top_k(pool)[0].tolist() == query.exact(pool)[0].tolist()
@@ -212,29 +355,29 @@ def test_a_filter_that_knows_nothing_is_not_used() -> None:
 
 def test_a_pipeline_of_one_feature_is_exact() -> None:
     rows, labels, parts = columns({"only": 1.0})
-    assert fit_top_k(parts, rows, labels, k=5, pool=50, sure=0.9, draws=50).filter is None
+    assert fit_top_k(parts, rows, labels, k=5, pool=50, recall=0.8, sure=0.9).filter is None
 
 
 def test_regressions_rank_by_their_prediction() -> None:
     rows, _, parts = columns({"cheap": 3.0, "dear": 0.5})
     target = rows @ np.array([3.0, 0.5])
     made = Parts(parts.features, parts.inputs, LinearRegression())
-    query = fit_top_k(made, rows, target, k=20, pool=500, recall=0.9, sure=0.9, draws=100)
+    query = fit_top_k(made, rows, target, k=20, pool=500, recall=0.85, sure=0.9)
     pool = fresh(500, 6)
     assert query.exact(pool)[0].tolist() == best(pool @ np.array([3.0, 0.5]), 20).tolist()
     assert recall(query.top_k(pool)[0], query.exact(pool)[0]) >= 0.8
 
 
 def test_the_same_seed_promises_the_same() -> None:
-    rows, labels, parts = columns({"cheap": 3.0, "dear": 0.5})
-    again = fit_top_k(parts, rows, labels, k=20, pool=500, recall=0.9, sure=0.95, draws=300, clock=lambda: WORKED_S[0])
+    rows, labels, parts = columns({"cheap": 3.0, "dear": 0.5}, many=16000)
+    again = fit_top_k(parts, rows, labels, k=20, pool=500, recall=0.9, sure=0.95, clock=lambda: WORKED_S[0])
     assert again.promise == fitted().promise
 
 
 def test_what_is_promised_is_said() -> None:
     said = fitted().explain()
     assert "a filter on cheap keeps " in said
-    assert "recall >= 0.9 in at least 95% of such pools (95% confidence, 300 draws of 1,500 rows)" in said
+    assert "recall >= 0.9 in at least 95% of such pools (95% confidence, 4,000 calibration rows)" in said
 
 
 @pytest.mark.parametrize(
@@ -244,8 +387,10 @@ def test_what_is_promised_is_said() -> None:
         ({"k": 600}, "the best 600 of a pool of 500"),
         ({"recall": 1.2}, r"recall is 1.2; it must be a share"),
         ({"sure": 1.0}, r"sure is 1.0; it must be a share"),
-        ({"draws": 58}, "59 or more can"),
+        ({"draws": 58, "extrapolate": True}, "59 or more can"),
         ({"parts": (np.arange(10), np.arange(1), np.arange(10))}, "1 rows for selection"),
+        ({"parts": (np.arange(99), np.arange(99), np.arange(4)), "extrapolate": True}, "4 rows do not show how"),
+        ({}, "1,500 calibration rows cannot show that 95% of pools of 500 .* 5,128 or more can, or ask"),
     ],
 )
 def test_a_goal_that_makes_no_sense_is_refused(changed: dict[str, Any], says: str) -> None:

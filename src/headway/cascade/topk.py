@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +19,18 @@ from headway.cascade.adapt import adapt
 from headway.cascade.costs import Cost, Costs, measure
 from headway.cascade.features import Clock, Features, Known
 from headway.cascade.importance import block_importance
-from headway.cascade.ranking import Floats, Ints, best, needs, upper_limit
+from headway.cascade.ranking import (
+    Floats,
+    Ints,
+    best,
+    draws_needed,
+    enough_for_model,
+    enough_rows,
+    kept_surely,
+    needs,
+    rows_needed,
+    upper_limit,
+)
 from headway.cascade.rows import Block, Index, Rows, count, take
 from headway.cascade.select import subsets
 from headway.errors import CascadeError
@@ -31,26 +43,26 @@ Score = Callable[[Any, Block], Floats]
 class Promise:
     """What a filter is good for: of pools of `pool` rows like those seen, at least the share `sure` has the recall.
 
-    `kept` rows of a pool go to the full model. It rests on `draws` pools of `rows` calibration rows, which nothing else
-    was chosen by, at `confidence`; `median_needed` is how many rows half of these pools would have done with.
+    `kept` rows of a pool go to the full model. It rests on `rows` calibration rows, which nothing else was chosen by,
+    and holds for whatever scores at `confidence`; None: it was extrapolated by a model of how the filter errs, and is
+    worth as much as that model.
     """
 
     k: int
     pool: int
     recall: float
     sure: float
-    confidence: float
+    confidence: float | None
     kept: int
-    median_needed: int
-    draws: int
     rows: int
 
     def __str__(self) -> str:
-        return (
-            f"keeps {self.kept:,} of {self.pool:,} rows for the best {self.k}: recall >= {self.recall:g} in at least "
-            f"{100 * self.sure:g}% of such pools ({100 * self.confidence:g}% confidence, {self.draws:,} draws of "
-            f"{self.rows:,} rows)"
-        )
+        share, rows = f"{100 * self.sure:g}% of such pools", f"{self.rows:,} calibration rows"
+        if self.confidence is None:
+            how = f"about {share} (extrapolated by a model from {rows}, no confidence is claimed)"
+        else:
+            how = f"at least {share} ({100 * self.confidence:g}% confidence, {rows})"
+        return f"keeps {self.kept:,} of {self.pool:,} rows for the best {self.k}: recall >= {self.recall:g} in {how}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +84,10 @@ class Projected:
 
 @dataclass(frozen=True, slots=True)
 class Ranker:
-    """A fitted model, the features that it takes in this order, and how it scores their block."""
+    """A fitted model, the features that it takes in this order, and how it scores their block.
+
+    Raises CascadeError for rows that the model cannot score.
+    """
 
     model: Any
     inputs: tuple[str, ...]
@@ -80,7 +95,9 @@ class Ranker:
 
     def __call__(self, known: Known) -> Floats:
         """Return the scores of all known rows; only features that are not known yet are computed."""
-        return np.asarray(self.score(self.model, known.stacked(self.inputs)), dtype=np.float64)
+        block = known.stacked(self.inputs)
+        with _telling("score", self.model, self.inputs):
+            return np.asarray(self.score(self.model, block), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +150,11 @@ class FittedTopK:
 def ranking_score(model: Any, block: Block) -> Floats:
     """Return what a model ranks rows by: its decision, the probability of the second of two classes, or its prediction.
 
-    Raises CascadeError for a model of more than two classes: which of them ranks is for the caller to say.
+    Raises CascadeError for a model of more than two classes, which of them ranks is for the caller to say, and of one.
     """
-    classes = getattr(model, "classes_", ())
+    classes: Any = getattr(model, "classes_", ())
+    if len(classes) == 1:
+        raise CascadeError(f"top-K: all training labels are {classes[0]}, so that nothing ranks rows; two are needed")
     if len(classes) > 2:
         raise CascadeError(
             f"top-K: the model has {len(classes)} classes; give score=lambda model, block: ... that ranks the rows"
@@ -158,13 +177,18 @@ class _Goal:
     confidence: float
     draws: int
     seed: int
+    extrapolate: bool
 
-    def needed(self, filter_score: Floats, full_score: Floats) -> Ints:
-        """Return how many rows the filter must keep, pool by pool."""
-        return needs(filter_score, full_score, self.k, self.pool, self.recall, self.draws, self.seed)
+    def surely(self, rows: int) -> bool:
+        """Whether so many rows show what is asked for, without a model."""
+        return not self.extrapolate and rows >= rows_needed(self.k, self.pool, self.recall, self.sure, self.confidence)
 
-    def kept(self, needed: Ints) -> int:
-        """Return how many rows to keep, so that the recall is reached as surely as asked for."""
+    def kept(self, filter_score: Floats, full_score: Floats) -> int:
+        """Return how many rows to keep, so that the recall is reached as surely as asked for or as a model tells."""
+        if self.surely(filter_score.size):
+            return kept_surely(filter_score, full_score, self.k, self.pool, self.recall, self.sure, self.confidence)
+        draws = max(self.draws, draws_needed(self.sure, self.confidence))
+        needed = needs(filter_score, full_score, self.k, self.pool, self.recall, draws, self.seed)
         return min(self.pool, max(self.k, upper_limit(needed, self.sure, self.confidence)))
 
 
@@ -178,6 +202,7 @@ def fit_top_k(
     recall: float = 0.95,
     sure: float = 0.99,
     confidence: float = 0.95,
+    extrapolate: bool = False,
     draws: int = 1000,
     parts: tuple[Index, Index, Index] | None = None,
     score: Score = ranking_score,
@@ -186,32 +211,44 @@ def fit_top_k(
 ) -> FittedTopK:
     """Fit a pipeline for queries for the `k` best of `pool` rows, with the cheapest filter that keeps the recall.
 
-    `recall` is to be reached in at least the share `sure` of such pools. Everything is fitted on the first of `parts`
-    of the rows, the filter is chosen on the second, and how many rows it keeps is found on the third; without `parts`
-    (row numbers) they are a random half and two quarters. `score(model, block)` ranks, `ranking_score` by default;
-    costs are measured by `clock`.
-    A hundred draws, as Willump takes, cannot show 99 %; `draws_needed` tells how many can.
-    Raises CascadeError for a goal that makes no sense, too few draws or rows, and what cannot be taken apart.
+    `recall` is to be reached in at least the share `sure` of such pools, which the calibration rows show at
+    `confidence`. Everything is fitted on the first of `parts` of the rows, the filter is chosen on the second, and how
+    many rows it keeps is found on the third; without `parts` (row numbers) they are a random half and two quarters.
+    `score(model, block)` ranks, `ranking_score` by default; costs are measured by `clock`.
+    `extrapolate`: for less calibration rows than that takes (`rows_needed`), a model of how the filter errs among the
+    best says how many rows to keep, over so many `draws` of pools; no confidence is claimed then.
+    Raises CascadeError for a goal that makes no sense, too few rows or draws, naming the number that would do, labels
+    and features that the model cannot be fitted to, and what cannot be taken apart.
     """
-    goal = _checked(_Goal(k, pool, recall, sure, confidence, draws, seed))
+    goal = _checked(_Goal(k, pool, recall, sure, confidence, draws, seed, extrapolate))
     train, selection, calibration = _parts(count(rows), seed) if parts is None else parts
     for name, part in (("training", train), ("selection", selection), ("calibration", calibration)):
         if len(part) < 2:
             raise CascadeError(f"top-K: {len(part)} rows for {name}; at least 2 are needed, and better hundreds")
+    if extrapolate:
+        enough_for_model(len(calibration))
+    else:
+        enough_rows(len(calibration), k, pool, recall, sure, confidence)
     taken = adapt(pipeline, rows)
-    truth = np.asarray(labels)[train]
+    truth = np.asarray(labels)
+    if len(truth) != count(rows):
+        raise CascadeError(f"top-K: {len(truth):,} labels for {count(rows):,} rows; one per row is due")
+    truth = truth[train]
     features, learned = taken.features.fit(take(rows, train), truth)
     full = _fitted(taken.model, taken.inputs, learned, truth, score)
     chosen, costs = _choose(
         full, features, features.known(take(rows, selection)), learned, truth, goal, taken.model, clock
     )
-    if chosen is None:
-        needed = np.full(draws, pool)
-    else:
+    kept = pool
+    if chosen is not None:
         held_out = features.known(take(rows, calibration))
-        needed = goal.needed(chosen(held_out), full(held_out))
-    promise = _promise(goal, needed, len(calibration))
-    return FittedTopK(features, full, chosen, promise, _projected(costs, chosen, pool, promise.kept))
+        kept = goal.kept(chosen(held_out), full(held_out))
+    projected = _projected(costs, chosen, pool, kept)
+    if projected.speedup <= 1:
+        chosen, kept, projected = None, pool, _projected(costs, None, pool, pool)
+    certain = None if extrapolate else confidence
+    promise = Promise(k, pool, recall, sure, certain, kept, rows=len(calibration))
+    return FittedTopK(features, full, chosen, promise, projected)
 
 
 def _choose(
@@ -236,7 +273,7 @@ def _choose(
         began = clock()
         filter_score = ranker(seen)
         model_s = Cost(0.0, (clock() - began) / len(seen))
-        kept = goal.kept(goal.needed(filter_score, full_score))
+        kept = goal.kept(filter_score, full_score)
         uses = {**costs.uses, "filter": features.closure(names)}
         with_filter = Costs(costs.features, {**costs.models, "filter": model_s}, uses)
         filtered_s = _projected(with_filter, ranker, goal.pool, kept).filtered_s
@@ -260,21 +297,19 @@ def _fitted(model: Any, inputs: tuple[str, ...], learned: Known, labels: Any, sc
         )
     from sklearn.base import clone
 
-    return Ranker(clone(model).fit(learned.stacked(inputs), labels), inputs, score)
+    block = learned.stacked(inputs)
+    with _telling("be fitted to", model, inputs):
+        return Ranker(clone(model).fit(block, labels), inputs, score)
 
 
-def _promise(goal: _Goal, needed: Ints, rows: int) -> Promise:
-    return Promise(
-        goal.k,
-        goal.pool,
-        goal.recall,
-        goal.sure,
-        goal.confidence,
-        kept=goal.kept(needed),
-        median_needed=int(np.median(needed)),
-        draws=goal.draws,
-        rows=rows,
-    )
+@contextmanager
+def _telling(what: str, model: Any, inputs: tuple[str, ...]) -> Iterator[None]:
+    """Say which model could not do what with which features, where it says itself that it got wrong values."""
+    try:
+        yield
+    except ValueError as error:
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        raise CascadeError(f"top-K: {type(model).__name__} cannot {what} {', '.join(inputs)}: {reason}") from error
 
 
 def _parts(rows: int, seed: int) -> tuple[Index, Index, Index]:
@@ -290,7 +325,8 @@ def _checked(goal: _Goal) -> _Goal:
     for name, share in (("recall", goal.recall), ("sure", goal.sure), ("confidence", goal.confidence)):
         if not 0 < share < 1 and not (name == "recall" and share == 1):
             raise CascadeError(f"top-K: {name} is {share}; it must be a share such as 0.95")
-    upper_limit(np.zeros(goal.draws, dtype=np.int64), goal.sure, goal.confidence)
+    if goal.extrapolate:
+        upper_limit(np.zeros(goal.draws, dtype=np.int64), goal.sure, goal.confidence)
     return goal
 
 

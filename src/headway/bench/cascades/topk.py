@@ -2,6 +2,9 @@
 
 A pool holds distinct rows, as a query does. Pools that are drawn from fewer rows with replacement hold copies of a few
 best ones, so that one row decides whether the recall is reached; that is shown too, since Willump measures it so.
+
+How many rows a filter keeps is extrapolated by a model: to show such a recall for whatever scores takes about eight
+times as many calibration rows as a pool has. Whether it is reached is counted on pools that nothing has seen.
 """
 
 from __future__ import annotations
@@ -122,6 +125,7 @@ def _found(data: Pools, options: BenchOptions) -> tuple[Pools, Found]:
             recall=RECALL,
             sure=SURE,
             confidence=CONFIDENCE,
+            extrapolate=True,
             draws=SIMULATED,
             parts=parts,
             seed=options.seed + fit,

@@ -20,10 +20,15 @@ class Config(Protocol):
     def __hash__(self) -> int: ...
 
 
+ACCURACY_EVIDENCE = ("certified", "estimated")
+"""How an accuracy is known: to a bound that holds with a confidence, or as what was seen."""
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What a configuration's times rest on: `kind` as in profiles (`measured`, `observed`, `imported`, `prior`), a
-    sentence without the stage, and by how much they were off where that is known, as a share."""
+    sentence without the stage, and by how much they were off where that is known, as a share. Or what its accuracy
+    rests on, by `ACCURACY_EVIDENCE`."""
 
     kind: str
     text: str

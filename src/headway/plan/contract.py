@@ -7,7 +7,7 @@ domain has; the other protocols here are doors that the planner and the simulato
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from headway.plan.config import Config, Evidence, StageContext
@@ -203,10 +203,19 @@ class WeighsRequests(Protocol):
 
 @runtime_checkable
 class TellsEvidence(Protocol):
-    """It knows what its times rest on beyond rows of the profile: plans say so, and doubt what rests on a prior."""
+    """It knows what its times or its accuracy rest on beyond the profile: plans say so, and doubt what is a prior."""
 
     def evidence(self, context: StageContext, config: Config) -> Evidence | None:
         """What a configuration's times rest on; None where the profile's rows say it."""
+        ...
+
+
+@runtime_checkable
+class DoubtsAccuracy(Protocol):
+    """It knows how far the accuracy that is simulated of its stations is known."""
+
+    def doubts(self, context: StageContext, config: Config, accuracy: float, columns: Collection[str]) -> Sequence[str]:
+        """Why it is not to be trusted, as sentences without the stage; `columns` are those of the trace."""
         ...
 
 

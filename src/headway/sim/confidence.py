@@ -62,6 +62,11 @@ def low_confidence(plan: Plan, stages: Mapping[str, StageOutcome], columns: Coll
         known = evidence(plan, name)
         if known is not None and known.kind == "prior":
             reasons.append(f"{name}: {known.text}")
+        domain = load_domain(plan.spec.stages[name].kind)
+        if stage.accuracy is not None and hasattr(domain, "doubts"):
+            context = StageContext(name, plan.spec.stages[name], plan.spec, plan.profile)
+            told = domain.doubts(context, plan.stages[name], stage.accuracy, columns)
+            reasons += [f"{name}: {doubt}" for doubt in told]
     return (*reasons, *_little_recorded(plan, columns))
 
 

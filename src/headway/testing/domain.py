@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from headway.errors import PlanError
-from headway.plan.config import Config, StageContext
+from headway.plan.config import ACCURACY_EVIDENCE, Config, StageContext
 from headway.plan.contract import (
     BoundsCapacity,
+    DoubtsAccuracy,
     HasRichest,
     HoldsSupply,
     SharesPools,
@@ -150,8 +151,12 @@ def check_doors(domain: Any, example: Example, configs: Sequence[Config]) -> Non
         if isinstance(domain, BoundsCapacity | WeighsRequests):
             _require(domain.capacity(config) >= 1, "capacity is below 1")
             hash(domain.work_law(config))
+        if isinstance(domain, DoubtsAccuracy):
+            told = domain.doubts(context, config, 0.5, ())
+            _require(all(isinstance(doubt, str) and doubt for doubt in told), f"doubts: {told} are no sentences")
         if isinstance(domain, TellsEvidence) and (known := domain.evidence(context, config)) is not None:
-            _require(known.kind in EVIDENCE and bool(known.text), f"evidence: {known} is of no kind, or says nothing")
+            kinds = (*EVIDENCE, *ACCURACY_EVIDENCE)
+            _require(known.kind in kinds and bool(known.text), f"evidence: {known} is of no kind, or says nothing")
     if isinstance(domain, HasRichest):
         for variant in variants:
             _require(bool(list(domain.richest(context, variant, 1.0))), "richest: nothing for a variant")

@@ -24,7 +24,8 @@ def restricted(
     Every candidate of a restricted planner is one of `gears`. `up_to_per_s`: see `GearPlanner`.
     """
     whole = GearPlanner(family, latency_s, accuracy, up_to_per_s=up_to_per_s)
-    single = GearPlanner(family, latency_s, accuracy, max_steps=1, up_to_per_s=up_to_per_s)
+    single = whole.single
+    assert single is not None
     return {
         "static-model": lambda devices: list(single.static(devices)),
         "switching": lambda devices: list(single.switching(devices)),

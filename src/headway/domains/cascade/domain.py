@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from headway.domains.cascade.declare import CascadeStage
 from headway.domains.cascade.gears import GearPlan, parse_gear_plan
 from headway.errors import PlanError
-from headway.plan.config import StageContext
+from headway.plan.config import Evidence, StageContext
 
 if TYPE_CHECKING:
     from headway.domains.cascade.family import Family
@@ -130,6 +130,28 @@ class CascadeDomain:
             for name in self._stage(context).models
             for hardware in self.hardware(context)
         )
+
+    def evidence(self, context: StageContext, config: GearPlan) -> Evidence:
+        """How its accuracy is known: certified to a bound, or an estimate; both with the number of samples."""
+        from headway.domains.cascade.doubts import asked
+        from headway.domains.cascade.family import planned_table
+
+        stage = self._stage(context)
+        samples = asked(planned_table(stage.table, config.table, f"stages.{context.name}"))
+        estimate = f"its accuracy is an estimate on {samples:,} samples of {stage.table}"
+        if config.guarantee is None:
+            return Evidence("estimated", f"{estimate}, and no bound: no tolerance is declared")
+        return Evidence("certified", f"every gear {config.guarantee}; {estimate}")
+
+    def doubts(
+        self, context: StageContext, config: GearPlan, accuracy: float, columns: Collection[str]
+    ) -> Sequence[str]:
+        """Why the accuracy that was simulated may not be had: too few samples say so."""
+        from headway.domains.cascade.doubts import doubts
+        from headway.domains.cascade.family import planned_table
+
+        table = planned_table(self._stage(context).table, config.table, f"stages.{context.name}")
+        return doubts(table, accuracy, context.spec.slo.accuracy, columns)
 
     def batches_s(self, context: StageContext, config: GearPlan) -> Sequence[float] | None:
         """Mean seconds of 1, 2, ... items that come together, as the cheapest gear serves them with all that follows.
@@ -311,7 +333,8 @@ def _planner(asked: _Asked) -> GearPlanner:
     from headway.domains.cascade.planner import GearPlanner
 
     slo = asked.context.spec.slo
-    return GearPlanner(Family.of(asked.context, asked.hardware), slo.latency_s, slo.accuracy)
+    family = Family.of(asked.context, asked.hardware, len(DOMAIN.hardware(asked.context)))
+    return GearPlanner(family, slo.latency_s, slo.accuracy)
 
 
 DOMAIN = CascadeDomain()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from headway.cascade import Cascade, ValidationTable, certify, judge
+from headway.cascade import Cascade, Certificate, ValidationTable, certify, judge
 from headway.cascade.guarantee import by_safety
 from headway.cascade.search import Judged, search
 from headway.domains.cascade.declare import CascadeStage
+from headway.domains.cascade.gears import Gear, Guarantee
 from headway.domains.cascade.halves import SELECTION, chosen_on, judged_on
 from headway.domains.cascade.route import certified_skips, skips
 from headway.errors import CascadeError, PlanError, nearest
@@ -32,10 +33,19 @@ BUDGET = 20_000
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The cascades worth a gear, and with a tolerance what is certain of each."""
+
+    judged: Judged
+    certificates: Mapping[Cascade, Certificate]
+
+
+@dataclass(frozen=True)
 class Family:
     """The models of a stage on one hardware. `memory_mb` is None where every device holds every model.
 
-    `routed`: whether items may pass over steps by their hardness.
+    `routed`: whether items may pass over steps by their hardness. `among`: from the plans of how many planners one is
+    chosen, of other hardware for instance; what is certified shall hold whichever it is.
     """
 
     where: str
@@ -49,9 +59,10 @@ class Family:
     tolerance: float | None
     confidence: float
     routed: bool = False
+    among: int = 1
 
     @classmethod
-    def of(cls, context: StageContext, hardware: str) -> Family:
+    def of(cls, context: StageContext, hardware: str, among: int = 1) -> Family:
         """Return the family that a stage declares. Raises PlanError, ProfileError or CascadeError for what it lacks."""
         stage = cascade_stage(context)
         table, table_hash = read_table(stage.table)
@@ -71,7 +82,7 @@ class Family:
         memory_mb = None if stage.device_memory_mb is None else _memory_mb(context, stage, hardware)
         return cls(
             where, hardware, table, table_hash, service, memory_mb, stage.device_memory_mb or 0.0,
-            stage.max_rate_per_s, stage.tolerance, stage.confidence, stage.hardness is not None,
+            stage.max_rate_per_s, stage.tolerance, stage.confidence, stage.hardness is not None, among,
         )  # fmt: skip
 
     def batch_sizes(self, slice_s: float) -> dict[str, int]:
@@ -87,12 +98,14 @@ class Family:
         """Return device-seconds per item of each model in full batches."""
         return {name: self.service[name].mean_at(size) / size for name, size in sizes.items()}
 
-    def cascades(self, sizes: Mapping[str, int], max_steps: int = MOST_STEPS, within_s: float | None = None) -> Judged:
+    def cascades(
+        self, sizes: Mapping[str, int], max_steps: int = MOST_STEPS, within_s: float | None = None, sequences: int = 1
+    ) -> Choice:
         """Return the cascades worth a gear on the half that chooses: none is both more accurate and cheaper.
 
         Of those, where given, that are done `within_s` for all but `LATE` of the samples when nothing waits; where none
-        is, of all. With a tolerance only those whose loss is certified on the other half. Raises PlanError when none
-        can be.
+        is, of all. With a tolerance only those whose loss is certified on the other half, as one of so many `sequences`
+        of tests, which all shall hold. Raises PlanError when none can be certified.
         """
         cost_s = self.cost_s(sizes)
         chosen, others = _parts(self.table, tuple(sizes), apart=self.tolerance is not None)
@@ -101,15 +114,17 @@ class Family:
         if within_s is not None:
             found = _some(found, self._late(found, tuple(sizes), within_s) <= LATE)
         kept = [found.cascade(row) for row in found.pareto()]
+        certificates: dict[Cascade, Certificate] = {}
         if self.tolerance is not None:
-            kept = self._certified(kept, chosen, others, cost_s)
+            certificates = self._certified(kept, chosen, others, cost_s, self._confidence(sequences))
+            kept = list(certificates)
         judged = judge(chosen, kept, cost_s)
-        return judge(chosen, [judged.cascade(row) for row in judged.pareto()], cost_s)
+        return Choice(judge(chosen, [judged.cascade(row) for row in judged.pareto()], cost_s), certificates)
 
-    def skips(self, judged: Judged, sizes: Mapping[str, int]) -> dict[Cascade, tuple[float, ...]]:
+    def skips(self, judged: Judged, sizes: Mapping[str, int], sequences: int = 1) -> dict[Cascade, tuple[float, ...]]:
         """Return from which hardness items pass over steps, of the cascades in which they do.
 
-        With a tolerance only where the loss is certified with it, too.
+        With a tolerance only where the loss is certified with it, too, as one of so many `sequences` of tests.
         """
         if not self.routed:
             return {}
@@ -118,12 +133,23 @@ class Family:
         if self.tolerance is None:
             return {cascade: skips(cascade, chosen, cost_s) for cascade in cascades}
         reference = max(chosen.models, key=chosen.accuracy)
-        return certified_skips(cascades, chosen, others, cost_s, reference, self.tolerance, self._confidence)
+        return certified_skips(cascades, chosen, others, cost_s, reference, self.tolerance, self._confidence(sequences))
 
-    @property
-    def _confidence(self) -> float:
-        """How sure each certificate must be: with skips there are two of a cascade, and both shall hold."""
-        return 1.0 - (1.0 - self.confidence) / 2.0 if self.routed else self.confidence
+    def guarantee(self, gears: Sequence[Gear], choice: Choice) -> Guarantee | None:
+        """Return what is certain of gears of these cascades; None without a tolerance."""
+        if self.tolerance is None:
+            return None
+        found = [choice.certificates[gear.cascade] for gear in gears]
+        # With steps passed over a gear is another cascade, which was certified to the tolerance itself.
+        bounds = [self.tolerance if g.skip else one.loss_bound for g, one in zip(gears, found, strict=True)]
+        return Guarantee(found[0].reference, max(bounds), self.confidence, found[0].samples)
+
+    def _confidence(self, sequences: int) -> float:
+        """How sure each sequence of tests must be, so that all hold together: the chance of error is split evenly.
+
+        With skips there are two sequences of each.
+        """
+        return 1.0 - (1.0 - self.confidence) / (sequences * self.among * (2 if self.routed else 1))
 
     def _late(self, judged: Judged, models: tuple[str, ...], within_s: float) -> Floats:
         """Of each cascade, the share of samples whose steps alone, one sample at a time, take longer than that."""
@@ -140,15 +166,16 @@ class Family:
         chosen_on: ValidationTable,
         certified_on: ValidationTable,
         cost_s: Mapping[str, float],
-    ) -> list[Cascade]:
+        confidence: float,
+    ) -> dict[Cascade, Certificate]:
         assert self.tolerance is not None
         reference = max(chosen_on.models, key=chosen_on.accuracy)
-        order = by_safety(chosen_on, kept, cost_s, reference, self._confidence)
+        order = by_safety(chosen_on, kept, cost_s, reference, confidence)
         try:
-            passed = certify(certified_on, order, reference, tolerance=self.tolerance, confidence=self._confidence)
+            passed = certify(certified_on, order, reference, tolerance=self.tolerance, confidence=confidence)
         except CascadeError as error:
             raise PlanError(f"{self.where}.tolerance: {error}") from None
-        return [certificate.cascade for certificate in passed]
+        return {certificate.cascade: certificate for certificate in passed}
 
 
 def work_s(judged: Judged, models: tuple[str, ...], cost_s: Mapping[str, float]) -> Floats:

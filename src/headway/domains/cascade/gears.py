@@ -18,7 +18,7 @@ ALPHA_PER_S = 8.0
 """No dearer gear while more than 1/8 s of arrivals waits (CascadeServe, section 4)."""
 FIELDS = (
     "hardware", "devices", "placement", "max_batch_sizes", "gears", "gears_less_one",
-    "window_s", "alpha_per_s", "table",
+    "window_s", "alpha_per_s", "table", "guarantee",
 )  # fmt: skip
 
 
@@ -79,12 +79,40 @@ class Gear:
 
 
 @dataclass(frozen=True, slots=True)
+class Guarantee:
+    """What is certain of a plan's gears: each loses at most `loss_bound` of accuracy against the model `reference`.
+
+    It holds with `confidence` for all gears together, and for all that they were chosen from; it rests on `samples` of
+    the validation table, which chose none of them.
+
+    >>> print(Guarantee("large", 0.012, 0.95, 400))
+    loses at most 1.2 points of accuracy against large with 95% confidence, certified on 400 samples
+    """
+
+    reference: str
+    loss_bound: float
+    confidence: float
+    samples: int
+
+    def __str__(self) -> str:
+        return (
+            f"loses at most {100 * self.loss_bound:.3g} points of accuracy against {self.reference} with "
+            f"{100 * self.confidence:.4g}% confidence, certified on {self.samples:,} samples"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the guarantee as JSON values."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class GearPlan:
     """What a plan gives a cascade: devices of one hardware, the models that they hold, and gears by rising rate.
 
     `max_batch_size` limits the batches of each model that is placed. Gears stand from the dearest to the cheapest; the
     last serves whatever comes beyond. `gears_less_one`: those that hold when any one device is lost; empty where none
     do. `window_s` and `alpha_per_s` are `policy.cascading.next_gear`'s; `table`: the hash of the validation table.
+    `guarantee`: what the declared tolerance was certified to; None without one.
 
     >>> from headway.cascade import Step
     >>> gear = Gear(Cascade((Step("small"),)), 100.0, (1,))
@@ -100,6 +128,7 @@ class GearPlan:
     window_s: float = WINDOW_S
     alpha_per_s: float = ALPHA_PER_S
     table: str = ""
+    guarantee: Guarantee | None = None
     _hash: int = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -132,6 +161,7 @@ class GearPlan:
             "window_s": self.window_s,
             "alpha_per_s": self.alpha_per_s,
             "table": self.table,
+            **({} if self.guarantee is None else {"guarantee": self.guarantee.to_dict()}),
         }
 
 
@@ -153,6 +183,7 @@ def parse_gear_plan(value: Mapping[str, Any], where: str) -> GearPlan:
         _number(value.get("window_s", WINDOW_S), f"{where}.window_s", above=True),
         _number(value.get("alpha_per_s", ALPHA_PER_S), f"{where}.alpha_per_s"),
         _get(value, "table", str, where) if "table" in value else "",
+        _guarantee(_get(value, "guarantee", Mapping, where), f"{where}.guarantee") if "guarantee" in value else None,
     )
     if "devices" in value and value["devices"] != plan.devices:
         raise PlanError(f"{where}.devices: is {value['devices']!r} where placement has {plan.devices}; leave it out")
@@ -214,6 +245,16 @@ def _gear(value: Any, where: str) -> Gear:
     wait_s = _number(value.get("max_wait_s", 0.0), f"{where}.max_wait_s")
     skip = tuple(_number(hardness, f"{where}.skip", least=-math.inf) for hardness in value.get("skip", ()))
     return Gear(cascade, rate, queues, wait_s, load_split=split, skip=skip, **predicted)
+
+
+def _guarantee(value: Mapping[str, Any], where: str) -> Guarantee:
+    _known(value, [field.name for field in dataclasses.fields(Guarantee)], where)
+    bound, confidence = (
+        _number(_get(value, name, object, where), f"{where}.{name}", least=least)
+        for name, least in (("loss_bound", -math.inf), ("confidence", 0.0))
+    )
+    samples = _whole(_get(value, "samples", object, where), f"{where}.samples", 1)
+    return Guarantee(_get(value, "reference", str, where), bound, confidence, samples)
 
 
 def _group(value: Any, where: str) -> Group:

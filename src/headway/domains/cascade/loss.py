@@ -25,7 +25,7 @@ def without(plan: GearPlan, group: int = 0) -> GearPlan:
     that.
 
     >>> from headway.cascade import Cascade, Step
-    >>> from headway.domains.cascade.gears import Gear
+    >>> from headway.domains.cascade.gears import Gear, Group
     >>> gear = Gear(Cascade((Step("small"),)), 9.0, (1,))
     >>> plan = GearPlan("cpu", (Group(("small",), 2),), (("small", 1),), (gear,), (gear,))
     >>> without(plan).devices

@@ -18,7 +18,7 @@ from headway.plan.config import StageContext
 from headway.plan.explain import predict
 from headway.plan.oracle import Oracle
 from headway.plan.plan import Plan
-from headway.plan.reasons import shortcomings
+from headway.plan.reasons import evidence, shortcomings
 from headway.profile import Profile
 from headway.spec.model import Spec
 from headway.trace import Trace
@@ -68,8 +68,9 @@ def _plan(spec: Spec, profile: Profile, trace: Trace, devices: int, seed: int, w
     context = StageContext(name, stage, spec, profile)
     found: list[Judgment] = []
     said: list[str] = []
-    for hardware in DOMAIN.hardware(context):
-        family = Family.of(context, hardware)
+    usable = DOMAIN.hardware(context)
+    for hardware in usable:
+        family = Family.of(context, hardware, len(usable) * len(wish.shares))
         judge = Judge(family, trace, percent=spec.slo.percentile, seed=seed)
         floor = wish.accuracy if wish.latency_s is None else None
         for share in wish.shares:
@@ -89,7 +90,7 @@ def _plan(spec: Spec, profile: Profile, trace: Trace, devices: int, seed: int, w
         profile,
         stages,
         predicted=predicted.to_dict(),
-        reasons=tuple(short),
+        reasons=(*short, *evidence(oracle.plan(stages))),
         stage_predictions=predicted.stages(),
         feasible=not short,
     )

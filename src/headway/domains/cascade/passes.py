@@ -90,7 +90,8 @@ class FourPasses:
         self.models = tuple(self.sizes)
         counted = self.sizes if batched else dict.fromkeys(self.sizes, 1)
         self.time_s = family.cost_s(counted)
-        self.judged: Judged = family.cascades(counted)
+        self.choice = family.cascades(counted)
+        self.judged: Judged = self.choice.judged
         self.log: list[Entry] = []
         self.rows: list[int] = []
         self._most = [len(self.judged) - 1] * ranges
@@ -271,7 +272,8 @@ class FourPasses:
             gears.append(gear)
         placed = {name for group in self.placement for name in group.models}
         sizes = tuple((name, size) for name, size in self.sizes.items() if name in placed)
-        return GearPlan(self.family.hardware, self.placement, sizes, tuple(gears), table=self.family.table_hash)
+        guarantee, table = self.family.guarantee(gears, self.choice), self.family.table_hash
+        return GearPlan(self.family.hardware, self.placement, sizes, tuple(gears), table=table, guarantee=guarantee)
 
 
 def queue_lengths(most: int) -> list[int]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from headway.cascade import Cascade
 from headway.cascade.search import Judged
-from headway.domains.cascade.family import MOST_STEPS, Family, work_s
+from headway.domains.cascade.family import MOST_STEPS, Choice, Family, work_s
 from headway.domains.cascade.gears import ALPHA_PER_S, WINDOW_S, Gear, GearPlan, Group
 from headway.domains.cascade.place import balance, model_sets, peak_utilization, placements
 from headway.domains.cascade.trial import Trial
@@ -57,7 +57,8 @@ class GearPlanner:
     `accuracy` is the floor that plans of one gear are made for; without it they are of what the devices carry.
     Cascades have `max_steps` steps at most; with 1 gears only switch between models. Gears are made for rates up to
     `up_to_per_s`, the family's highest rate unless given: what must be carried may be less than what comes for a
-    moment.
+    moment. With a tolerance cascades are certified once for each choice of batches, and single models again: all of
+    these `sequences` of tests hold together.
     """
 
     def __init__(
@@ -68,10 +69,12 @@ class GearPlanner:
         *,
         max_steps: int = MOST_STEPS,
         up_to_per_s: float | None = None,
+        sequences: int | None = None,
     ) -> None:
         self.family, self.latency_s, self.accuracy, self.max_steps = family, latency_s, accuracy, max_steps
         self.up_to_per_s = max(family.max_rate_per_s, up_to_per_s or 0.0)
-        self._judged: dict[tuple[tuple[str, int], ...], Judged] = {}
+        self.sequences = (len(self.sizes()) * (2 if max_steps > 1 else 1)) if sequences is None else sequences
+        self._chosen: dict[tuple[tuple[str, int], ...], Choice] = {}
         self._work: dict[tuple[tuple[str, int], ...], Floats] = {}
         self._trials: dict[tuple[object, ...], Trial] = {}
         self._split: dict[tuple[object, ...], tuple[tuple[float, ...], ...]] = {}
@@ -79,7 +82,9 @@ class GearPlanner:
         self._skips: dict[tuple[tuple[str, int], ...], dict[Cascade, tuple[float, ...]]] = {}
         self.single: GearPlanner | None = None
         if max_steps > 1:
-            self.single = GearPlanner(family, latency_s, accuracy, max_steps=1, up_to_per_s=up_to_per_s)
+            self.single = GearPlanner(
+                family, latency_s, accuracy, max_steps=1, up_to_per_s=up_to_per_s, sequences=self.sequences
+            )
 
     def plans(self, devices: int) -> list[GearPlan]:
         """Return the plans for so many devices, each once. Raises TooFew when they do not carry the highest rate."""
@@ -139,10 +144,7 @@ class GearPlanner:
 
     def judged(self, sizes: Mapping[str, int]) -> Judged:
         """Return the cascades worth a gear when batches are that large."""
-        key = tuple(sizes.items())
-        if key not in self._judged:
-            self._judged[key] = self.family.cascades(sizes, self.max_steps, self.latency_s)
-        return self._judged[key]
+        return self._choice(sizes).judged
 
     def work(self, sizes: Mapping[str, int]) -> Floats:
         """Return the device-seconds per item that each of these cascades asks of each model."""
@@ -210,6 +212,13 @@ class GearPlanner:
             return True
         error = self._error(self.judged(self.sizes()[0]))
         return max(gear.accuracy or 0.0 for gear in plan.gears) >= self.accuracy - SURELY * error
+
+    def _choice(self, sizes: Mapping[str, int]) -> Choice:
+        """The cascades worth a gear when batches are that large, with what is certain of them."""
+        key = tuple(sizes.items())
+        if key not in self._chosen:
+            self._chosen[key] = self.family.cascades(sizes, self.max_steps, self.latency_s, self.sequences)
+        return self._chosen[key]
 
     def _error(self, judged: Judged) -> float:
         """The standard error of the difference between a cascade's accuracies on the two halves of the table."""
@@ -286,7 +295,7 @@ class GearPlanner:
         """The gear with the hardness from which items skip steps, where that is known of the family."""
         key = tuple(sizes.items())
         if key not in self._skips:
-            self._skips[key] = self.family.skips(self.judged(sizes), sizes)
+            self._skips[key] = self.family.skips(self.judged(sizes), sizes, self.sequences)
         return replace(gear, skip=self._skips[key].get(gear.cascade, ()))
 
     def whole(
@@ -309,6 +318,7 @@ class GearPlanner:
             min(1.0, max(COUNTED / most, LEAST_WINDOW_S, min(WINDOW_S, WINDOW_SHARE * self.latency_s))),
             ALPHA_PER_S,
             self.family.table_hash,
+            self.family.guarantee((*gears, *less), self._choice(sizes)),
         )
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from headway.bench.cascades import joins
 from headway.bench.cascades.auc import auc, loss_error
-from headway.bench.cascades.flights import BASE, base, by_key
+from headway.bench.cascades.flights import BASE, Flights, base, by_key
+from headway.bench.cascades.joins import Variant
 from headway.bench.cascades.store import serving
+from headway.cascade.cache import Cache
 from headway.cascade.lookup import Lookup
+from headway.cascade.run import Counters
 
 
 def test_a_store_answers_look_ups_over_a_socket() -> None:
@@ -65,3 +72,34 @@ def test_areas_are_those_of_scikit_learn_and_the_error_of_a_loss_is_that_of_rows
 
     again = [loss(draws.integers(800, size=800)) for _ in range(300)]
     assert loss_error(late, full, other) == pytest.approx(np.std(again), rel=0.15)
+
+
+def test_what_is_timed_comes_from_all_of_the_test_part_and_warming_is_not_counted() -> None:
+    asked: list[int] = []
+    table = Lookup(lambda keys: [[1.0] for _ in keys], cache=Cache(9_999))
+
+    def query(flight: Mapping[str, Any]) -> float:
+        asked.append(flight["flight"])
+        # Every flight has a partner in its span's warm-up, whose row is cached.
+        return float(table([flight["flight"] % joins.WARM]).sum())
+
+    many = 50 * joins.WARM
+    frame = pd.DataFrame({"month": 11, "day": 1, "departure_min": 1, "flight": range(many)})
+    variant, sparse = Variant(query, lookups={"plane": table}), Variant(lambda flight: 0.0, every=10)
+    joins._replay(
+        Flights({"test": frame}, {}, {}), {"one": variant, "other": sparse}, joins.DataClock(), joins.WARM, spans=5
+    )
+    assert (asked[0], asked[-1]) == (0, many - 1)
+    assert len(np.unique(np.array(asked) * 5 // many)) == 5
+    assert len(variant.latency_s) == 10 * len(sparse.latency_s) == 5 * joins.WARM
+    assert (variant.hits["plane"], variant.looked_up["plane"]) == (5 * joins.WARM, 5 * joins.WARM)
+    assert table.count.lookups == 2 * 5 * joins.WARM
+    assert [
+        (row.name, row.value) for row in joins._use_rows("head", replace(variant, counters=[COUNTED, COUNTED]))
+    ] == [
+        ("head/answered-by-small", 0.75),
+        ("head/hit-rate/plane", 1.0),
+    ]
+
+
+COUNTED = Counters(("small", "full"), [3, 1], rows=4)

@@ -8,6 +8,7 @@ dictionaries in memory, which need no store at all.
 from __future__ import annotations
 
 import importlib
+from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -31,7 +32,7 @@ from headway.cascade.graded import bootstrap_bound
 from headway.cascade.importance import block_importance
 from headway.cascade.lookup import Lookup
 from headway.cascade.model import Cascade, Step
-from headway.cascade.run import FittedCascade
+from headway.cascade.run import Counters, FittedCascade
 from headway.cascade.select import subsets
 from headway.errors import HeadwayError
 
@@ -43,9 +44,11 @@ TOLERANCE = 0.01
 """How much AUC the cascade may lose against the full model, at 95 % confidence."""
 CACHE_ENTRIES = 2_000
 TTL_S = 3_600.0
-WARM, QUERIES, BLOCK = 2_000, 2_000, 100
-QUICK_QUERIES, QUICK_LIMIT = 200, 3_000
-FAR_S, FAR_QUERIES = 0.001, 400
+WARM, QUERIES, SPANS = 100, 100, 20
+"""Queries of a span that warm the caches and that are timed, and spans: the weather of a few days is not that of many,
+and with it the share of queries that the small model leaves to the full one."""
+QUICK_SPANS, QUICK_LIMIT = 2, 3_000
+FAR_S, FAR_QUERIES = 0.001, 20
 """A store in another rack answers after about a millisecond."""
 PANDAS_SHARE = 10
 """One query of so many is also put to pandas, which takes a hundred times as long."""
@@ -109,13 +112,40 @@ ABLATION = {
 
 @dataclass
 class Variant:
-    """One way to answer queries, and how long it took for each."""
+    """One way to answer queries, and how long it took for each that was timed; what these looked up and answered."""
 
     query: Query
     every: int = 1
     latency_s: list[float] = field(default_factory=list)
     lookups: Mapping[str, Lookup] = field(default_factory=dict)
     runner: FittedCascade | None = None
+    counters: list[Counters] = field(default_factory=list)
+    hits: Tally[str] = field(default_factory=Tally)
+    looked_up: Tally[str] = field(default_factory=Tally)
+
+    def warm(self, queries: Sequence[Mapping[str, Any]], clock: DataClock) -> None:
+        """Ask these queries for the caches' sake alone."""
+        for query in queries[:: self.every]:
+            clock.at(query)
+            self.query(query)
+
+    def time(self, queries: Sequence[Mapping[str, Any]], clock: DataClock) -> None:
+        """Ask these queries and count what they take."""
+        before = {name: lookup.count for name, lookup in self.lookups.items()}
+        if self.runner is not None:
+            self.runner.reset()
+        for query in queries[:: self.every]:
+            clock.at(query)
+            began = perf_counter()
+            self.query(query)
+            self.latency_s.append(perf_counter() - began)
+        if self.runner is not None:
+            self.counters.append(self.runner.counters)
+            self.runner.reset()
+        for name, lookup in self.lookups.items():
+            count = lookup.count
+            self.hits[name] += count.hits - before[name].hits
+            self.looked_up[name] += count.lookups - before[name].lookups
 
 
 def features_all(options: BenchOptions) -> Iterator[Row]:
@@ -195,8 +225,7 @@ def _near(
     variants["indexed"] = Variant(partial(_indexed, learned.full, tables))
     variants["indexed-compiled"] = Variant(partial(_indexed, compiled(learned.full, _sample(data)), tables))
     variants["pandas"] = Variant(partial(_pandas, data, learned.full), every=PANDAS_SHARE)
-    queries = QUICK_QUERIES if quick else QUERIES
-    _replay(data, variants, clock, min(WARM, queries), queries)
+    _replay(data, variants, clock, QUERIES, QUICK_SPANS if quick else SPANS)
     bars = {"pandas": ">= 16", "indexed": ">= 4"}
     rows = [*_latency_rows("features-all", variants, bars), *_use_rows("features-all", variants["whole"])]
     for name in ("without-any", "whole"):
@@ -207,7 +236,7 @@ def _near(
 def _far(data: Flights, learned: Learned, client: Client, quick: bool) -> list[Row]:
     clock = DataClock()
     variants = {name: _variant(data, learned, client, clock, means) for name, means in ABLATION.items()}
-    _replay(data, variants, clock, WARM // 10 if quick else WARM // 2, FAR_QUERIES // 10 if quick else FAR_QUERIES)
+    _replay(data, variants, clock, FAR_QUERIES, QUICK_SPANS if quick else SPANS)
     return [*_latency_rows("features-all/far", variants, {}), *_use_rows("features-all/far", variants["whole"])]
 
 
@@ -261,21 +290,18 @@ def _pandas(data: Flights, model: Any, query: Mapping[str, Any]) -> float:
     return float(model.predict_proba(data.joined(pd.DataFrame([query])).to_numpy(np.float64))[0, 1])
 
 
-def _replay(data: Flights, variants: Mapping[str, Variant], clock: DataClock, warm: int, queries: int) -> None:
-    """Put consecutive flights to every variant, block by block in turn; the first of them only warm the caches."""
-    asked = data.parts["test"].head(warm + queries).to_dict("records")
-    for begin in range(0, len(asked), BLOCK):
+def _replay(data: Flights, variants: Mapping[str, Variant], clock: DataClock, queries: int, spans: int) -> None:
+    """Put spans of consecutive flights, from all over the test months, to every variant in turn.
+
+    The first of each span only warm the caches, which have nothing left of the span before.
+    """
+    flights = data.parts["test"]
+    for begin in np.linspace(0, len(flights) - WARM - queries, spans).astype(int).tolist():
+        asked = flights.iloc[begin : begin + WARM + queries].to_dict("records")
         for variant in variants.values():
-            for place, query in enumerate(asked[begin : begin + BLOCK], begin):
-                if place % variant.every:
-                    continue
-                if place == warm and variant.runner is not None:
-                    variant.runner.reset()
-                clock.at(query)
-                began = perf_counter()
-                variant.query(query)
-                if place >= warm:
-                    variant.latency_s.append(perf_counter() - began)
+            variant.warm(asked[:WARM], clock)
+        for variant in variants.values():
+            variant.time(asked[WARM:], clock)
 
 
 def _latency_rows(head: str, variants: Mapping[str, Variant], bars: Mapping[str, str]) -> list[Row]:
@@ -295,21 +321,25 @@ def _latency_rows(head: str, variants: Mapping[str, Variant], bars: Mapping[str,
 
 
 def _use_rows(head: str, whole: Variant) -> list[Row]:
-    assert whole.runner is not None
-    rows = [Row(f"{head}/answered-by-small", whole.runner.counters.shares["small"], "of queries")]
-    for name, lookup in whole.lookups.items():
-        rate = lookup.count.hit_rate
-        rows.append(Row(f"{head}/hit-rate/{name}", 0.0 if rate is None else rate, "of look-ups"))
+    answered = Tally[str]()
+    for one in whole.counters:
+        answered.update(dict(zip(one.models, one.exits, strict=True)))
+    rows = [Row(f"{head}/answered-by-small", answered["small"] / answered.total(), "of queries")]
+    for name in whole.lookups:
+        asked = whole.looked_up[name]
+        rows.append(Row(f"{head}/hit-rate/{name}", whole.hits[name] / asked if asked else 0.0, "of look-ups"))
     return rows
 
 
 def _time_rows(head: str, variant: Variant) -> list[Row]:
     """Where the time of a query goes, in the mean: each feature, each model, and what is left for putting together."""
-    assert variant.runner is not None
-    counters = variant.runner.counters
-    parts = {**counters.spent.seconds, **counters.model_s}
+    parts: dict[str, float] = {}
+    for one in variant.counters:
+        for name, spent_s in (*one.spent.seconds.items(), *one.model_s.items()):
+            parts[name] = parts.get(name, 0.0) + spent_s
     parts["else"] = sum(variant.latency_s) - sum(parts.values())
-    return [Row(f"{head}/{name}", 1e6 * spent_s / counters.rows, "us per query") for name, spent_s in parts.items()]
+    queries = len(variant.latency_s)
+    return [Row(f"{head}/{name}", 1e6 * spent_s / queries, "us per query") for name, spent_s in parts.items()]
 
 
 def _auc_rows(data: Flights, learned: Learned, seed: int) -> list[Row]:

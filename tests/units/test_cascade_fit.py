@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from sklearn.preprocessing import FunctionTransformer
 from headway.cascade.adapt import Parts
 from headway.cascade.features import Feature, Features
 from headway.cascade.fit import fit_cascade
-from headway.cascade.run import FittedCascade
+from headway.cascade.run import Evidence, FittedCascade
 from headway.errors import CascadeError
 
 Array = NDArray[np.float64]
@@ -241,6 +242,43 @@ def test_models_that_are_fitted_elsewhere_are_left_as_they_are() -> None:
     assert cascade.cascade.models == ("small", "full")
 
 
+def test_where_nothing_is_cheaper_the_pipeline_answers_alone() -> None:
+    rows, truth = population(3000)
+    first, second = (linear().fit(rows[:, [at]], truth) for at in (0, 1))
+    clock = Work()
+    full = clock.of(1e-6, lambda block: second.predict_proba(block[:, [1]]))
+    slow = clock.of(100e-6, lambda block: first.predict_proba(block[:, [0]]))
+    pipeline = Parts(Features({"rows": Feature(lambda rows: rows)}), ("rows",), full, classes=(0, 1))
+    held = population(5000, seed=4)
+    made = fit_cascade(pipeline, *held, models={"slow": slow}, clock=clock)
+    assert made.cascade.models == ("full",)
+    assert made.evidence is not None
+    assert (made.evidence.projected_speedup, made.evidence.certificate.loss_bound) == (1.0, 0.0)
+    assert "no cascade is cheaper than full: it answers alone" in made.explain()
+    assert np.array_equal(made.predict(held[0]), second.predict(held[0][:, [1]]))
+
+
+def test_a_cascade_that_calibration_shows_to_be_slower_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is cheaper on the rows that choose need not be on those that certify."""
+    monkeypatch.setattr(Evidence, "slower", property(lambda evidence: len(evidence.reached) > 1))
+    assert fitted().cascade.models == ("full",)
+
+
+def test_a_class_that_was_not_learned_cannot_be_calibrated_on() -> None:
+    rows, truth = population(400, seed=2)
+    with pytest.raises(CascadeError, match=r"calibration: the label 2 is none of those learned from \(0, 1\)"):
+        fitted(400, calibration=(rows, truth + 1))
+
+
+def test_a_model_file_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(CascadeError, match=r"no\.onnx: there is no such file"):
+        fitted(400, models={"other": str(tmp_path / "no.onnx")})
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    with pytest.raises(CascadeError, match=r"bad\.onnx: is no model that ONNX Runtime can load"):
+        fitted(400, models={"other": str(tmp_path / "bad.onnx")})
+
+
 def test_too_few_rows_to_certify_is_an_error_that_names_how_many_are_needed() -> None:
     with pytest.raises(CascadeError, match=r"about [\d,]+ samples like these are needed"):
         fitted(300, tolerance=0.01)
@@ -255,6 +293,7 @@ def test_nothing_that_agrees_with_the_pipeline_is_an_error() -> None:
     ("labels", "message"),
     [
         (np.zeros(100), "all 100 rows have the same one"),
+        (None, "none are given for 100 rows; one label per row"),
         (np.append(np.tile([0.0, 1.0], 49), [np.nan, 1.0]), "1 of 100 are missing"),
         ([None, *["a", "b"] * 49, "a"], "1 of 100 are missing"),
         (np.zeros((100, 2)), r"\(100, 2\) for 100 rows; one label per row"),
@@ -274,6 +313,8 @@ def test_labels_that_cannot_be_learned_from_are_refused(labels: Any, message: st
         ({"confidence": 95.0}, "confidence is 95.0"),
         ({"mode": "points"}, "unknown mode 'points'; did you mean 'point'"),
         ({"folds": 1}, "folds is 1; at least 2"),
+        ({"batch_size": 0}, "batch_size is 0; at least 1"),
+        ({"max_steps": 0}, "max_steps is 0; at least 1"),
         ({"how_certain": "margn"}, "unknown name 'margn'; did you mean 'margin'"),
         ({"models": {"full": linear()}}, "'full' is the name of the pipeline's own"),
     ],

@@ -116,6 +116,21 @@ def test_an_unknown_model_is_named_with_the_nearest() -> None:
             "sample '0' has the label 'x' in the rows of 'a' and 'y'",
         ),
         ("sample,model,certainty,score\n", "it has no model"),
+        ("sample,model,label,predicted,certainty\n", "it has no model; a row per sample and model must follow"),
+        (
+            "sample,model,label,predicted,certainty\n0,a,x,x,1\n1,a,nan,x,1\n",
+            "line 3: the label is 'nan'; leave the sample out",
+        ),
+        ("sample,model,label,predicted,certainty\n0,a,x,NaN,1\n", "line 2: the predicted is 'NaN'"),
+        (
+            "sample,model,label,predicted,certainty\n0,a,x,x,1\n1,a,y,y,inf\n",
+            "line 3: the certainty is 'inf'; a finite",
+        ),
+        ("sample,model,certainty,score\n0,a,-Infinity,1\n", "line 2: the certainty is '-Infinity'"),
+        (
+            "sample,model,label,predicted,certainty\n0,a,cat,Cat,1\n1,a,dog,Dog,1\n",
+            "model 'a' predicts 'Cat', 'Dog' where labels are 'cat', 'dog'; both must spell the same",
+        ),
         ("", "no column 'sample'"),
     ],
 )
@@ -125,6 +140,16 @@ def test_what_is_wrong_in_a_file_is_named_with_its_line(tmp_path: Path, text: st
     with pytest.raises(CascadeError, match=said) as refusal:
         ValidationTable.read(path)
     assert str(refusal.value).startswith(f"{path}: ")
+
+
+def test_whole_numbers_are_the_same_however_they_are_written(tmp_path: Path) -> None:
+    """As pandas writes a column of whole numbers in which one was missing for a while."""
+    path = tmp_path / "table.csv"
+    path.write_text("sample,model,label,predicted,certainty\n0,a,3.0,3,0.5\n1,a,-2.0,3,0.5\n2,a,1.0,1.00,0.5\n")
+    read = ValidationTable.read(path)
+    assert read.correct["a"].tolist() == [True, False, True]
+    assert read.labels is not None
+    assert read.labels.tolist() == [3, -2, 1]
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,3 +156,12 @@ def test_a_guarantee_that_makes_no_sense_is_refused(tmp_path: Path, change: dict
     assert DOMAIN.parse_config(fields, "current.cascade").to_dict() == fields
     with pytest.raises(PlanError, match=said):
         DOMAIN.parse_config({**fields, "guarantee": {**fields["guarantee"], **change}}, "current.cascade")
+
+
+def test_how_many_samples_the_whole_table_needs_is_said(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="samples like these are needed to certify") as refusal:
+        family_of(tmp_path, tolerance="1%").cascades(dict.fromkeys(("small", "medium", "large"), 4))
+    found = re.search(r"about ([\d,]+) samples .* table does: ([\d,]+) in all, where it has 600", str(refusal.value))
+    assert found is not None
+    half, whole = (int(number.replace(",", "")) for number in found.groups())
+    assert whole == 2 * half

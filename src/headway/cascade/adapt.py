@@ -245,9 +245,14 @@ def _onnx(path: Path) -> Callable[[Block], Any]:
         import onnxruntime
     except ModuleNotFoundError:
         raise CascadeError(f"{path}: onnxruntime is not installed; pip install 'headway[learn]'") from None
+    if not path.is_file():
+        raise CascadeError(f"{path}: there is no such file; give the path of a model in ONNX, or one with `fit`")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors have no base but this one
+        raise CascadeError(f"{path}: is no model that ONNX Runtime can load: {error}") from None
     given = session.get_inputs()[0].name
 
     def probabilities(block: Block) -> Any:

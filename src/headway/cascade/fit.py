@@ -19,11 +19,11 @@ from headway.cascade.certainty import Certainty
 from headway.cascade.costs import Costs
 from headway.cascade.features import Clock
 from headway.cascade.guarantee import by_safety, certify
-from headway.cascade.model import Cascade
+from headway.cascade.model import Cascade, Step
 from headway.cascade.rows import Rows, count, take
 from headway.cascade.run import Evidence, FittedCascade, same_classes
 from headway.cascade.search import Judged, credit, judge, search
-from headway.cascade.table import ValidationTable
+from headway.cascade.table import ValidationTable, few
 from headway.errors import CascadeError, nearest
 
 MODES = ("batch", "point")
@@ -64,7 +64,8 @@ def fit_cascade(
 
     Among cascades that are seen to lose at most `expected_loss`, a standard error included (a fifth of the tolerance
     unless given), the one of least cost is chosen, for batches of `batch_size` rows, or single ones when `mode` is
-    "point". Costs are measured, so that two runs may choose differently; a `clock` that is given decides them.
+    "point". Where none is cheaper than the full pipeline, that is returned alone. Costs are measured, so that two runs
+    may choose differently; a `clock` that is given decides them.
 
     `how_certain` says how scores become a certainty: by name ("margin", "highest", "entropy"; "calibrated" and
     "calibrated-by-class" are learned from the rows that cascades are chosen on), or a function.
@@ -83,6 +84,9 @@ def fit_cascade(
     True
     """
     _check(tolerance, confidence, mode, folds)
+    for name, value in (("batch_size", batch_size), ("max_steps", max_steps)):
+        if value < 1:
+            raise CascadeError(f"fit_cascade: {name} is {value}; at least 1 is needed")
     parts, truth = adapt(pipeline, rows), _truth(labels, count(rows))
     learn, learned, held, held_truth = _apart(rows, truth, calibration, seed)
     at_once = batch_size if mode == "batch" else 1
@@ -95,10 +99,26 @@ def fit_cascade(
     needed = {name: selection.candidates[name] for name in names}
     fitted = {name: trained.model(candidate) for name, candidate in needed.items()}
     table = _table(held_truth, fitted, scores(trained.features, fitted, needed, held), selection.sure)
+    evidence = _evidence(table, chosen, selection, parts, (tolerance, confidence), seed)
+    if evidence.slower:
+        evidence = _evidence(table, [selection.alone], selection, parts, (tolerance, confidence), seed)
+    certificate = evidence.certificate
+    return FittedCascade(certificate.cascade, trained.features, fitted, selection.sure, evidence=evidence, clock=clock)
+
+
+def _evidence(
+    table: ValidationTable,
+    chosen: list[Cascade],
+    selection: _Selection,
+    parts: Parts,
+    sure: tuple[float, float],
+    seed: int,
+) -> Evidence:
+    """What is certain of the cheapest cascade that is certified; `sure` is the tolerance and the confidence."""
+    tolerance, confidence = sure
     certificate = certify(table, chosen, FULL, tolerance=tolerance, confidence=confidence, seed=seed)[-1]
     reached = judge(table, [certificate.cascade], selection.step_s).reaching[0]
-    evidence = Evidence(certificate, selection.costs, tuple(reached.tolist()), at_once, parts.inputs)
-    return FittedCascade(certificate.cascade, trained.features, fitted, selection.sure, evidence=evidence, clock=clock)
+    return Evidence(certificate, selection.costs, tuple(reached.tolist()), selection.at_once, parts.inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +144,11 @@ class _Selection:
     costs: Costs
     at_once: int
 
+    @property
+    def alone(self) -> Cascade:
+        """The full pipeline alone."""
+        return Cascade((Step(FULL, self.candidates[FULL].features),))
+
     def step_s(self, models: tuple[str, ...]) -> list[float]:
         """Seconds per row of each step of these models."""
         return self.costs.steps_s(models, self.at_once)
@@ -131,12 +156,15 @@ class _Selection:
     def sequence(self, tolerance: float, expected_loss: float, confidence: float, samples: int) -> list[Cascade]:
         """The cascades to certify on `samples` rows, the safest first: the last is the cheapest that should pass.
 
-        The others have the same steps and higher thresholds. Raises CascadeError when there is nothing but the
-        reference.
+        The others have the same steps and higher thresholds. The reference alone where nothing is cheaper. Raises
+        CascadeError when all that is cheaper loses too much.
         """
         judged, reference = self.judged, self.table.credit[FULL]
         alone = (judged.model[:, 0] == self.table.models.index(FULL)) & (judged.model[:, 1:] < 0).all(axis=1)
-        seen = np.flatnonzero(~alone & (judged.accuracy >= reference.mean() - expected_loss - 1e-12))
+        cheaper = ~alone & (judged.cost_s <= self.step_s((FULL,))[0])
+        if not cheaper.any():
+            return [self.alone]
+        seen = np.flatnonzero(cheaper & (judged.accuracy >= reference.mean() - expected_loss - 1e-12))
         z = NormalDist().inv_cdf(confidence) + NormalDist().inv_cdf(POWER)
         least, target = math.inf, -1
         for at in seen[np.argsort(judged.cost_s[seen], kind="stable")]:
@@ -217,7 +245,14 @@ def _apart(
     """Rows and labels to learn from, and those to certify on."""
     if isinstance(calibration, tuple):
         held, labels = calibration
-        return rows, truth, held, _truth(labels, count(held))
+        held_truth = _truth(labels, count(held))
+        unknown = sorted(set(held_truth.tolist()) - set(truth.tolist()), key=str)
+        if unknown:
+            raise CascadeError(
+                f"calibration: the label {unknown[0]!r} is none of those learned from ({few(truth.tolist())}); leave "
+                "its rows out, or give rows of it to learn from"
+            )
+        return rows, truth, held, held_truth
     if not 0.0 < calibration < 1.0:
         raise CascadeError(f"fit_cascade: calibration is {calibration}; a share lies between 0 and 1")
     split = _splitting().train_test_split
@@ -247,6 +282,8 @@ def _splitting() -> Any:
 
 def _truth(labels: Any, rows: int) -> Truth:
     """Labels as a vector, none missing."""
+    if labels is None:
+        raise CascadeError(f"labels: none are given for {rows:,} rows; one label per row is needed")
     truth = np.asarray(labels)
     if truth.shape != (rows,):
         raise CascadeError(f"labels: {truth.shape} for {rows:,} rows; one label per row is needed")

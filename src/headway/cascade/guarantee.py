@@ -63,6 +63,14 @@ class Certificate:
         return {**values, "cascade": self.cascade.to_dict()}
 
 
+class NotCertified(CascadeError):
+    """No cascade is sure to lose so little; about `needed` samples like these would do, None where no number does."""
+
+    def __init__(self, text: str, needed: int | None) -> None:
+        super().__init__(text)
+        self.needed = needed
+
+
 def certify(
     table: ValidationTable,
     cascades: Sequence[Cascade],
@@ -78,7 +86,7 @@ def certify(
     The table must not have been used to choose the cascades. With `correction` "sequence" they are tested in the given
     order, the safest first (`by_safety`), each at full confidence, until one fails (Learn then Test, arXiv 2110.01052);
     all before it are certified, at `tolerance` or, where none fails, at their largest bound (Hsu and Berger, JASA 94,
-    1999). With "bonferroni" all are tested, each at 1 - (1 - confidence) / candidates. Raises CascadeError when none
+    1999). With "bonferroni" all are tested, each at 1 - (1 - confidence) / candidates. Raises NotCertified when none
     can be certified; it names the number of samples that would do, or why none would.
 
     >>> table = ValidationTable([0, 1] * 200, {"a": [0, 1] * 200}, {"a": [0.9] * 400})
@@ -94,7 +102,7 @@ def certify(
             break
     passed = [one for one in tested if one.bound <= tolerance]
     if not passed:
-        raise CascadeError(_why_none(min(tested, key=lambda one: one.bound), reference, tolerance, each))
+        raise _why_none(min(tested, key=lambda one: one.bound), reference, tolerance, each)
     largest = max(one.bound for one in passed)
     together = None if correction != "sequence" else largest if len(passed) == len(cascades) else tolerance
     return tuple(
@@ -234,17 +242,18 @@ def _check(
         )
 
 
-def _why_none(best: _Tested, reference: str, tolerance: float, confidence: float) -> str:
-    """The sentence for a tolerance that no cascade is sure to keep, and what would help."""
+def _why_none(best: _Tested, reference: str, tolerance: float, confidence: float) -> NotCertified:
+    """The error for a tolerance that no cascade is sure to keep, and what would help."""
     found = (
         f"certify: no cascade is sure to lose at most {_points(tolerance)}: the nearest, {best.cascade}, answers "
         f"{best.worse:,} of {best.samples:,} samples worse than {reference} and {best.better:,} better, which bounds "
         f"its loss at {_points(best.bound)} with {confidence:.4g} confidence"
     )
     if best.loss >= tolerance:
-        return f"{found}; it was seen to lose {_points(best.loss)}, so raise its thresholds or allow a larger loss"
+        text = f"{found}; it was seen to lose {_points(best.loss)}, so raise its thresholds or allow a larger loss"
+        return NotCertified(text, None)
     needed = samples_needed(tolerance, max(best.spread, abs(best.loss)), best.loss, confidence)
-    return f"{found}; about {needed:,} samples like these are needed"
+    return NotCertified(f"{found}; about {needed:,} samples like these are needed", needed)
 
 
 def _points(share: float) -> str:

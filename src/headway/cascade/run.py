@@ -76,6 +76,13 @@ class Evidence:
     inputs: tuple[str, ...]
 
     @property
+    def slower(self) -> bool:
+        """Whether it should take longer than the full pipeline, by measured costs and shares."""
+        models = self.certificate.cascade.models
+        full_s = self.costs.expected_s((self.certificate.reference,), (1.0,), self.at_once)
+        return self.costs.expected_s(models, self.reached, self.at_once) > full_s
+
+    @property
     def projected_speedup(self) -> float:
         """How many times as fast as the full pipeline it should be, by measured costs and shares."""
         models = self.certificate.cascade.models
@@ -183,6 +190,8 @@ class FittedCascade:
             f"about {evidence.projected_speedup:.2f} times as fast as {certificate.reference} for {evidence.at_once:,} "
             "rows at once"
         )
+        if self.cascade.models == (certificate.reference,):
+            lines.append(f"no cascade is cheaper than {certificate.reference}: it answers alone")
         if self.counters.time_shares:
             shares = (f"{name} {share:.0%}" for name, share in self.counters.time_shares.items())
             lines.append(f"where the time went: {', '.join(shares)}")

@@ -197,7 +197,8 @@ class ValidationTable:
         """Read a table in CSV: a row per sample and model, as `write` writes it.
 
         Columns: `sample`, `model`, `certainty`, and `label` and `predicted`, or `score`, or all; also `hardness`.
-        Labels that all are whole numbers become numbers, others stay text. Raises CascadeError naming file and line.
+        Where all labels and predictions are whole numbers, written as 3 or 3.0, they become numbers, else they stay
+        text. Raises CascadeError naming file and line, and for a model none of whose predictions is any of the labels.
         """
         target = Path(path)
         try:
@@ -245,6 +246,7 @@ def _parse(rows: Any) -> ValidationTable:
         if len(row) != len(header):
             raise CascadeError(f"line {rows.line_num}: {len(row)} values where the header names {len(header)} columns")
         values = dict(zip(header, row, strict=True))
+        _known(values, rows.line_num)
         samples = cells.setdefault(values["model"], {})
         if values["sample"] in samples:
             raise CascadeError(
@@ -252,7 +254,9 @@ def _parse(rows: Any) -> ValidationTable:
                 "keep one row"
             )
         samples[values["sample"]] = values
-    order = list(next(iter(cells.values()), {}))
+    if not cells:
+        raise CascadeError("validation table: it has no model; a row per sample and model must follow the header")
+    order = list(next(iter(cells.values())))
     for model, samples in cells.items():
         for sample in (*order, *samples):
             if sample not in samples or sample not in cells[next(iter(cells))]:
@@ -269,6 +273,13 @@ def _parse(rows: Any) -> ValidationTable:
     said = group("predicted", list) or {}
     texts = [*(labels or []), *(text for texts in said.values() for text in texts)]
     typed: Callable[[list[str]], Any] = _whole if all(map(_is_whole, texts)) else list
+    if labels is not None:
+        for model, answers in said.items():
+            if not set(typed(answers)) & set(typed(labels)):
+                raise CascadeError(
+                    f"model {model!r} predicts {few(answers)} where labels are {few(labels)}; both must spell the same "
+                    "classes alike"
+                )
     return ValidationTable(
         None if labels is None else typed(labels),
         group("predicted", typed),
@@ -292,9 +303,29 @@ def _agreed(cells: Mapping[str, Mapping[str, Mapping[str, str]]], order: Sequenc
     return stated
 
 
+def _known(values: Mapping[str, str], line: int) -> None:
+    """Refuse what stands for a value that is not known: a class that is not a number, a certainty without end."""
+    for name in ("label", "predicted"):
+        if values.get(name, "").strip().lower() == "nan":
+            raise CascadeError(f"line {line}: the {name} is {values[name]!r}; leave the sample out, or name its class")
+    if values["certainty"].strip().lower().lstrip("+-") in ("nan", "inf", "infinity"):
+        raise CascadeError(f"line {line}: the certainty is {values['certainty']!r}; a finite number is needed")
+
+
+def few(classes: Sequence[Any]) -> str:
+    """Return the first few of some classes, for an error.
+
+    >>> few(["b", "a", "b"])
+    "'a', 'b'"
+    """
+    listed = sorted(set(classes))
+    return ", ".join(repr(value) for value in listed[:3]) + (", ..." if len(listed) > 3 else "")
+
+
 def _is_whole(text: str) -> bool:
-    return text.removeprefix("-").isdecimal() and len(text) <= 18
+    digits, _, zeros = text.removeprefix("-").partition(".")
+    return digits.isdecimal() and len(digits) <= 17 and not zeros.strip("0")
 
 
 def _whole(texts: list[str]) -> NDArray[np.int64]:
-    return np.array(texts, np.int64)
+    return np.array([text.partition(".")[0] for text in texts], np.int64)

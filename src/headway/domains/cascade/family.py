@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headway.cascade import Cascade, Certificate, ValidationTable, certify, judge
-from headway.cascade.guarantee import by_safety
+from headway.cascade.guarantee import NotCertified, by_safety
 from headway.cascade.search import Judged, search
 from headway.domains.cascade.declare import CascadeStage
 from headway.domains.cascade.gears import Gear, Guarantee
 from headway.domains.cascade.halves import SELECTION, chosen_on, judged_on
 from headway.domains.cascade.route import certified_skips, skips
-from headway.errors import CascadeError, PlanError, nearest
+from headway.errors import PlanError, nearest
 from headway.plan.config import StageContext
 from headway.profile.service import ServiceTime
 
@@ -173,8 +174,14 @@ class Family:
         order = by_safety(chosen_on, kept, cost_s, reference, confidence)
         try:
             passed = certify(certified_on, order, reference, tolerance=self.tolerance, confidence=confidence)
-        except CascadeError as error:
-            raise PlanError(f"{self.where}.tolerance: {error}") from None
+        except NotCertified as error:
+            rows = ""
+            if error.needed is not None:
+                whole = math.ceil(error.needed / (1 - SELECTION))
+                rows = (
+                    f" to certify, which half of the table does: {whole:,} in all, where it has {self.table.samples:,}"
+                )
+            raise PlanError(f"{self.where}.tolerance: {error}{rows}") from None
         return {certificate.cascade: certificate for certificate in passed}
 
 

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from headway.cascade import ValidationTable
+from headway.cascade.table import few
 from headway.domains.cascade.declare import SIZE, CascadeStage
 from headway.domains.cascade.live_answers import StepModel, scores_of
 from headway.domains.cascade.live_route import hardness_of, hardness_worker, size_bytes
@@ -175,9 +176,16 @@ def table_of(
     for model, answers in values.items():
         if not set(answers) & set(typed):
             raise CascadeError(
-                f"{where}.models.{model}: answers {_few(answers)} where labels are {_few(typed)}; both must name the "
+                f"{where}.models.{model}: answers {few(answers)} where labels are {few(typed)}; both must name the "
                 "same classes"
             )
+    for model, told in said.items():
+        for number, each in enumerate(told):
+            if each.certainty is not None and math.isinf(each.certainty):
+                raise CascadeError(
+                    f"{where}.models.{model}: sample {number + 1}: the certainty is {each.certainty}; a finite number "
+                    "is needed"
+                )
     certainty = {
         model: [math.nan if each.certainty is None else each.certainty for each in told] for model, told in said.items()
     }
@@ -212,7 +220,7 @@ def _place(told: Told, labels: Sequence[Any], where: str) -> Any:
     if all(isinstance(label, int) and 0 <= label < told.scores for label in classes):
         return told.label
     raise CascadeError(
-        f"{where}: {told.scores} scores where labels have {len(classes)} classes ({_few(classes)}); a score for each "
+        f"{where}: {told.scores} scores where labels have {len(classes)} classes ({few(classes)}); a score for each "
         "class is needed, in the order of the sorted labels"
     )
 
@@ -282,8 +290,3 @@ async def _inputs(
 
 def _is_whole(text: str) -> bool:
     return text.removeprefix("-").isdecimal() and len(text) <= 18
-
-
-def _few(classes: Sequence[Any]) -> str:
-    listed = sorted(set(classes))
-    return ", ".join(repr(value) for value in listed[:3]) + (", ..." if len(listed) > 3 else "")

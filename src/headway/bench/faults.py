@@ -78,11 +78,13 @@ def kill(options: BenchOptions) -> list[Row]:
         after_per_s = _rate_per_s(server.url, outstanding, options)
     lost = sum(found.echoes[str(number)] == 0 for number in range(requests))
     twice = sum(count > 1 for count in found.echoes.values())
+    # The last one may fall together with the end.
+    due = requests / KILL_RATE_PER_S // KILL_EVERY_S - 1
     return [
         Row("faults-kill/lost", lost, "requests", baseline=requests, bar="<= 0", met=lost == 0),
         Row("faults-kill/twice", twice, "requests", baseline=requests, bar="<= 0", met=twice == 0),
         Row("faults-kill/refused", sum(found.others.values()), "requests", baseline=requests),
-        Row("faults-kill/kills", found.kills, "workers"),
+        Row("faults-kill/kills", found.kills, "workers", baseline=due, ratio=found.kills / due, bar=">= 0.9"),
         Row("faults-kill/p50", percentile(np.array(found.latency_s), 50) * 1e3, "ms"),
         Row("faults-kill/p99", percentile(np.array(found.latency_s), 99) * 1e3, "ms"),
         _back("faults-kill", before_per_s, after_per_s),

@@ -31,7 +31,8 @@ def soak(options: BenchOptions) -> list[Row]:
     plan = sleeping(stages, slo="1s", mean_s=0.01, replicas=2, batch=4)
     with running(plan) as server, asyncio.Runner(loop_factory=precise_loop) as runner:
         answered, samples = runner.run(_serve(server, seconds, options.seed))
-    rows = [Row("soak/answered", answered, "requests", baseline=int(seconds * RATE_PER_S))]
+    offered = int(seconds * RATE_PER_S)
+    rows = [Row("soak/answered", answered, "requests", baseline=offered, ratio=answered / offered, bar=">= 0.99")]
     for column, name in ((1, "server"), (2, "workers")):
         before = _level(samples, column, settled_s)
         after = float(np.median(samples[-LAST_SAMPLES:, column]))

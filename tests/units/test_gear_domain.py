@@ -12,6 +12,7 @@ from tests.units import cascade_family
 from tests.units.cascade_family import MODELS, profile, spec
 
 from headway.cascade.search import credit
+from headway.cli import app
 from headway.domains.cascade import DOMAIN
 from headway.domains.cascade.gears import GearPlan
 from headway.domains.cascade.halves import judged_on
@@ -153,6 +154,34 @@ def test_what_is_lacking_is_named(tmp_path: Path) -> None:
         list(
             DOMAIN.configs(context(spec(tmp_path, models={"small": {}}, device_memory="1GB"), profile_of("small")), 4.0)
         )
+
+
+def test_what_is_wrong_with_a_table_is_named_before_it_is_planned_with(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    declared = spec(tmp_path, {"accuracy": 0.8}, models={"smal": {}})
+    (problem,) = DOMAIN.problems(declared, "cascade")
+    assert problem.startswith("stages.cascade.models.smal: the table ")
+    assert "has no such model; did you mean 'small'" in problem
+    with pytest.raises(PlanError, match=r"models\.smal: the table .*validation\.csv has no such model"):
+        make(declared, profile_of("smal"), trace(), feasibility="trace")
+    assert DOMAIN.problems(spec(tmp_path), "cascade") == []
+    (tmp_path / "validation.csv").write_text("sample,model,label,predicted,certainty\n0,small,0,0,nan\n")
+    assert "validation.csv: line 2: the certainty is 'nan'" in DOMAIN.problems(spec(tmp_path), "cascade")[0]
+    declared = spec(tmp_path)
+    (tmp_path / "validation.csv").unlink()
+    assert "validation.csv: cannot read the validation table" in DOMAIN.problems(declared, "cascade")[0]
+    path = tmp_path / "headway.yaml"
+    path.write_text(
+        "kind: cascade\nslo: {latency: 100ms, percentile: 95}\nsupply: {gpu: {price: $1/h}}\n"
+        "models: {small: {}}\ntable: none.csv\nmax_rate: 100/s\n"
+    )
+    with pytest.raises(SystemExit) as end:
+        app.main(["check", str(path)])
+    assert not end.value.code
+    told = " ".join(capfd.readouterr().err.split())
+    assert "warning: " in told
+    assert "none.csv: cannot read the validation table" in told
 
 
 def profile_of(model: str) -> Profile:

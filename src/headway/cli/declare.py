@@ -51,9 +51,15 @@ def check(
         return
     if spec is None:
         raise typer.BadParameter("a spec file is needed, or --schema", param_hint="'SPEC'")
+    from headway.spec.kinds import load_domain
+
     read = read_spec(spec)
     for problem in _missing_models(read, spec.parent):
         say(f"warning: {problem}")
+    for name, stage in read.stages.items():
+        domain = load_domain(stage.kind)
+        for problem in domain.problems(read, name) if hasattr(domain, "problems") else ():
+            say(f"warning: {problem}")
     if profile is not None:
         read_profile(profile, read)
     emit(_summary(read), json, lambda: _text(read))

@@ -115,12 +115,12 @@ class CascadeDomain:
         """The share of the samples asked about that any of the models is right about: nothing chooses better."""
         import numpy as np
 
-        from headway.domains.cascade.family import read_table
+        from headway.domains.cascade.family import declared_table
         from headway.domains.cascade.halves import judged_on
 
         stage = self._stage(context)
-        table, _ = read_table(stage.table)
-        right = np.max([table.credit[table.known(name)] for name in stage.models], axis=0)
+        table, _ = declared_table(stage, f"stages.{context.name}")
+        right = np.max([table.credit[name] for name in stage.models], axis=0)
         return float(right[judged_on(table)].mean())
 
     def fastest_s(self, context: StageContext, variant: str | None, *, sampled: bool) -> float:
@@ -227,6 +227,19 @@ class CascadeDomain:
         stage = spec.stages[name]
         assert isinstance(stage, CascadeStage)
         return None if Path(stage.table).is_file() else stage.table
+
+    def problems(self, spec: Spec, name: str) -> list[str]:
+        """What is wrong with the validation table of a stage: nothing, or the first thing."""
+        from headway.domains.cascade.family import declared_table
+        from headway.errors import HeadwayError
+
+        stage = spec.stages[name]
+        assert isinstance(stage, CascadeStage)
+        try:
+            declared_table(stage, f"stages.{name}")
+        except HeadwayError as error:
+            return [str(error)]
+        return []
 
     def validate(
         self,

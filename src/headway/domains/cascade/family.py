@@ -66,19 +66,8 @@ class Family:
     def of(cls, context: StageContext, hardware: str, among: int = 1) -> Family:
         """Return the family that a stage declares. Raises PlanError, ProfileError or CascadeError for what it lacks."""
         stage = cascade_stage(context)
-        table, table_hash = read_table(stage.table)
         where = f"stages.{context.name}"
-        if stage.hardness is not None and table.hardness is None:
-            raise PlanError(
-                f"{where}.hardness: the table {stage.table} does not say how hard its samples are; give it the column "
-                "hardness (headway profile writes it)"
-            )
-        for name in stage.models:
-            if name not in table.models:
-                raise PlanError(
-                    f"{where}.models.{name}: the table {stage.table} has no such model{nearest(name, table.models)}; "
-                    f"it has {', '.join(table.models)}"
-                )
+        table, table_hash = declared_table(stage, where)
         service = {name: context.profile.service(context.name, name, hardware) for name in stage.models}
         memory_mb = None if stage.device_memory_mb is None else _memory_mb(context, stage, hardware)
         return cls(
@@ -227,6 +216,27 @@ def read_table(path: str) -> tuple[ValidationTable, str]:
     except OSError as error:
         raise PlanError(f"{path}: cannot read the validation table: {error.strerror}") from None
     return _read_table(str(target), state.st_mtime_ns, state.st_size)
+
+
+def declared_table(stage: CascadeStage, where: str) -> tuple[ValidationTable, str]:
+    """Return the validation table of a stage and the hash of its file.
+
+    Raises PlanError or CascadeError, beginning with `where` or the file, for one that cannot be read or lacks what the
+    stage declares.
+    """
+    table, table_hash = read_table(stage.table)
+    if stage.hardness is not None and table.hardness is None:
+        raise PlanError(
+            f"{where}.hardness: the table {stage.table} does not say how hard its samples are; give it the column "
+            "hardness (headway profile writes it)"
+        )
+    for name in stage.models:
+        if name not in table.models:
+            raise PlanError(
+                f"{where}.models.{name}: the table {stage.table} has no such model{nearest(name, table.models)}; "
+                f"it has {', '.join(table.models)}"
+            )
+    return table, table_hash
 
 
 def planned_table(path: str, planned: str, where: str) -> ValidationTable:

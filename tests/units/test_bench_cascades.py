@@ -15,8 +15,8 @@ from sklearn.metrics import roc_auc_score
 from headway.bench.cascades import joins
 from headway.bench.cascades.auc import auc, loss_error
 from headway.bench.cascades.flights import BASE, Flights, base, by_key
-from headway.bench.cascades.joins import Variant
 from headway.bench.cascades.store import serving
+from headway.bench.cascades.timed import DataClock, Variant, use_rows
 from headway.cascade.cache import Cache
 from headway.cascade.lookup import Lookup
 from headway.cascade.run import Counters
@@ -86,17 +86,13 @@ def test_what_is_timed_comes_from_all_of_the_test_part_and_warming_is_not_counte
     many = 50 * joins.WARM
     frame = pd.DataFrame({"month": 11, "day": 1, "departure_min": 1, "flight": range(many)})
     variant, sparse = Variant(query, lookups={"plane": table}), Variant(lambda flight: 0.0, every=10)
-    joins._replay(
-        Flights({"test": frame}, {}, {}), {"one": variant, "other": sparse}, joins.DataClock(), joins.WARM, spans=5
-    )
+    joins._replay(Flights({"test": frame}, {}, {}), {"one": variant, "other": sparse}, DataClock(), joins.WARM, spans=5)
     assert (asked[0], asked[-1]) == (0, many - 1)
     assert len(np.unique(np.array(asked) * 5 // many)) == 5
     assert len(variant.latency_s) == 10 * len(sparse.latency_s) == 5 * joins.WARM
     assert (variant.hits["plane"], variant.looked_up["plane"]) == (5 * joins.WARM, 5 * joins.WARM)
     assert table.count.lookups == 2 * 5 * joins.WARM
-    assert [
-        (row.name, row.value) for row in joins._use_rows("head", replace(variant, counters=[COUNTED, COUNTED]))
-    ] == [
+    assert [(row.name, row.value) for row in use_rows("head", replace(variant, counters=[COUNTED, COUNTED]))] == [
         ("head/answered-by-small", 0.75),
         ("head/hit-rate/plane", 1.0),
     ]

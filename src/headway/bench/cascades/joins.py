@@ -8,11 +8,9 @@ dictionaries in memory, which need no store at all.
 from __future__ import annotations
 
 import importlib
-from collections import Counter as Tally
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from headway.bench.cascades import batches, flights
 from headway.bench.cascades.auc import auc, loss_error
 from headway.bench.cascades.flights import KEYS, Flights
 from headway.bench.cascades.store import Client, serving
+from headway.bench.cascades.timed import DataClock, Variant, latency_rows, time_rows, use_rows
 from headway.cascade.adapt import Scorer, scorer
 from headway.cascade.cache import Cache
 from headway.cascade.compiled import compiled
@@ -32,12 +31,11 @@ from headway.cascade.graded import bootstrap_bound
 from headway.cascade.importance import block_importance
 from headway.cascade.lookup import Lookup
 from headway.cascade.model import Cascade, Step
-from headway.cascade.run import Counters, FittedCascade
+from headway.cascade.run import FittedCascade
 from headway.cascade.select import subsets
 from headway.errors import HeadwayError
 
 Floats = NDArray[np.float64]
-Query = Callable[[Mapping[str, Any]], float]
 
 INPUTS = ("base", *KEYS)
 TOLERANCE = 0.01
@@ -53,21 +51,6 @@ FAR_S, FAR_QUERIES = 0.001, 20
 PANDAS_SHARE = 10
 """One query of so many is also put to pandas, which takes a hundred times as long."""
 RESAMPLES = 300
-
-
-@dataclass
-class DataClock:
-    """The time at which a query is asked in the data: caches age by it, since a replay is faster than the year was."""
-
-    now_s: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-    def at(self, query: Mapping[str, Any]) -> None:
-        """Go to the moment of a flight's departure."""
-        days = 31 * query["month"] + query["day"]
-        self.now_s = 60.0 * (1_440 * days + query["departure_min"])
 
 
 @dataclass(frozen=True)
@@ -108,44 +91,6 @@ ABLATION = {
     "without-cache-and-concurrency": Means(cache=False, together=False),
     "without-any": Means(*[False] * 6),
 }
-
-
-@dataclass
-class Variant:
-    """One way to answer queries, and how long it took for each that was timed; what these looked up and answered."""
-
-    query: Query
-    every: int = 1
-    latency_s: list[float] = field(default_factory=list)
-    lookups: Mapping[str, Lookup] = field(default_factory=dict)
-    runner: FittedCascade | None = None
-    counters: list[Counters] = field(default_factory=list)
-    hits: Tally[str] = field(default_factory=Tally)
-    looked_up: Tally[str] = field(default_factory=Tally)
-
-    def warm(self, queries: Sequence[Mapping[str, Any]], clock: DataClock) -> None:
-        """Ask these queries for the caches' sake alone."""
-        for query in queries[:: self.every]:
-            clock.at(query)
-            self.query(query)
-
-    def time(self, queries: Sequence[Mapping[str, Any]], clock: DataClock) -> None:
-        """Ask these queries and count what they take."""
-        before = {name: lookup.count for name, lookup in self.lookups.items()}
-        if self.runner is not None:
-            self.runner.reset()
-        for query in queries[:: self.every]:
-            clock.at(query)
-            began = perf_counter()
-            self.query(query)
-            self.latency_s.append(perf_counter() - began)
-        if self.runner is not None:
-            self.counters.append(self.runner.counters)
-            self.runner.reset()
-        for name, lookup in self.lookups.items():
-            count = lookup.count
-            self.hits[name] += count.hits - before[name].hits
-            self.looked_up[name] += count.lookups - before[name].lookups
 
 
 def features_all(options: BenchOptions) -> Iterator[Row]:
@@ -227,9 +172,9 @@ def _near(
     variants["pandas"] = Variant(partial(_pandas, data, learned.full), every=PANDAS_SHARE)
     _replay(data, variants, clock, QUERIES, QUICK_SPANS if quick else SPANS)
     bars = {"pandas": ">= 16", "indexed": ">= 4"}
-    rows = [*_latency_rows("features-all", variants, bars), *_use_rows("features-all", variants["whole"])]
+    rows = [*latency_rows("features-all", variants, bars), *use_rows("features-all", variants["whole"])]
     for name in ("without-any", "whole"):
-        rows += _time_rows(f"features-all/time/{name}", variants[name])
+        rows += time_rows(f"features-all/time/{name}", variants[name])
     return rows
 
 
@@ -237,7 +182,7 @@ def _far(data: Flights, learned: Learned, client: Client, quick: bool) -> list[R
     clock = DataClock()
     variants = {name: _variant(data, learned, client, clock, means) for name, means in ABLATION.items()}
     _replay(data, variants, clock, FAR_QUERIES, QUICK_SPANS if quick else SPANS)
-    return [*_latency_rows("features-all/far", variants, {}), *_use_rows("features-all/far", variants["whole"])]
+    return [*latency_rows("features-all/far", variants, {}), *use_rows("features-all/far", variants["whole"])]
 
 
 def _variant(data: Flights, learned: Learned, client: Client, clock: DataClock, means: Means) -> Variant:
@@ -302,44 +247,6 @@ def _replay(data: Flights, variants: Mapping[str, Variant], clock: DataClock, qu
             variant.warm(asked[:WARM], clock)
         for variant in variants.values():
             variant.time(asked[WARM:], clock)
-
-
-def _latency_rows(head: str, variants: Mapping[str, Variant], bars: Mapping[str, str]) -> list[Row]:
-    whole = np.array(variants["whole"].latency_s) * 1e3
-    rows = []
-    for name, variant in variants.items():
-        found = np.array(variant.latency_s) * 1e3
-        for what, figure in (("median", np.median), ("mean", np.mean), ("p99", lambda ms: np.percentile(ms, 99))):
-            ours, theirs = float(figure(whole)), float(figure(found))
-            if name == "whole":
-                rows.append(Row(f"{head}/{name}/{what}", ours, "ms"))
-            else:
-                # Judged by the mean: a median would not see the queries that a cache or a cheap model cannot answer.
-                bar = bars.get(name) if what == "mean" else None
-                rows.append(Row(f"{head}/{name}/{what}", ours, "ms", theirs, theirs / ours, bar))
-    return rows
-
-
-def _use_rows(head: str, whole: Variant) -> list[Row]:
-    answered = Tally[str]()
-    for one in whole.counters:
-        answered.update(dict(zip(one.models, one.exits, strict=True)))
-    rows = [Row(f"{head}/answered-by-small", answered["small"] / answered.total(), "of queries")]
-    for name in whole.lookups:
-        asked = whole.looked_up[name]
-        rows.append(Row(f"{head}/hit-rate/{name}", whole.hits[name] / asked if asked else 0.0, "of look-ups"))
-    return rows
-
-
-def _time_rows(head: str, variant: Variant) -> list[Row]:
-    """Where the time of a query goes, in the mean: each feature, each model, and what is left for putting together."""
-    parts: dict[str, float] = {}
-    for one in variant.counters:
-        for name, spent_s in (*one.spent.seconds.items(), *one.model_s.items()):
-            parts[name] = parts.get(name, 0.0) + spent_s
-    parts["else"] = sum(variant.latency_s) - sum(parts.values())
-    queries = len(variant.latency_s)
-    return [Row(f"{head}/{name}", 1e6 * spent_s / queries, "us per query") for name, spent_s in parts.items()]
 
 
 def _auc_rows(data: Flights, learned: Learned, seed: int) -> list[Row]:

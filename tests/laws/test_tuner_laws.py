@@ -194,6 +194,43 @@ def test_fresh_traffic_of_the_planned_kind_raises_no_alarm() -> None:
         assert alarms == 0
 
 
+@pytest.mark.parametrize("before_per_s", [0.0, 4.0, RATE / 2])
+def test_planned_traffic_is_given_the_plan_and_no_more_whatever_came_before(
+    plan: Plan, about: Terms, planned_on: Trace, before_per_s: float
+) -> None:
+    """After a lull, a tenth and half of the rate, then the planning trace itself or fresh ones within its band."""
+    stages = {name: stage.replicas for name, stage in about.stages.items()}
+    judged = 0
+    for seed in range(6):
+        thin = Trace.poisson(before_per_s or 1e-3, 45, seed=500 + seed).arrival_s
+        planned = planned_on if seed == 0 else Trace.poisson(RATE, 20, seed=seed)
+        back = planned.arrival_s[planned.arrival_s < 20.0] + 45.0
+        trace = Trace.from_arrivals(np.concatenate([[0.0], thin, back]), duration_s=66.0)
+        if (envelope(trace.arrival_s, about.band.windows_s) > about.band.high()).any():
+            continue
+        judged += 1
+        tuned = simulate_tuner(plan, trace, tuner("headway", about), about, seed=seed, mode="mean")
+        for entry in tuned.entries:
+            assert all(n <= stages[name] for name, n in entry.decision.replicas.items()), entry.decision.text
+            assert entry.at_s < 45.0 or "beyond what chance" not in entry.decision.text
+        assert not tuned.entries or dict(tuned.entries[-1].decision.replicas) == stages
+    assert judged >= 5
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), level=st.floats(1e-3, 1.0), share=st.floats(0.0, 1.0), span_s=st.floats(0.5, 60.0))
+def test_within_the_planned_band_the_level_never_exceeds_the_plan(
+    about: Terms, seed: int, level: float, share: float, span_s: float
+) -> None:
+    arrival_s = 60.0 - Trace.poisson(RATE * max(share, 1e-3), span_s, seed=seed).arrival_s[::-1]
+    within = (running_counts(arrival_s, 60.0, about.band.windows_s) <= about.band.high()).all()
+    stages = {name: StageSeen(ready=1) for name in about.stages}
+    memory = Memory(changed_s=55.0, level=level, off_s=0.0)
+    after = Headway(about).decide(Observation(60.0, 0.0, arrival_s, stages), memory)[1]
+    assert after.level >= level
+    assert after.level <= 1.0 or not within
+
+
 def test_steady_traffic_at_any_level_settles() -> None:
     for level in (1.3, 2.0, 3.0):
         chosen, memory = Headway(example_terms()), None

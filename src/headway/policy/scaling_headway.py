@@ -1,9 +1,10 @@
 """Headway's own tuner: InferLine's envelopes, judged against noise, with start-up, backlog, trend and drift known.
 
 Everything is provided for one number, the *level*: the traffic as a multiple of what was planned for. It rises as soon
-as a running count leaves the planned band, and falls only after quiet. Replicas follow from it: the plan's in
-proportion, its spare ones by the square root, or those of the prepared gear that reaches it. What a rise finds too late
-(the backlog that builds up while replicas start) is drained by extra ones, given back as soon as it is gone.
+as a running count leaves its band, above the plan only when that is the plan's own, and falls only after quiet.
+Replicas follow from it: the plan's in proportion, its spare ones by the square root, or those of the prepared gear that
+reaches it. What a rise finds too late (the backlog that builds up while replicas start) is drained by extra ones, given
+back as soon as it is gone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headway.policy.drift import scale_ratio, service_ratio
 from headway.policy.envelopes import most_in_buckets, running_counts
@@ -124,12 +126,7 @@ class Headway:
         # Windows that reach back beyond what the last lowering looked at hold the traffic that has ended.
         fresh = band.windows_s <= DOWN_LOOK_BACK_S + observation.now_s - memory.lowered_s
         counts = running_counts(observation.arrival_s, observation.now_s, band.windows_s)
-        over = fresh & (counts > band.high(memory.level))
-        level = memory.level
-        if over.any():
-            level = max(level, float(band.growth(counts, FIRST_Z)[over].max()))
-        elif level > 1.0:
-            level = max(level, float(band.growth(counts, busiest_z(band.windows_s))[fresh].max(initial=0.0)))
+        level = self._raised(counts, fresh, memory.level)
         if level > memory.level:
             return self._with_trend(observation, self._at_level(observation, memory, level))
         rested = observation.now_s - memory.changed_s >= self.quiet_s
@@ -138,6 +135,22 @@ class Headway:
             lowered_s = observation.now_s if lower < memory.level else memory.lowered_s
             memory = replace(self._at_level(observation, memory, lower), floor=0.0, lowered_s=lowered_s)
         return self._with_trend(observation, memory)
+
+    def _raised(self, counts: NDArray[np.int64], fresh: NDArray[np.bool_], level: float) -> float:
+        """Return the level that the counts in the fresh windows ask for, at least the one in force.
+
+        Above the plan only counts lead that leave the plan's own band: what left the band of a lull may be the plan.
+        """
+        band = self.terms.band
+        over = fresh & (counts > band.high(max(level, 1.0)))
+        if over.any():
+            return max(level, float(band.growth(counts, FIRST_Z)[over].max()))
+        if level > 1.0:
+            return max(level, float(band.growth(counts, busiest_z(band.windows_s))[fresh].max(initial=0.0)))
+        back = fresh & (counts > band.high(level))
+        if (band.growth(counts, -SURE_Z)[back] >= 1.0).any():
+            return 1.0
+        return max(level, float(band.growth(counts, FIRST_Z)[back].max(initial=0.0)))
 
     def _at_level(self, observation: Observation, memory: Memory, level: float) -> Memory:
         off_s = None if level == 1.0 else observation.now_s if memory.off_s is None else memory.off_s
@@ -261,7 +274,9 @@ class Headway:
         return decision
 
     def _why(self, before: Memory, now: Memory) -> str:
-        if now.level > before.level:
+        if before.level < now.level <= 1.0:
+            text = f"requests come {now.level:.2f} times as often as planned, no longer {before.level:.2f} times"
+        elif now.level > before.level:
             text = f"requests come {now.level:.2f} times as often as planned, beyond what chance explains"
         elif now.level < before.level:
             text = f"for {DOWN_LOOK_BACK_S:g} s requests came at most {now.level:.2f} times as often as planned"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -257,7 +258,7 @@ def test_the_verb_watches_a_server_and_journals(tmp_path: Path, capsys: pytest.C
         assert tune(*watch, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["acts"], found["decisions"], found["happened"]["requests"]) == (False, [], 0)
-    assert [line["kind"] for line in read(journal)] == ["started"]
+    assert [line["kind"] for line in read(journal)] == ["started", "ended"]
     for arguments, says in (
         ((), "give --trace to simulate, or --url to watch a server"),
         (("--trace", planning, "--apply"), "--apply and --seconds are for a server"),
@@ -300,3 +301,49 @@ def test_what_is_for_a_tuner_needs_one(tmp_path: Path, capsys: pytest.CaptureFix
             main(["serve", str(tmp_path / "plan.json"), *arguments])
         assert caught.value.code == 1
         assert f"serve: {named} is for a tuner; give --tune as well" in capsys.readouterr().err
+
+
+def test_a_stall_of_the_server_is_outlived_and_its_end_closes_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headway.tune.server.TIMEOUT_S", 0.5)
+    monkeypatch.setattr("headway.tune.patience.FIRST_PAUSE_S", 0.1)
+    plan, journal, said = make_plan(), tmp_path / "decisions.jsonl", list[str]()
+    plan.write(tmp_path / "plan.json")
+    command = [sys.executable, "-m", "headway", "serve", "plan.json", "--port", "0"]
+
+    def until(told: Callable[[], bool]) -> None:
+        last_s = time.monotonic() + 60.0
+        while not told():
+            assert time.monotonic() < last_s, said
+            time.sleep(0.05)
+
+    with (
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server,
+        ThreadPoolExecutor(1) as beside,
+        Journal(journal) as written,
+    ):
+        try:
+            assert server.stdout is not None
+            url = server.stdout.readline().strip()
+            watching = beside.submit(
+                tune_live, plan, url, planned_on=planned_on(), journal=written,
+                tell=lambda entry: said.append("decided"), say=said.append,
+            )  # fmt: skip
+            while "decided" not in said:
+                replay(url, Trace.poisson(rate=180.0, seconds=2.0, seed=2))
+            server.send_signal(signal.SIGSTOP)
+            until(lambda: any("timed out; asked again for up to" in text for text in said))
+            server.send_signal(signal.SIGCONT)
+            until(lambda: any("the server answers again" in text for text in said))
+        finally:
+            server.kill()
+        with pytest.raises(ServeError, match="cannot be reached"):
+            watching.result(timeout=60.0)
+    lines = read(journal)
+    decided, happened = ({line["number"] for line in lines if line["kind"] == kind} for kind in ("decided", "happened"))
+    assert decided == happened != set()
+    kinds = [line["kind"] for line in lines if line["kind"] not in ("decided", "happened")]
+    assert kinds[:3] == ["started", "silent", "back"]
+    assert kinds[-1] == "ended"
+    assert "cannot be reached" in lines[-1]["why"]

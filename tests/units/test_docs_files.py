@@ -115,8 +115,11 @@ def decisions() -> dict[str, Any]:
     planned_on, today = Trace.poisson(40.0, 200, seed=1), Trace.spike(40.0, 2.5, 20.0, 20.0, 80.0, seed=3)
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "decisions.jsonl") as journal:
         advise(tiny_plan(), today, planned_on=planned_on, journal=journal)
+        journal.silent(81.0, "timed out")
+        journal.back(81.0, 12.5)
+        journal.ended(94.0, "told to end")
         lines = {line["kind"]: line for line in read_journal(journal.path)}
-    return {**lines["started"], **lines["decided"], **lines["happened"]}
+    return {name: value for line in lines.values() for name, value in line.items()}
 
 
 def without_rows(profile: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How a tuner asks a server that is slow to answer: a question is repeated, a request to change is not."""
+"""How a tuner asks a server that is slow, stalls or ends: a question is repeated, a request to change is not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pytest
 from headway.errors import ServeError
 from headway.serve.run import running_in_thread
 from headway.testing.examples import tiny_plan
+from headway.tune import patience
 from headway.tune import server as asked
+from headway.tune.patience import Gone, Patience, Silent
 from headway.tune.server import Server
 
 
@@ -61,14 +63,14 @@ def slow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
         serving.join()
 
 
-@pytest.mark.parametrize("slow", [asked.ATTEMPTS], indirect=True)
+@pytest.mark.parametrize("slow", [patience.ATTEMPTS], indirect=True)
 def test_a_question_that_is_not_answered_in_time_is_asked_again(slow: Slow) -> None:
     with Server(slow.url) as server:
         assert server.refuses_late is False
-    assert slow.came == asked.ATTEMPTS
+    assert slow.came == patience.ATTEMPTS
 
 
-@pytest.mark.parametrize("slow", [asked.ATTEMPTS + 1], indirect=True)
+@pytest.mark.parametrize("slow", [patience.ATTEMPTS + 1], indirect=True)
 def test_a_server_that_never_answers_is_named(slow: Slow) -> None:
     with Server(slow.url) as server, pytest.raises(ServeError, match="cannot be reached"):
         _ = server.refuses_late
@@ -83,3 +85,57 @@ def test_a_change_that_is_not_answered_is_one_that_failed(slow: Slow) -> None:
 def test_a_server_tells_whether_it_refuses_what_would_come_late() -> None:
     with running_in_thread(tiny_plan()) as live, Server(live.url) as server:
         assert server.refuses_late is True
+
+
+class Stalled:
+    """A question that is answered after so many times; pauses are noted in place of being waited for."""
+
+    def __init__(self, silent: int, error: type[Exception] = Silent, waits: int = 99) -> None:
+        self.silent, self.error, self.waits = silent, error, waits
+        self.paused: list[float] = []
+        self.said: list[str] = []
+
+    def ask(self) -> str:
+        self.silent -= 1
+        if self.silent >= 0:
+            raise self.error("timed out")
+        return "an answer"
+
+    def pause(self, seconds: float) -> bool:
+        self.paused.append(seconds)
+        return len(self.paused) <= self.waits
+
+    def outlast(self) -> str:
+        return Patience(self.pause, self.said.append, lambda after_s: self.said.append("back")).outlast(self.ask)
+
+
+def test_a_stall_is_outlived_with_growing_pauses_and_said_once() -> None:
+    stalled = Stalled(silent=8)
+    assert stalled.outlast() == "an answer"
+    assert stalled.paused == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+    assert stalled.said == ["timed out", "back"]
+    stalled = Stalled(silent=0)
+    assert (stalled.outlast(), stalled.said) == ("an answer", [])
+
+
+def test_it_is_given_up_when_the_server_is_gone_the_time_is_over_or_patience_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gone = Stalled(silent=9, error=Gone)
+    with pytest.raises(Gone):
+        gone.outlast()
+    assert (gone.paused, gone.said) == ([], [])
+    over = Stalled(silent=9, waits=0)
+    with pytest.raises(Silent, match=r"^timed out$"):
+        over.outlast()
+    assert len(over.paused) == patience.ATTEMPTS
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.0)
+    with pytest.raises(Silent, match="timed out; given up after 0 s"):
+        Stalled(silent=9).outlast()
+
+
+def test_what_nothing_listens_at_is_gone() -> None:
+    with running_in_thread(tiny_plan()) as live:
+        url = live.url
+    with Server(url) as server, pytest.raises(Gone, match="cannot be reached"):
+        server.plan()

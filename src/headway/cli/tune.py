@@ -143,7 +143,16 @@ def _watch(
     try:
         with nullcontext() if journal is None else Journal(journal) as written:
             found = tune_live(
-                plan, url, **known, token=token, act=act, seconds=seconds, stop=stop, journal=written, tell=tell
+                plan,
+                url,
+                **known,
+                token=token,
+                act=act,
+                seconds=seconds,
+                stop=stop,
+                journal=written,
+                tell=tell,
+                say=say,
             )
     finally:
         for number, handler in former.items():

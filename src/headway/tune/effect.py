@@ -74,12 +74,14 @@ class Effect:
         if self._ready_s is not None and self._drained_s is None and not self._backlog(seen):
             self._drained_s = passed_s
 
-    def happened(self, judged: Judged, now_s: float) -> Figures:
-        """Return the figures; `judged` are the requests that came from `settled_s` to now."""
+    def happened(self, judged: Judged | None, now_s: float) -> Figures:
+        """Return the figures; `judged` are the requests that came from `settled_s` to now, None when not known."""
         span_s = now_s - self.settled_s
+        seen: Figures = {"ready_s": self._ready_s, "drained_s": self._drained_s}
+        if judged is None:
+            return {**seen, "rate_per_s": None, "miss_rate": None, "latency_s": None}
         return {
-            "ready_s": self._ready_s,
-            "drained_s": self._drained_s,
+            **seen,
             "rate_per_s": round(judged.offered / span_s, 3) if span_s > 0.0 else None,
             "miss_rate": round(judged.missed / judged.judged, 6) if judged.judged else None,
             "latency_s": None if judged.latency_s is None else round(judged.latency_s, 6),

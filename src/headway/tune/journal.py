@@ -62,6 +62,18 @@ class Journal:
         """Write what happened after a decision, beside what was expected of it."""
         self._append({"kind": "happened", "number": number, "at_s": round(at_s, 6), **happened})
 
+    def silent(self, at_s: float, why: str) -> None:
+        """Write that the server does not answer; it was heard last at `at_s`."""
+        self._append({"kind": "silent", "at_s": round(at_s, 6), "why": why})
+
+    def back(self, at_s: float, after_s: float) -> None:
+        """Write that the server, heard last at `at_s`, answers again, and after how long."""
+        self._append({"kind": "back", "at_s": round(at_s, 6), "after_s": round(after_s, 3)})
+
+    def ended(self, at_s: float, why: str) -> None:
+        """End a run beside a server, and say why."""
+        self._append({"kind": "ended", "at_s": round(at_s, 6), "why": why})
+
     def _append(self, value: Mapping[str, Any]) -> None:
         line = json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         end = os.fstat(self._file).st_size

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from headway.errors import HeadwayError
+from headway.errors import HeadwayError, ServeError
 from headway.plan.plan import Plan
 from headway.policy.scaling import (
     LOOK_BACK_S,
@@ -33,8 +33,10 @@ from headway.tune.effect import Judged
 from headway.tune.gears import running_gear
 from headway.tune.journal import Journal
 from headway.tune.loop import Entry, run
+from headway.tune.patience import Patience
 from headway.tune.server import Server, arrival_times_s
 from headway.tune.terms import terms
+from headway.tune.told import Told
 
 HISTORY_S = 600.0
 """How far back it can be said what happened since."""
@@ -111,7 +113,11 @@ class Live:
     def wait(self, seconds: float) -> bool:
         """Sleep until the next look is due; False when the time is over."""
         self._next_s = max(self._next_s + seconds, time.monotonic())
-        self._stop.wait(max(0.0, min(self._next_s, self._end_s) - time.monotonic()))
+        return self.pause(self._next_s - time.monotonic())
+
+    def pause(self, seconds: float) -> bool:
+        """Wait before the server is asked again; False when the time is over."""
+        self._stop.wait(max(0.0, min(seconds, self._end_s - time.monotonic())))
         return not self._stop.is_set() and time.monotonic() < self._end_s
 
     def observe(self) -> Observation:
@@ -343,11 +349,13 @@ def tune_live(
     stop: threading.Event | None = None,
     journal: Journal | None = None,
     tell: Callable[[Entry], None] = lambda entry: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Watch the server at `url` and return the decisions taken, as JSON values; with `act` they are carried out.
 
     Ends after `seconds`, or when `stop` is set. `planned_on` is the trace that the plan was made from; `gears` are
-    plans for multiples of it to change to; `tell` hears every decision as it is made. Raises HeadwayError.
+    plans for multiples of it to change to; `tell` hears every decision as it is made, and `say` what else a person
+    should know. A server that stalls is outlived (`headway.tune.patience`). Raises HeadwayError.
     """
     about = replace(terms(plan, planned_on), gears=tuple(gears))
     head = {"tuner": name, "plan_hash": plan.hash, "url": url, "acts": act}
@@ -355,10 +363,20 @@ def tune_live(
         about = replace(about, refuses_late=server.refuses_late)
         chosen = Sparing(named(name, about), RETRY_S if act else math.inf)
         environment = Live(server, plan, about, act=act, seconds=seconds, stop=stop)
-        if journal is not None:
-            journal.started({**head, "simulated": False})
+        told = Told(journal, tell, say)
+        told.started(head)
         begin_s = environment.now_s
-        entries = run(chosen, environment, listener=_Told(journal, tell))
+        server.patience = Patience(
+            environment.pause,
+            lambda why: told.silent(environment.now_s, why),
+            lambda after_s: told.back(environment.now_s, after_s),
+        )
+        try:
+            entries = run(chosen, environment, listener=told)
+        except ServeError as error:
+            told.ended(environment.now_s, str(error))
+            raise
+        told.ended(environment.now_s, "told to end" if stop is not None and stop.is_set() else "the time is over")
         return {
             "schema": SCHEMA,
             **head,
@@ -366,18 +384,3 @@ def tune_live(
             "decisions": [entry.to_dict() for entry in entries],
             "happened": environment.happened(begin_s),
         }
-
-
-@dataclass(frozen=True)
-class _Told:
-    journal: Journal | None
-    tell: Callable[[Entry], None]
-
-    def decided(self, entry: Entry) -> None:
-        self.tell(entry)
-        if self.journal is not None:
-            self.journal.decided(entry)
-
-    def reviewed(self, number: int, at_s: float, happened: Mapping[str, Any]) -> None:
-        if self.journal is not None:
-            self.journal.reviewed(number, at_s, happened)

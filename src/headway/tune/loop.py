@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from headway.errors import ServeError
 from headway.policy.scaling import Decision, Observation, Terms, Tuner
 from headway.tune.effect import Effect, Figures, Judged, expected
 
@@ -101,38 +102,49 @@ def run(
 ) -> list[Entry]:
     """Let a tuner act on an environment until it is over; return the decisions that asked for something.
 
-    Each is reviewed once: `review_s` after the time at which its effect should have shown, or at the end.
+    Each is reviewed once: `review_s` after the time at which its effect should have shown, or at the end. Where the
+    environment raises ServeError, what is left is reviewed by what was seen last, and the error raised again.
     """
     entries: list[Entry] = []
     pending: list[tuple[Entry, Effect]] = []
     memory: Any = None
-    while True:
-        more = environment.wait(interval_s)
-        seen = environment.observe()
-        if listener is not None:
-            left = []
-            for entry, effect in pending:
-                effect.look(seen)
-                if more and seen.now_s < effect.settled_s + review_s:
-                    left.append((entry, effect))
-                else:
-                    listener.reviewed(entry.number, seen.now_s, _review(environment, entry, effect, seen.now_s))
-            pending = left
-        if not more:
-            return entries
-        decision, memory = tuner.decide(seen, memory)
-        if decision.acts:
-            applied, wanted = environment.apply(decision), expected(decision, environment.terms)
-            entry = Entry(len(entries), seen.now_s, seen.held(), decision, applied, wanted)
-            entries.append(entry)
+    seen: Observation | None = None
+    try:
+        while True:
+            more = environment.wait(interval_s)
+            seen = environment.observe()
             if listener is not None:
-                listener.decided(entry)
-                effect = Effect(seen.now_s, decision, environment.terms)
-                effect.look(seen)
-                pending.append((entry, effect))
+                for entry, effect in list(pending):
+                    effect.look(seen)
+                    if not more or seen.now_s >= effect.settled_s + review_s:
+                        judged = environment.judged(effect.settled_s)
+                        pending.remove((entry, effect))
+                        listener.reviewed(
+                            entry.number, seen.now_s, _review(environment, entry, effect, judged, seen.now_s)
+                        )
+            if not more:
+                return entries
+            decision, memory = tuner.decide(seen, memory)
+            if decision.acts:
+                applied, wanted = environment.apply(decision), expected(decision, environment.terms)
+                entry = Entry(len(entries), seen.now_s, seen.held(), decision, applied, wanted)
+                entries.append(entry)
+                if listener is not None:
+                    listener.decided(entry)
+                    effect = Effect(seen.now_s, decision, environment.terms)
+                    effect.look(seen)
+                    pending.append((entry, effect))
+    except ServeError:
+        for entry, effect in pending:
+            assert listener is not None
+            assert seen is not None
+            listener.reviewed(entry.number, seen.now_s, _review(environment, entry, effect, None, seen.now_s))
+        raise
 
 
-def _review(environment: Environment, entry: Entry, effect: Effect, now_s: float) -> dict[str, Any]:
+def _review(
+    environment: Environment, entry: Entry, effect: Effect, judged: Judged | None, now_s: float
+) -> dict[str, Any]:
     """What came of a decision, its figures beside those that were expected."""
-    happened = effect.happened(environment.judged(effect.settled_s), now_s)
+    happened = effect.happened(judged, now_s)
     return {"expected": entry.expected, "happened": happened, **environment.happened(entry.at_s)}

@@ -12,18 +12,21 @@ from numpy.typing import NDArray
 
 from headway.errors import ServeError
 from headway.plan.plan import Plan
+from headway.tune.patience import ATTEMPTS, Gone, Patience, Silent
 
 TIMEOUT_S = 10.0
-ATTEMPTS = 3
-"""How often a connection, or a question, is tried before the server counts as gone."""
 
 
 class Server:
-    """A Headway server at `url`. Use it with `with`; every method raises ServeError when it cannot be reached."""
+    """A Headway server at `url`. Use it with `with`; every method raises ServeError when it cannot be reached.
+
+    Questions are asked again for as long as `patience` lasts; without any they are asked `ATTEMPTS` times.
+    """
 
     def __init__(self, url: str, token: str | None = None) -> None:
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
         self.url = url
+        self.patience: Patience | None = None
         try:
             self._client = httpx.Client(
                 base_url=url, headers=headers, timeout=TIMEOUT_S, transport=httpx.HTTPTransport(retries=ATTEMPTS - 1)
@@ -81,7 +84,10 @@ class Server:
         return {"error": str(value.get("error", reply.text)), **({"busy": True} if reply.status_code == 409 else {})}
 
     def _get(self, path: str) -> Any:
-        reply = self._send("GET", path, attempts=ATTEMPTS)
+        if self.patience is None:
+            reply = self._send("GET", path, attempts=ATTEMPTS)
+        else:
+            reply = self.patience.outlast(lambda: self._send("GET", path))
         if reply.status_code != 200:
             hint = "pass its token" if reply.status_code == 401 else "is it a Headway server?"
             raise ServeError(f"{self.url}: GET {path.partition('?')[0]} was answered with {reply.status_code}; {hint}")
@@ -95,7 +101,8 @@ class Server:
                 if left and isinstance(error, httpx.ReadTimeout):
                     continue
                 reason = str(error) or type(error).__name__
-                raise ServeError(f"{self.url}: the server cannot be reached: {reason}") from None
+                kind = Gone if _refused(error) else Silent
+                raise kind(f"{self.url}: the server cannot be reached: {reason}") from None
         raise ValueError(f"attempts {attempts} must be at least 1")
 
 
@@ -110,6 +117,14 @@ def arrival_times_s(told: dict[str, Any]) -> NDArray[np.float64]:
     gaps_us = np.concatenate([[0], np.asarray(told["gaps_us"], np.int64)])
     times_s: NDArray[np.float64] = told["first_s"] + np.cumsum(gaps_us) / 1e6
     return times_s
+
+
+def _refused(error: BaseException | None) -> bool:
+    """Whether nothing listens at the address; a process that only stands still has its connections taken for it."""
+    if error is None or isinstance(error, ConnectionRefusedError):
+        return error is not None
+    # The client drops causes on the way; the context is kept.
+    return _refused(error.__cause__ or error.__context__)
 
 
 def _json(reply: httpx.Response) -> Any:

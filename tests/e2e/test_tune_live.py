@@ -347,3 +347,28 @@ def test_a_stall_of_the_server_is_outlived_and_its_end_closes_the_journal(
     assert kinds[:3] == ["started", "silent", "back"]
     assert kinds[-1] == "ended"
     assert "cannot be reached" in lines[-1]["why"]
+
+
+def test_wrong_options_of_a_tuner_are_refused_before_serving(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headway.serve.run.serve", lambda *_, **__: pytest.fail("it served"))
+    monkeypatch.chdir(tmp_path)
+    make_plan().write("plan.json")
+    planned_on().write("planned.csv")
+    Path("other.txt").write_text("hello\n")
+    planned = ("--planned-on", "planned.csv")
+    for options, says in (
+        ((*planned, "--journal", "other.txt"), "other.txt: not a journal of decisions"),
+        ((*planned, "--journal", "none/journal.jsonl"), "cannot open the journal"),
+        (("--planned-on", "other.csv"), "other.csv"),
+        (("--gears", "other.txt"), "other.txt: not a file of gears"),
+        (("--gears", "gears.json"), "there is no such file of gears"),
+        ((), "give the trace it was planned on"),
+        (("--gears", "gears.json", "--tuner", "ds2"), "serve: the tuner 'ds2' has no use for gears"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(["serve", "plan.json", "--port", "0", "--tune", "--apply", *options])
+        assert caught.value.code == 1
+        assert says in capsys.readouterr().err
+    assert Path("other.txt").read_text() == "hello\n"

@@ -35,7 +35,7 @@ from headway.cli.gateway import (
     gateway_options,
 )
 from headway.cli.progress import Progress
-from headway.cli.tuner import GearsFile, JournalFile, PlannedOn, TunerName, WhichTuner
+from headway.cli.tuner import GearsFile, JournalFile, PlannedOn, TunerName, WhichTuner, check_tuner
 
 if TYPE_CHECKING:
     from headway.plan.plan import Plan
@@ -145,6 +145,8 @@ def serve(
     if more and not alone:
         option = next(iter(more)).removesuffix("_s").replace("_", "-")
         raise HeadwayError(f"serve: --{option} is for a plan whose only stage is a fleet of LLM engines")
+    if tune:
+        check_tuner(plan, tuner, planned_on, gears, journal, seed)
     if timeout is None:
         timeout = default_timeout_s() if alone else Limits().timeout_s
     arguments = [str(plan), "--tuner", tuner.value, "--seed", str(seed)]

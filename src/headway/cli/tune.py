@@ -22,7 +22,7 @@ from headway.cli.frame import (
 )
 from headway.cli.live import Token
 from headway.cli.progress import Progress
-from headway.cli.tuner import GearsFile, JournalFile, PlannedOn, TunerName, WhichTuner
+from headway.cli.tuner import GearsFile, JournalFile, PlannedOn, TunerName, WhichTuner, refuse_useless_gears
 from headway.errors import HeadwayError
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ def tune(
 
     read = read_plan(plan)
     trace, url = _traffic(context, trace, url)
-    if gears is not None and tuner is not TunerName.HEADWAY:
-        raise HeadwayError(f"tune: the tuner {tuner.value!r} has no use for gears; leave --gears or --tuner away")
+    refuse_useless_gears("tune", tuner, gears)
     if url is None and (apply or seconds is not None):
         raise HeadwayError("tune: --apply and --seconds are for a server; give its --url")
     known: dict[str, Any] = {"name": tuner.value, "planned_on": None}

@@ -57,10 +57,7 @@ def make_gears(
     """
     if any(not ratio > 1.0 for ratio in ratios):
         raise PlanError(f"gears: ratios are {list(ratios)}; each must be above 1, the plan's own traffic")
-    for name, stage in plan.spec.stages.items():
-        domain = load_domain(stage.kind)
-        if isinstance(domain, TunesItself):
-            raise PlanError(f"gears: stage {name!r} {domain.tunes_itself}; tune the other stages without gears")
+    refuse_gears(plan)
     spec = pinned(plan)
     feasibility = str(plan.provenance.get("feasibility", "robust"))
     gears: list[Gear] = []
@@ -81,6 +78,18 @@ def make_gears(
             break
         gears.append(gear(f"{ratio:g}x", ratio, plan, found, planned_on))
     return tuple(gears)
+
+
+def refuse_gears(plan: Plan) -> None:
+    """Refuse a plan that no gears can be made for: of a stage that tunes itself. Raises PlanError.
+
+    >>> from headway.testing.examples import tiny_plan
+    >>> refuse_gears(tiny_plan())
+    """
+    for name, stage in plan.spec.stages.items():
+        domain = load_domain(stage.kind)
+        if isinstance(domain, TunesItself):
+            raise PlanError(f"gears: stage {name!r} {domain.tunes_itself}; tune the other stages without gears")
 
 
 def gear(name: str, ratio: float, plan: Plan, faster: Plan, planned_on: Trace | None = None) -> Gear:

@@ -134,7 +134,7 @@ def test_batches_and_replicas_follow_the_plan_and_its_changes_under_load(
                 assert replicas_are(1)
                 server.engine._loop.call_soon_threadsafe(server.engine.set_replicas, "sizes", 2)
                 assert replicas_are(2)
-                assert len(set(client.get("/stats").json()["stages"]["sizes"]["pids"])) == 2
+                assert wait_until(lambda: len(set(client.get("/stats").json()["stages"]["sizes"]["pids"])) == 2, 60.0)
                 server.engine._loop.call_soon_threadsafe(server.engine.set_replicas, "sizes", 1)
                 assert replicas_are(1)
             finally:

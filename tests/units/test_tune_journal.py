@@ -86,3 +86,16 @@ def test_what_is_no_journal_is_named_by_line(tmp_path: Path) -> None:
         read(path)
     with pytest.raises(HeadwayError, match="cannot read the journal"):
         read(tmp_path / "none.jsonl")
+
+
+def test_a_second_writer_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.jsonl"
+    with Journal(path) as journal:
+        journal.started({"tuner": "a"})
+        assert len(read(path)) == 1
+        with pytest.raises(HeadwayError, match=r"decisions\.jsonl: another tuner writes this journal"):
+            Journal(path)
+        journal.started({"tuner": "a"})
+    with Journal(path) as journal:
+        journal.started({"tuner": "b"})
+    assert [line["tuner"] for line in read(path)] == ["a", "a", "b"]

@@ -6,6 +6,7 @@ crash cut short is removed when the file is opened again, and not shown by `read
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,9 @@ _BEGINNING = json.dumps({"schema": SCHEMA})[:-1].encode()
 
 
 class Journal:
-    """An open journal; it goes on at the end of a file that exists. Use it with `with`. Raises HeadwayError.
+    """An open journal; it goes on at the end of a file that exists, and is locked against a second writer.
+
+    Use it with `with`. Raises HeadwayError.
 
     >>> with Journal("/tmp/headway-example.jsonl") as journal:
     ...     journal.started({"tuner": "headway"})
@@ -34,11 +37,24 @@ class Journal:
         self.path = Path(path)
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            begins = os.pread(self._file, len(_BEGINNING), 0)
-            if not _BEGINNING.startswith(begins):
-                os.close(self._file)
+        except OSError as error:
+            raise HeadwayError(f"{self.path}: cannot open the journal: {error.strerror or error}") from None
+        try:
+            self._take()
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def _take(self) -> None:
+        """Lock the file, and remove what a crash left of a line."""
+        try:
+            # Of the open file, unlike the locks of `lockf`: they would end when this process reads the journal.
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _BEGINNING.startswith(os.pread(self._file, len(_BEGINNING), 0)):
                 raise HeadwayError(f"{self.path}: not a journal of decisions, and left as it is; give another file")
             os.ftruncate(self._file, _whole_lines(self._file))
+        except BlockingIOError:
+            raise HeadwayError(f"{self.path}: another tuner writes this journal; give each a file of its own") from None
         except OSError as error:
             raise HeadwayError(f"{self.path}: cannot open the journal: {error.strerror or error}") from None
 

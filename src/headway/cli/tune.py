@@ -124,7 +124,7 @@ def _watch(
     import signal
     import threading
 
-    from headway.report.tuning import changed, watched_view
+    from headway.report.tuning import decision_lines, watched_view
     from headway.tune.journal import Journal
     from headway.tune.live import tune_live
     from headway.tune.loop import Entry
@@ -133,7 +133,8 @@ def _watch(
     former = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def tell(entry: Entry) -> None:
-        say(f"{changed(entry.to_dict())}: {entry.decision.text}")
+        for line in decision_lines(entry.to_dict()):
+            say(line)
         if "waits" in entry.applied:
             say(f"waits: {entry.applied['waits']}")
         if "error" in entry.applied:

@@ -30,7 +30,7 @@ def tuning_view(advice: Mapping[str, Any]) -> Group:
     decisions = advice["decisions"]
     if not decisions:
         return Group(*parts, "\nno decision: the traffic stays within what the plan was made for")
-    shown = [(f"{d['at_s']:.1f} s", f"{changed(d)}: {d['why']}") for d in decisions[:MOST_DECISIONS]]
+    shown = [(f"{d['at_s']:.1f} s", decision_lines(d)[0]) for d in decisions[:MOST_DECISIONS]]
     parts += [heading(f"\n{fmt.plural(len(decisions), 'decision')}"), pairs(shown)]
     if len(decisions) > MOST_DECISIONS:
         parts.append(f"and {len(decisions) - MOST_DECISIONS} more: --json or --journal has all of them")
@@ -44,8 +44,19 @@ def watched_view(found: Mapping[str, Any]) -> str:
     verb = "taken" if found["acts"] else "advised"
     missed = f"{happened['misses']} of {fmt.plural(happened['requests'], 'request')} missed the promise"
     lines = [f"{fmt.plural(len(decisions), 'decision')} {verb} in {found['seconds']:.0f} s; {missed}"]
-    lines += [f"  {changed(d)}: {d['why']}" for d in decisions[:MOST_DECISIONS]]
+    lines += [f"  {line}" for d in decisions[:MOST_DECISIONS] for line in decision_lines(d)]
     return "\n".join(lines)
+
+
+def decision_lines(decision: Mapping[str, Any]) -> list[str]:
+    """Return what a decision changes and why, and why another plan is due: a line each, where there is such.
+
+    >>> decision_lines({"from": {"a": 2}, "to": {"a": 2}, "why": "as planned", "replan": "supply is at its end"})
+    ['plan again: supply is at its end']
+    """
+    again = [f"plan again: {decision['replan']}"] if "replan" in decision else []
+    what = changed(decision)
+    return again if again and what == fmt.DASH else [f"{what}: {decision['why']}", *again]
 
 
 def changed(decision: Mapping[str, Any]) -> str:

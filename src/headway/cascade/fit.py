@@ -156,15 +156,15 @@ class _Selection:
     def sequence(self, tolerance: float, expected_loss: float, confidence: float, samples: int) -> list[Cascade]:
         """The cascades to certify on `samples` rows, the safest first: the last is the cheapest that should pass.
 
-        The others have the same steps and higher thresholds. The reference alone where nothing is cheaper. Raises
-        CascadeError when all that is cheaper loses too much.
+        The others have the same steps and higher thresholds. The reference alone where nothing that should pass is
+        cheaper. Raises CascadeError when all others lose too much.
         """
         judged, reference = self.judged, self.table.credit[FULL]
         alone = (judged.model[:, 0] == self.table.models.index(FULL)) & (judged.model[:, 1:] < 0).all(axis=1)
-        cheaper = ~alone & (judged.cost_s <= self.step_s((FULL,))[0])
-        if not cheaper.any():
+        full_s = self.step_s((FULL,))[0]
+        if not (~alone & (judged.cost_s <= full_s)).any():
             return [self.alone]
-        seen = np.flatnonzero(cheaper & (judged.accuracy >= reference.mean() - expected_loss - 1e-12))
+        seen = np.flatnonzero(~alone & (judged.accuracy >= reference.mean() - expected_loss - 1e-12))
         z = NormalDist().inv_cdf(confidence) + NormalDist().inv_cdf(POWER)
         least, target = math.inf, -1
         for at in seen[np.argsort(judged.cost_s[seen], kind="stable")]:
@@ -182,7 +182,7 @@ class _Selection:
                 f"cascade: every cheaper one is seen to lose more than {100 * expected_loss:.2g} points against the "
                 "full pipeline; allow a larger loss, or give models or features that are cheap and agree with it"
             )
-        return self._up_to(target)
+        return self._up_to(target) if judged.cost_s[target] <= full_s else [self.alone]
 
     def _up_to(self, target: int) -> list[Cascade]:
         """The target after a few cascades of the same steps that are safer and dearer."""

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from headway.bench.book import Book, Stamp
 from headway.bench.cascadeserve import page as cascadeserve
 from headway.bench.cascadeserve import rows as cascadeserve_rows
-from headway.bench.estimate import Estimate
 from headway.bench.fleets import llm_cells, llm_page, rack_page, racksched
 from headway.bench.inferline import page as inferline
 from headway.bench.inferline import rows as inferline_rows
@@ -26,6 +25,7 @@ from headway.bench.page import NOT_COMPUTED, draw, filled, rewrite, table, when_
 from headway.bench.reproduce import options, reproduce
 from headway.bench.willump import page as willump
 from headway.errors import HeadwayError
+from headway.sim.estimate import Estimate
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "reproductions"
 STAMP = Stamp("2026-01-31", "a machine")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from headway.bench.estimate import Estimate
 from headway.domains.fleet.compare import Choice, Figures, Run
 from headway.report import format as fmt
 from headway.report.tables import heading, line, pairs, table
+from headway.sim.estimate import Estimate
 from headway.sim.outcome import number
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from headway.bench import BenchOptions, Row
-from headway.bench.estimate import Estimate
 from headway.bench.fleets.llm_cases import MAX_WAIT_S, SPEED_UP, a100, fleet, real, shaped, slices
 from headway.bench.sim import best_s, mgc_each_s
 from headway.fleet.engines import Engine, LlmFleet
 from headway.fleet.llm_run import LlmOutcome, LlmWork, simulate_llm
 from headway.policy.kv_admission import admission
 from headway.policy.scheduling import Order, order
+from headway.sim.estimate import Estimate
 from headway.sim.outcome import percentile
 from headway.sim.station import Floats
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from headway.bench.estimate import Estimate
 from headway.bench.fleets.llm_cells import Result
 from headway.bench.page import NOT_COMPUTED, rewrite, table, when_and_where
 from headway.report import format as fmt
+from headway.sim.estimate import Estimate
 
 Number = Callable[[float], str]
 

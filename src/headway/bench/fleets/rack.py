@@ -10,11 +10,11 @@ from functools import partial
 import numpy as np
 
 from headway.bench import BenchOptions, Row
-from headway.bench.estimate import Estimate
 from headway.bench.fleets import rack_reference as reference
 from headway.bench.fleets.rack_cases import SYSTEMS, UNEQUAL, WORKS, carried, p99_us
 from headway.bench.sim import best_s, mgc_each_s
 from headway.fleet.rack_run import RackSetup, RackSimulation
+from headway.sim.estimate import Estimate
 from headway.sim.station import Floats, Ints
 from headway.sim.threads import in_threads
 

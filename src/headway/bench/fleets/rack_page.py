@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from headway.bench.estimate import Estimate
 from headway.bench.fleets.rack_cases import EQUAL, SYSTEMS, UNEQUAL, WORKS
 from headway.bench.fleets.racksched import FIGURES, LOADS, SERIES, SERIES_SYSTEMS, SERVERS, Result, name_of
 from headway.bench.page import NOT_COMPUTED, draw, rewrite, table, when_and_where
 from headway.report import format as fmt
 from headway.report.markup import Markup, tag
 from headway.report.svg import Frame, dot, drawing, line, polyline, text
+from headway.sim.estimate import Estimate
 
 SHOWN = (0.5, 0.8, 0.9, 0.95)
 """The loads of tables; the figure has all."""

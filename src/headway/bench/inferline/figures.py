@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from headway.bench.estimate import Estimate
 from headway.bench.inferline.grid import SYSTEMS
 from headway.bench.inferline.pipelines import PIPELINES
 from headway.bench.inferline.summary import Table
@@ -12,6 +11,7 @@ from headway.bench.inferline.tuning import SCHEMES
 from headway.report import format as fmt
 from headway.report.markup import Markup, tag
 from headway.report.svg import Frame, Scale, dot, drawing, line, polyline, rect, text
+from headway.sim.estimate import Estimate
 
 _STYLE = """
 svg{--ink:#1d1c1a;--muted:#68645c;--grid:#ece8df;--own:#0e6470;--il:#c2571a;--cg:#8d8778;--bad:#b3372c;background:#fff}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from headway.bench.estimate import Estimate
 from headway.bench.inferline import figures
 from headway.bench.inferline.figures import NAMES, SCHEME_NAMES, TITLES
 from headway.bench.inferline.rows import Result
@@ -13,6 +12,7 @@ from headway.bench.inferline.summary import Cell, Table, tables
 from headway.bench.inferline.tuning import SCHEMES
 from headway.bench.page import NOT_COMPUTED, draw, rewrite, table, when_and_where
 from headway.report import format as fmt
+from headway.sim.estimate import Estimate
 
 Tables = dict[str, Table]
 

@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from headway.bench.estimate import Estimate
 from headway.bench.inferline.grid import SYSTEMS
 from headway.bench.inferline.rows import Result
 from headway.bench.inferline.tuning import SCHEMES
+from headway.sim.estimate import Estimate
 
 Cell = tuple[Any, ...]
 

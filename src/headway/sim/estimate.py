@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from headway.report.format import DASH
-
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's t at 97.5 % for 1 to 9 degrees of freedom; beyond, the normal law's 1.96 is close enough."""
 
@@ -64,7 +62,7 @@ class Estimate:
         '2 (1.5 to 2.5)'
         """
         if not math.isfinite(self.mean):
-            return "∞" if self.mean > 0 else DASH
+            return "∞" if self.mean > 0 else "—"
         if math.isnan(self.low):
             return form(self.mean)
         return f"{form(self.mean)} ({form(self.low)} to {form(self.high)})"

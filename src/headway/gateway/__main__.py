@@ -73,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     for option, (field, text) in TIMES.items():
         default = f"{getattr(defaults, field):g}s"
         out.add_argument(option, dest=field, default=default, metavar="TIME", help=f"{text} ({default})")
+    out.add_argument("--end-with-stdin", action="store_true", help="drain and end when standard input is closed")
     out.add_argument("--seed", type=int, default=0)
     return out
 
@@ -82,9 +83,12 @@ def main(arguments: list[str] | None = None) -> int:
     from headway.gateway.server import run
     from headway.gateway.written import read_keys, upstream_of
     from headway.serve.app import HttpLimits
+    from headway.serve.parent import end_with_parent
     from headway.serve.run import TOKEN_VARIABLE
 
     given = parser().parse_args(arguments)
+    if given.end_with_stdin:
+        end_with_parent()
     try:
         times: dict[str, Any] = {field: _seconds(option, getattr(given, field)) for option, (field, _) in TIMES.items()}
         keys = () if given.keys is None else read_keys(given.keys)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from headway.errors import ServeError
 from headway.gateway.declare import GatewayOptions, Upstream
 from headway.gateway.relay import Relay
-from headway.policy.routing import CONSISTENT_HASH, Servers, draws, route
+from headway.policy.routing import CONSISTENT_HASH, Router, Servers, draws, route
 from headway.policy.token_routing import LEAST_PREFILL, Tokens, believed, place, token_router
 
 _BLOCK_BYTES: Final = 1024
@@ -40,26 +40,41 @@ class Chooser:
     """Asks the policy. `watch`, where set, is told every decision. Raises ServeError for a policy that is not known."""
 
     def __init__(self, options: GatewayOptions, upstreams: tuple[Upstream, ...]) -> None:
-        try:
-            self.router = token_router(options.policy, stale_s=options.stale_s)
-        except ValueError as error:
-            raise ServeError(f"gateway: {error}") from None
         self.servers = Servers.of([upstream.speed for upstream in upstreams]).lists()
-        budget = [upstream.token_budget for upstream in upstreams]
-        full_s = [upstream.iteration_s for upstream in upstreams]
-        nothing = [0.0] * len(upstreams)
-        self.tokens = Tokens(*([float(x) for x in column] for column in Tokens.of(budget, full_s, nothing, nothing)))
-        self.tokens.free[:] = [_ROOM] * len(upstreams)
-        self.prefixes = Prefixes(len(upstreams)) if self.router.code >= LEAST_PREFILL else None
-        self.name = options.policy
+        self.tokens = _tokens(upstreams)
+        self.prefixes: Prefixes | None = None
         self.watch: Callable[[Seen], None] | None = None
+        self._random = random.Random(options.seed).random
+        self._believed: Prefixes | None = None
+        self._unknown = [0.0] * len(upstreams)
+        self.obey(options)
+
+    def obey(self, options: GatewayOptions) -> None:
+        """Ask another policy from now on, with all that is known. Raises ServeError for one that is not known."""
+        self.router = router_of(options)
+        self.name = options.policy
         self._counts = self.router.code < LEAST_PREFILL
         self._draws = draws(self.router)
-        self._random = random.Random(options.seed).random
         self._drawn: list[float] = []
         self._next = 0
         self._keyed = self.router.code == CONSISTENT_HASH
-        self._unknown = nothing
+        if not self._counts and self._believed is None:
+            self._believed = Prefixes(len(self._unknown))
+        self.prefixes = None if self._counts else self._believed
+
+    def seat(self, number: int, upstream: Upstream) -> None:
+        """Keep a column for an upstream of which nothing is known yet: one that is free, or the one after the last."""
+        columns: Iterable[Any] = (*self.servers, *self.tokens)
+        fresh = (*Servers.of([upstream.speed]).lists(), *_tokens([upstream]))
+        for column, values in zip(columns, fresh, strict=True):
+            column[number : number + 1] = values
+        self._unknown = [0.0] * len(self.servers.alive)
+        if self._believed is not None:
+            self._believed.seat(number)
+
+    def weigh(self, number: int, upstream: Upstream) -> None:
+        """Take an upstream's iterations to be as they are said to be from now on."""
+        self.tokens.budget[number], self.tokens.full_s[number] = upstream.token_budget, upstream.iteration_s
 
     def __call__(self, relay: Relay, now_s: float) -> int:
         """Return the number of an upstream, or one below 0 when none may have the request now."""
@@ -123,6 +138,12 @@ class Prefixes:
         self._held: list[OrderedDict[int, float]] = [OrderedDict() for _ in range(upstreams)]
         self._volume = [0.0] * upstreams
 
+    def seat(self, number: int) -> None:
+        """Keep a place for an upstream that has computed nothing yet, as `Chooser.seat` does."""
+        self.capacity[number : number + 1] = [float(_BLOCKS)]
+        self._held[number : number + 1] = [OrderedDict()]
+        self._volume[number : number + 1] = [0.0]
+
     def cached(self, relay: Relay) -> list[float]:
         """Return how many tokens of a request's prompt each upstream is believed to have in its cache."""
         blocks = _blocks(relay)
@@ -147,6 +168,23 @@ class Prefixes:
             held.move_to_end(block)
         while len(held) > self.capacity[number]:
             held.popitem(last=False)
+
+
+def router_of(options: GatewayOptions) -> Router:
+    """Return the routing policy. Raises ServeError for one that is not known."""
+    try:
+        return token_router(options.policy, stale_s=options.stale_s)
+    except ValueError as error:
+        raise ServeError(f"gateway: {error}") from None
+
+
+def _tokens(upstreams: Sequence[Upstream]) -> Tokens:
+    """Return what policies that weigh tokens know of upstreams that have told nothing yet."""
+    nothing = [0.0] * len(upstreams)
+    budget, full_s = [one.token_budget for one in upstreams], [one.iteration_s for one in upstreams]
+    out = Tokens(*([float(x) for x in column] for column in Tokens.of(budget, full_s, nothing, nothing)))
+    out.free[:] = [_ROOM] * len(upstreams)
+    return out
 
 
 def _blocks(relay: Relay) -> list[int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from headway.gateway.ask import ApiError
 from headway.gateway.heads import Head
 from headway.gateway.replica import PATHS
+from headway.serve.asgi import Exchange
 from headway.serve.connection import Connection
 from headway.serve.infer import Refused
 from headway.serve.message import Message
@@ -106,6 +107,18 @@ class ClientConnection(Connection):
             if self._looked_up and message.http_version == "1.1" and message.keep_alive and _plain(message):
                 self._heads.learn(head)
             self._submit(message, head)
+        else:
+            self._page(message)
+
+    def _page(self, message: Message) -> None:
+        try:
+            beside = self._gateway_front.beside(message)
+        except ApiError as error:
+            self.refuse(message, error)
+            return
+        if beside:
+            self._exchange = Exchange(self, message)
+            self._front.run(self._exchange)
         else:
             self._reply(message, *self._gateway_front.page(message))
 

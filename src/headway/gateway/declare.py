@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from headway.errors import ServeError, nearest
@@ -189,6 +189,14 @@ class GatewayOptions:
         for what in ("name", "secret"):
             if len({getattr(key, what) for key in self.keys}) < len(self.keys):
                 raise ServeError(f"gateway: two keys have the same {what}")
+
+
+class Lineup(NamedTuple):
+    """Upstreams, to the first `used` of which requests are sent, and how it is decided to which."""
+
+    upstreams: tuple[Upstream, ...]
+    used: int
+    options: GatewayOptions
 
 
 def checked(upstreams: Iterable[Upstream]) -> tuple[Upstream, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from urllib.parse import parse_qs
 
 import msgspec
@@ -11,7 +12,7 @@ from headway.gateway.ask import ApiError
 from headway.gateway.client import ClientConnection
 from headway.gateway.keys import Account, Accounts
 from headway.gateway.replica import PATHS
-from headway.serve.app import App, HttpLimits
+from headway.serve.app import App, HttpLimits, Receive, Scope, Send
 from headway.serve.front import Front
 from headway.serve.infer import JSON, Headers
 
@@ -22,15 +23,21 @@ if TYPE_CHECKING:
 _encode: Final = msgspec.json.Encoder().encode
 _LAST: Final = 100
 Page = tuple[int, bytes, Headers]
+Asgi: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Face:
     """What connections ask an application for; the gateway has no other."""
 
-    def __init__(self, limits: HttpLimits, guard: Accounts) -> None:
+    def __init__(self, limits: HttpLimits, guard: Accounts, pages: Mapping[bytes, Asgi]) -> None:
         self.limits = limits
         self.guard = guard
         self.infer = _NoInference()
+        self._pages = pages
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have what answers at a path beside the gateway answer a request."""
+        await self._pages[scope["raw_path"]](scope, receive, send)
 
 
 class _NoInference:
@@ -42,9 +49,19 @@ class GatewayFront(Front):
 
     connection = ClientConnection
 
-    def __init__(self, gateway: Gateway) -> None:
-        super().__init__(cast("App", Face(gateway.options.http, gateway.accounts)))
+    def __init__(self, gateway: Gateway, pages: Mapping[bytes, Asgi]) -> None:
+        super().__init__(cast("App", Face(gateway.options.http, gateway.accounts, pages)))
         self.gateway = gateway
+        self._pages = pages
+
+    def beside(self, message: Message) -> bool:
+        """Whether a request is for what answers beside the gateway. Raises ApiError when it is not for this client."""
+        if message.url.partition(b"?")[0] not in self._pages:
+            return False
+        accounts = self.gateway.accounts
+        if accounts.active and accounts.of(message.named) is not accounts.operator:
+            raise ApiError(403, "this is for whoever runs the gateway: send the token that it was started with")
+        return True
 
     def page(self, message: Message) -> Page:
         """Return what is answered here: status, body and headers."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from headway.errors import ServeError, nearest
 from headway.gateway.ask import ApiError, read, with_priority
 from headway.gateway.choose import Chooser
-from headway.gateway.declare import GatewayOptions, Upstream, checked
+from headway.gateway.declare import GatewayOptions, Lineup, Upstream, checked
 from headway.gateway.heads import Head, Known
 from headway.gateway.journal import Journal
 from headway.gateway.keys import Accounts, retry_after
 from headway.gateway.relay import Asker, Relay
 from headway.gateway.replica import Replica
 from headway.gateway.reports import Report
+from headway.gateway.seats import Seats
 from headway.gateway.stats import Stats
 from headway.gateway.urgency import priority
 from headway.gateway.waiting import Queue
@@ -38,11 +40,13 @@ class Gateway:
 
     def __init__(self, upstreams: Iterable[Upstream], options: GatewayOptions, clock: Callable[[], float]) -> None:
         found = checked(upstreams)
+        self.lineup = Lineup(found, len(found), options)
         self.options = options
         self.clock = clock
         self.started_s = clock()
         self.chooser = Chooser(options, found)
-        self.replicas = [Replica(n, one, options, self.chooser.servers) for n, one in enumerate(found)]
+        self.seats = Seats(options, found, self.chooser)
+        self.replicas = self.seats.replicas
         self.queue = Queue(options, found)
         self.accounts = Accounts(options.keys, options.token, self.started_s)
         self.stats = Stats(self.started_s)
@@ -52,6 +56,7 @@ class Gateway:
         self.draining = False
         self.active: dict[int, Relay] = {}
         self._barred: dict[str | None, tuple[int, ...]] = {None: ()}
+        self._by_number = self.seats.by_number
         self._priority = any(replica.kind.priority for replica in self.replicas) and options.priority
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -61,6 +66,7 @@ class Gateway:
         """Take in a request; the client's connection gets its answer, maybe before this returns, and then None is."""
         now_s = self.clock()
         self.counts.offered += 1
+        self.stats.arrivals.add(now_s)
         try:
             if self.draining:
                 raise ApiError(503, "the gateway is shutting down", retry_after(1.0))
@@ -81,11 +87,12 @@ class Gateway:
                 self._enqueue(relay)
                 self.serve_waiting(now_s)
             elif (number := self.chooser(relay, now_s)) >= 0:
-                self._send(relay, self.replicas[number], now_s)
+                self._send(relay, self._by_number[number], now_s)
             else:
                 self._enqueue(relay)
         except Refused as error:
             self.counts.by_status["rejected"] += 1
+            self.stats.ended.add(now_s, math.inf)
             self.journal.refused(self.counts.offered, now_s, error.status, str(error))
             client.refuse(message, error)
             return None
@@ -94,8 +101,8 @@ class Gateway:
     def _barred_for(self, model: str | None) -> tuple[int, ...]:
         """Return the upstreams that do not serve a model. Raises ApiError when none does."""
         barred = tuple(r.number for r in self.replicas if r.models is not None and model not in r.models)
-        if len(barred) == len(self.replicas):
-            known = sorted(set().union(*(r.models or () for r in self.replicas)))
+        if all(r.number in barred for r in self.replicas if r.used):
+            known = sorted(set().union(*(r.models or () for r in self.replicas if r.used)))
             text = f"no upstream serves the model {model!r}{nearest(model or '', known)}; valid: {', '.join(known)}"
             raise ApiError(404, text, code="model_not_found")
         if len(self._barred) < 1024:
@@ -103,8 +110,14 @@ class Gateway:
         return barred
 
     def models_changed(self) -> None:
-        """Take note that an upstream serves other models than before."""
+        """Take note that an upstream serves other models than before, for those that wait too."""
         self._barred = {None: ()}
+        for relay in self.queue.all:
+            try:
+                barred = self._barred_for(relay.ask.model) if relay.ask.model is not None else ()
+            except ApiError:
+                barred = tuple(range(len(self._by_number)))
+            relay.barred = tuple(sorted({*relay.tried, *barred}))
 
     def _enqueue(self, relay: Relay) -> None:
         """Let a request wait. Raises ApiError when too many do, or there is nothing to wait for."""
@@ -166,7 +179,7 @@ class Gateway:
             number = self.chooser(relay, now_s)
             if number >= 0:
                 self.queue.discard(relay)
-                self._send(relay, self.replicas[number], now_s)
+                self._send(relay, self._by_number[number], now_s)
             else:
                 passed_over.add(relay.barred)
                 if not relay.barred:
@@ -204,6 +217,7 @@ class Gateway:
         else:
             relay.account.settle(relay.tokens, float(used[0]), float(used[1]))
             self.queue.answered(float(used[1]))
+        self.stats.served(now_s - relay.sent_s)
         self._finish(relay, "answered" if status < 500 else "failed", now_s)
         self.stats.latency.add(now_s - relay.arrival_s)
         relay.client.ended(relay.message, relay.keep)
@@ -235,6 +249,7 @@ class Gateway:
         if status != 429:
             replica.is_ill(now_s)
         if retry:
+            relay.tried = (*relay.tried, replica.number)
             relay.barred = tuple(sorted({*relay.barred, replica.number}))
             replica.retried += 1
             self.stats.retries += 1
@@ -276,6 +291,9 @@ class Gateway:
 
     def _finish(self, relay: Relay, status: str, now_s: float, why: str = "") -> None:
         self.counts.by_status[status] += 1
+        latency_s = now_s - relay.arrival_s if status == "answered" else math.inf
+        self.stats.ended.add(relay.arrival_s, latency_s)
+        self.counts.late += self.stats.promise_s < latency_s < math.inf
         self._forget(relay)
         self.journal.ended(relay, status, now_s, why)
 
@@ -308,6 +326,8 @@ class Gateway:
             elif now_s - relay.arrival_s > patience_s and not self._someone_up(relay):
                 self._fail(relay, 503, _NOBODY, "failed")
         self.stats.sweep(now_s)
+        if self.seats.see_off():
+            self.models_changed()
         if self.queue.size:
             self.serve_waiting(now_s)
         self.journal.flush()
@@ -335,6 +355,31 @@ class Gateway:
             )
         names[name].draining = draining
         names[name].check(self.clock())
+
+    # Upstreams that come and go (`headway.gateway.lineup`)
+
+    def add(self, upstream: Upstream) -> Replica:
+        """Take an upstream in, to which nothing is sent before `obey` names it."""
+        meant = {number for relay in self.active.values() for number in relay.barred}
+        replica = self.seats.add(upstream, self.options, meant, self.clock())
+        self.models_changed()
+        return replica
+
+    def obey(self, lineup: Lineup) -> None:
+        """Send to the upstreams of this lineup by its rules from now on; all of them are there (`add`)."""
+        now_s, options = self.clock(), lineup.options
+        self.lineup, self.options = lineup, options
+        used = lineup.upstreams[: lineup.used]
+        named = {upstream.name: upstream for upstream in lineup.upstreams}
+        self.chooser.obey(options)
+        self.queue.obey(options, used)
+        for replica in self.replicas:
+            upstream = named.get(replica.name, replica.upstream)
+            replica.obey(upstream, options, upstream in used, now_s)
+            self.chooser.weigh(replica.number, upstream)
+        self._priority = any(replica.kind.priority for replica in self.replicas) and options.priority
+        self.models_changed()
+        self.serve_waiting(now_s)
 
     async def close(self) -> None:
         """Close all connections to upstreams."""

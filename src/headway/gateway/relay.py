@@ -59,7 +59,8 @@ class Asker(Protocol):
 class Relay:
     """A request that was let in. What is not known at first is a default of the class, which costs nothing.
 
-    `barred`: upstreams that it may not go to, by number; `tokens`: about how many its prompt has.
+    `barred`: upstreams that it may not go to, by number; of these `tried` have failed it. `tokens`: about how many its
+    prompt has.
     """
 
     line: Line | None = None
@@ -77,6 +78,7 @@ class Relay:
     tail: Sequence[bytes] = ()
     decision: tuple[Any, ...] = ()
     failures: tuple[str, ...] = ()
+    tried: tuple[int, ...] = ()
     barred: tuple[int, ...] = ()
     blocks: list[int] | None = None
 

@@ -33,15 +33,15 @@ class Replica:
         self.breaker = Breaker(options.failures, options.open_s, options.open_most_s, options.slow_start_s)
         self.up = True
         self.draining = False
+        self.used = True
+        """Whether it is one of those that requests go to, and not one that is on its way in or out."""
         self.models = frozenset(upstream.models) or None
         self.report: Report | None = None
         self.report_s = 0.0
         self.in_flight = 0
         self.limit = upstream.max_in_flight
         self.sent = self.answered = self.failed = self.retried = 0
-        # The name may hold a percent sign, as addresses with a zone do.
-        shown = f"{self.name}; {options.policy}".replace("%", "%%").encode()
-        self.route_line = b"x-headway-route: " + shown + b"; in_flight=%d; attempt=%d; waited_ms=%d\r\n"
+        self.route_line = self._route_line(options)
         self.prefix = {path: self._prefix(path) for path in PATHS}
         self._servers = servers
         self._connect_s = options.connect_s
@@ -51,6 +51,7 @@ class Replica:
         self._idle: list[Line] = []
         self._lines: set[Line] = set()
         self._sick = 0
+        self._closed = False
         if self.kind.metrics_path is None:
             # Who never reports is known by what this gateway has sent there, and that is always news.
             note_report(servers, number, 0.0, 0.0, float("inf"))
@@ -60,6 +61,17 @@ class Replica:
         token = b"" if upstream.token is None else b"authorization: Bearer %b\r\n" % upstream.token.encode()
         where = upstream.base.encode() + path
         return b"POST %b HTTP/1.1\r\nhost: %b\r\n%b" % (where, upstream.authority.encode(), token)
+
+    def _route_line(self, options: GatewayOptions) -> bytes:
+        # The name may hold a percent sign, as addresses with a zone do.
+        shown = f"{self.name}; {options.policy}".replace("%", "%%").encode()
+        return b"x-headway-route: " + shown + b"; in_flight=%d; attempt=%d; waited_ms=%d\r\n"
+
+    def obey(self, upstream: Upstream, options: GatewayOptions, used: bool, now_s: float) -> None:
+        """Take what is declared of it otherwise from now on; what it has in flight beyond a lower limit is finished."""
+        self.upstream, self.used = upstream, used
+        self.route_line = self._route_line(options)
+        self.check(now_s)
 
     # Load
 
@@ -99,7 +111,7 @@ class Replica:
     def check(self, now_s: float) -> None:
         """Let what time alone brings about happen: a breaker that is tried, a share that grows."""
         state = self.breaker.check(now_s)
-        up = state != OPEN and self._sick < _SICK_CHECKS and not self.draining
+        up = state != OPEN and self._sick < _SICK_CHECKS and self.used and not self.draining
         if up and not self.up:
             if state == CLOSED:
                 self.breaker.returned(now_s)
@@ -130,9 +142,11 @@ class Replica:
 
     @property
     def state(self) -> str:
-        """In one word: `up`, `draining`, `sick` (health checks fail), `open` or `trial` (its breaker)."""
-        if self.draining:
+        """In one word: `up`, `draining`, `spare` (not used), `sick` (health checks), `open` or `trial` (breaker)."""
+        if self.draining or (self.in_flight and not self.used):
             return "draining"
+        if not self.used:
+            return "spare"
         if self._sick >= _SICK_CHECKS:
             return "sick"
         return "up" if self.breaker.state == CLOSED else self.breaker.state
@@ -145,7 +159,10 @@ class Replica:
 
     def free(self, line: Line) -> None:
         """Keep a connection for later."""
-        self._idle.append(line)
+        if self._closed:
+            line.abort()
+        else:
+            self._idle.append(line)
 
     def lost(self, line: Line) -> None:
         """Forget a connection that is closed."""
@@ -169,7 +186,8 @@ class Replica:
         return line
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, and those that come to be later."""
+        self._closed = True
         for line in tuple(self._lines):
             line.abort()
 

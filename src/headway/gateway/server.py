@@ -10,10 +10,11 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeAlias
 
 from headway.gateway.declare import GatewayOptions, Upstream
-from headway.gateway.front import GatewayFront
+from headway.gateway.front import Asgi, GatewayFront
 from headway.gateway.gateway import SWEEP_S, Gateway
 from headway.gateway.watch import Watch
 from headway.serve.run import LOOPBACK, bind, fastest_loop
@@ -30,6 +31,8 @@ class GatewayServer:
         self._upstreams = tuple(upstreams)
         self._stop = asyncio.Event()
         self.url = ""
+        self.pages: dict[bytes, Asgi] = {}
+        """What answers at which path beside the gateway, to whoever runs it."""
         self.gateway = Gateway(self._upstreams, self.options, time.monotonic)
 
     async def run(self, announce: Callable[[str], None] = lambda url: None) -> None:
@@ -40,7 +43,7 @@ class GatewayServer:
         listener = bind(self.options.host, self.options.port)
         host, port = listener.getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        front = GatewayFront(self.gateway)
+        front = GatewayFront(self.gateway, self.pages)
         async with attended(self.gateway):
             try:
                 await front.start(listener)
@@ -66,6 +69,10 @@ class GatewayServer:
             await asyncio.sleep(0.02)
 
 
+Beside: TypeAlias = Callable[[GatewayServer], AbstractAsyncContextManager[object]]
+"""What runs beside a gateway, for as long as it does."""
+
+
 @contextlib.asynccontextmanager
 async def attended(gateway: Gateway) -> AsyncIterator[None]:
     """Look after a gateway's requests and upstreams for as long as the block lasts, and close its connections then."""
@@ -75,12 +82,20 @@ async def attended(gateway: Gateway) -> AsyncIterator[None]:
             await asyncio.sleep(SWEEP_S)
             gateway.sweep(gateway.clock())
 
-    work = [sweep, *(Watch(gateway, replica).run for replica in gateway.replicas)]
-    beside = [asyncio.ensure_future(_to_the_end(one)) for one in work]
+    beside: set[asyncio.Task[None]] = set()
+
+    def begin(work: Callable[[], Awaitable[None]]) -> Callable[[], object]:
+        task = asyncio.get_running_loop().create_task(_to_the_end(work))
+        beside.add(task)
+        task.add_done_callback(beside.discard)
+        return task.cancel
+
+    begin(sweep)
+    gateway.seats.attend(lambda replica: begin(Watch(gateway, replica).run))
     try:
         yield
     finally:
-        for task in beside:
+        for task in tuple(beside):
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
         await gateway.close()
@@ -101,13 +116,14 @@ def run(
     upstreams: Iterable[Upstream | str],
     *,
     announce: Callable[[str], None] = lambda url: print(url, flush=True),
+    beside: Beside = lambda server: contextlib.nullcontext(),
     warn: Callable[[str], None] = lambda text: print(f"warning: {text}", file=sys.stderr),
     **options: Any,
 ) -> None:
     """Stand in front of upstreams until SIGTERM or SIGINT, then drain; a second signal ends the drain at once.
 
-    An upstream given as an address is of kind `vllm`. `options` are as in GatewayOptions. `announce` is told the URL.
-    Raises ServeError.
+    An upstream given as an address is of kind `vllm`. `options` are as in GatewayOptions. `announce` is told the URL;
+    `beside` is entered before. Raises ServeError.
     """
     chosen = GatewayOptions(**options)
     found = [Upstream(one) if isinstance(one, str) else one for one in upstreams]
@@ -132,7 +148,8 @@ def run(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
         with contextlib.suppress(asyncio.CancelledError):
-            await server.run(announce)
+            async with beside(server):
+                await server.run(announce)
 
     with descriptors(2 * chosen.max_connections), asyncio.Runner(loop_factory=fastest_loop) as runner:
         runner.run(main())

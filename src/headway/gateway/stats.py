@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from headway.serve.record import LATENCY_BUCKETS_S, Counts, Histogram
+from headway.serve.record import LATENCY_BUCKETS_S, RING_ENTRIES, Counts, Histogram, Ring
 
 _FEW = 64
 _NEW = 0.2
 """Weight of the newest in the moving average of requests that end per second."""
+_NEWEST = 1 / 32
+"""Weight of one request in the moving average of what upstreams take."""
 
 
 class Timings:
@@ -60,7 +63,11 @@ def observe(histogram: Histogram, values: Sequence[float]) -> None:
 
 
 class Stats:
-    """Counts and timings of one gateway's requests. `per_s`: requests that end per second, of late."""
+    """Counts and timings of one gateway's requests. `per_s`: requests that end per second, of late.
+
+    `arrivals`: when each came; `ended`: when it came and its latency, infinite for what was not answered. `promise_s`:
+    what is answered later counts as late. `served_s`: how long upstreams took for all, `mean_s` of late for one.
+    """
 
     def __init__(self, now_s: float) -> None:
         self.counts = Counts()
@@ -70,8 +77,18 @@ class Stats:
         self.first_token = Timings()
         self.queue_wait = Timings()
         self.per_s = 0.0
+        self.promise_s = math.inf
+        self.arrivals = Ring(RING_ENTRIES, 1)
+        self.ended = Ring(RING_ENTRIES, 2)
+        self.served_s = 0.0
+        self.mean_s = math.nan
         self._ended = 0
         self._at_s = now_s
+
+    def served(self, seconds: float) -> None:
+        """Take note of how long an upstream took for a request."""
+        self.served_s += seconds
+        self.mean_s = seconds if math.isnan(self.mean_s) else self.mean_s + _NEWEST * (seconds - self.mean_s)
 
     def sweep(self, now_s: float) -> None:
         """Bring up to date what is not counted request by request."""

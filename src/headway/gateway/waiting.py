@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from headway.errors import ServeError
 from headway.gateway.declare import GatewayOptions, Upstream
 from headway.gateway.relay import Relay
-from headway.policy.scheduling import FCFS, Backlog, Waiting, first, order
+from headway.policy.scheduling import FCFS, Backlog, Order, Waiting, first, order
 
 __all__ = ["Queue"]
 
@@ -20,19 +20,25 @@ class Queue:
     """Requests that wait. With it, any engine's work is ordered: it never holds more than it works on."""
 
     def __init__(self, options: GatewayOptions, upstreams: tuple[Upstream, ...]) -> None:
-        try:
-            self._order = order(options.order, max_wait_s=options.max_wait_s)
-        except ValueError as error:
-            raise ServeError(f"gateway: {error}") from None
         self._waiting: dict[int, Relay] = {}
         self._again: dict[int, Relay] = {}
         self._tokens = 0.0
-        self._budget = sum(upstream.token_budget for upstream in upstreams)
-        self._full_s = min(upstream.iteration_s for upstream in upstreams)
         self._answer_tokens = math.nan
         self.size = 0
         self.memory = 0.0
         """KV memory in use, as a share of all, where engines tell it."""
+        self.obey(options, upstreams)
+
+    def obey(self, options: GatewayOptions, upstreams: tuple[Upstream, ...]) -> None:
+        """Rank those that wait in another order from now on. Raises ServeError for one that is not known."""
+        self._order = order_of(options)
+        self._budget = sum(upstream.token_budget for upstream in upstreams)
+        self._full_s = min(upstream.iteration_s for upstream in upstreams)
+
+    @property
+    def all(self) -> Iterable[Relay]:
+        """All that wait."""
+        return (*self._again.values(), *self._waiting.values())
 
     def add(self, relay: Relay) -> None:
         """Let a request wait. One that an upstream has failed goes before those that have not been sent yet."""
@@ -70,3 +76,11 @@ class Queue:
         known = 0.0 if math.isnan(self._answer_tokens) else self._answer_tokens
         expected = known if most is None else min(known, float(most))
         return Waiting(relay.arrival_s, relay.tokens, relay.tokens, expected, relay.account.served)
+
+
+def order_of(options: GatewayOptions) -> Order:
+    """Return the order of those that wait. Raises ServeError for one that is not known."""
+    try:
+        return order(options.order, max_wait_s=options.max_wait_s)
+    except ValueError as error:
+        raise ServeError(f"gateway: {error}") from None

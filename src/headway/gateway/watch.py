@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from headway.errors import ServeError
 from headway.gateway.gateway import Gateway
 from headway.gateway.replica import Replica
 from headway.gateway.reports import parse
@@ -41,13 +42,13 @@ class Watch:
 
     async def run(self) -> None:
         """Look after the upstream until cancelled, or at once where there is nothing to ask it."""
-        options, kind, upstream = self._gateway.options, self._replica.kind, self._replica.upstream
-        self._client = Client(upstream.url, token=upstream.token, max_connections=1, max_bytes=MAX_BYTES)
+        kind = self._replica.kind
+        self._client = self._opened()
         jobs = [self._models()]
         if kind.health_path is not None:
-            jobs.append(self._every(options.health_every_s, self._base + kind.health_path, self.healthy))
+            jobs.append(self._every("health_every_s", self._base + kind.health_path, self.healthy))
         if kind.metrics_path is not None:
-            jobs.append(self._every(options.scrape_every_s, self._base + kind.metrics_path, self.reported))
+            jobs.append(self._every("scrape_every_s", self._base + kind.metrics_path, self.reported))
         try:
             async with asyncio.TaskGroup() as group:
                 for job in jobs:
@@ -55,12 +56,33 @@ class Watch:
         finally:
             await self._client.close()
 
-    async def _every(self, seconds: float, path: str, take: Callable[[Reply, float], None]) -> None:
+    async def reached(self) -> None:
+        """Ask the upstream once how it is, and what it serves. Raises ServeError when it is not there, or not well."""
+        listed, client = f"{self._base}/v1/models", self._opened()
+        try:
+            path = self._replica.kind.health_path
+            asked = listed if path is None else self._base + path
+            reply = await client.request("GET", asked, timeout_s=self._timeout_s)
+            if not 0 < reply.status < 500:
+                said = f"answers {reply.status}" if reply.status else f"gives no answer: {reply.error}"
+                raise ServeError(f"the upstream {self._replica.name} {said}; start it before it is added")
+            if path is not None:
+                reply = await client.request("GET", listed, timeout_s=self._timeout_s)
+            if not self._replica.upstream.models:
+                self.listed(reply)
+        finally:
+            await client.close()
+
+    def _opened(self) -> Client:
+        upstream = self._replica.upstream
+        return Client(upstream.url, token=upstream.token, max_connections=1, max_bytes=MAX_BYTES)
+
+    async def _every(self, option: str, path: str, take: Callable[[Reply, float], None]) -> None:
         while True:
             asked_s = self._gateway.clock()
             reply = await self._client.request("GET", path, timeout_s=self._timeout_s)
             take(reply, asked_s)
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(getattr(self._gateway.options, option))
 
     async def _models(self) -> None:
         if self._replica.upstream.models:

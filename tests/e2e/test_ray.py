@@ -243,7 +243,9 @@ def test_a_tuner_scales_a_stage_through_rays_own_api_as_the_load_rises(ray: None
     happened = {line["number"]: line for line in lines if line["kind"] == "happened"}
     assert decided[0]["code"] == "scale_up"
     assert {n: line["swap"]["id"] for n, line in happened.items() if "swap" in line} == {
-        n: line["applied"]["change"] for n, line in decided.items() if "change" in line["applied"]
+        line["number"]: line["applied"]["change"]
+        for line in lines
+        if line["kind"] == "applied" and "change" in line["applied"]
     }
 
 

@@ -202,7 +202,8 @@ def test_what_is_not_a_plan_or_not_allowed_is_refused(plan: Plan, served: LiveSe
         (b"{}", {"watch": "soon"}, 400, "watch"),
         (b"{}", {"watch": "2h"}, 400, "from 0s to 1h"),
         (b"{}", {"wait": "maybe"}, 400, "valid: true, false"),
-        (b"{}", {"force": "true"}, 400, "force is not asked for here"),
+        (b"{}", {"force": "true"}, 400, "'force' is not asked for here; valid: watch, supersede, wait, pause"),
+        (b"{}", {"wait": ["true", "false"]}, 400, "wait is given 2 times"),
     ):
         found = httpx.put(url, content=body, params=query, headers=shown, timeout=60.0)
         assert (found.status_code, says in found.json()["error"]) == (status, True), found.text
@@ -237,9 +238,29 @@ def test_tuners_are_told_how_the_promise_was_kept_since_a_moment(plan: Plan, cli
         ]
         return promise
 
-    every, lately = told("-inf"), told(since_s)
+    every, lately = told(0), told(since_s)
     assert (every["offered"], every["judged"]) == (len(early) + len(late), len(early) + len(late))
     assert (lately["offered"], lately["judged"], lately["missed"]) == (len(late), len(late), 0)
     assert 0.0 < lately["latency_s"] < plan.spec.slo.latency_s
     assert told(since_s + 1e6) == {"offered": 0, "judged": 0, "missed": 0, "latency_s": None}
-    assert client.get("/stats", params={"promise_since": "x"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("bogus=1", "'bogus' is not asked for here; valid: samples, since_s, timings, arrivals_after, promise_since"),
+        ("since=3", "'since' is not asked for here; did you mean 'since_s'?"),
+        ("since_s=nan", "since_s is 'nan'; it must be a number of seconds of the server's clock"),
+        ("since_s=", "since_s is ''; it must be"),
+        ("promise_since=-inf", "promise_since is '-inf'; it must be"),
+        ("promise_since=x", "promise_since is 'x'; it must be"),
+        ("arrivals_after=1.5", "arrivals_after must be a number of requests"),
+        ("samples=1", "samples is '1'; valid: true, false"),
+        ("since_s=1&since_s=2", "since_s is given 2 times; give it once"),
+    ],
+)
+def test_a_question_to_the_statistics_that_is_not_understood_is_refused(
+    served: LiveServer, query: str, says: str
+) -> None:
+    found = httpx.get(f"{served.url}/stats?{query}", headers={"authorization": "Bearer s3cret"})
+    assert (found.status_code, says in found.json()["error"]) == (400, True), found.text

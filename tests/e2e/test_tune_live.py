@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -108,12 +109,15 @@ def test_the_rate_doubles_and_the_tuner_adds_replicas(tmp_path: Path) -> None:
     decided = [line for line in lines if line["kind"] == "decided"]
     assert [line["number"] for line in decided] == list(range(len(found["decisions"])))
     assert decided[0]["code"] == "scale_up"
-    assert all(line["why"] and "plan_hash" in line["applied"] and "error" not in line["applied"] for line in decided)
+    applied = {line["number"]: line["applied"] for line in lines if line["kind"] == "applied"}
+    assert list(applied) == [line["number"] for line in decided]
+    assert all(line["why"] and line["asked"]["plan_hash"] for line in decided)
+    assert all(each["plan_hash"] and "error" not in each for each in applied.values()), applied
     assert {line["number"] for line in lines if line["kind"] == "happened"} == {line["number"] for line in decided}
     assert all(line["requests"] >= 0 and "misses" in line for line in lines if line["kind"] == "happened")
     assert all(list(line["expected"]) == list(line["happened"]) for line in lines if line["kind"] == "happened")
     swaps = {line["number"]: line["swap"]["id"] for line in lines if "swap" in line}
-    assert swaps == {line["number"]: line["applied"]["change"] for line in decided if "change" in line["applied"]}
+    assert swaps == {number: each["change"] for number, each in applied.items() if "change" in each}
 
 
 SPEED = 10.0
@@ -195,11 +199,13 @@ def test_when_replicas_end_a_gear_is_changed_to_over_http_and_left_again(
         assert sizes() == {1}
     counts = stats["requests"]
     assert counts["offered"] == sum(offered) == counts["answered"] + counts["rejected"]
-    up, *_, down = [line for line in read(tmp_path / "decisions.jsonl") if "gear" in line]
+    lines = read(tmp_path / "decisions.jsonl")
+    applied = {line["number"]: line["applied"] for line in lines if line["kind"] == "applied"}
+    up, *_, down = [line for line in lines if "gear" in line]
     assert (up["gear"], down["gear"]) == ("2.5x", "plan")
     assert "times as often as planned" in up["why"]
     for line, before, after in ((up, 1, 4), (down, 4, 1)):
-        changes = [change for change in line["applied"]["changes"] if change["field"] == "max_batch_size"]
+        changes = [change for change in applied[line["number"]]["changes"] if change["field"] == "max_batch_size"]
         found = [(change["stage"], change["from"], change["to"]) for change in changes]
         assert found == [(stage, before, after) for stage in plan.stages]
 
@@ -224,6 +230,8 @@ def test_a_server_of_another_plan_or_none_is_named() -> None:
     with running_in_thread(make_plan()) as server:
         with pytest.raises(PlanError, match="stage 'first' has another max_wait_s there"):
             tune_live(make_plan(max_wait_s=0.1), server.url, planned_on=planned_on())
+        with pytest.raises(PlanError, match=r"keeps another promise: slo\.latency is "):
+            tune_live(make_plan(latency="300ms"), server.url, planned_on=planned_on())
         stop = threading.Event()
         stop.set()
         assert tune_live(make_plan(), server.url, planned_on=planned_on(), stop=stop)["decisions"] == []
@@ -290,9 +298,40 @@ def test_a_server_brings_its_tuner_in_one_command_and_both_end_together(tmp_path
     assert "missed the promise" in told
     assert "error" not in told
     lines = read(journal)
-    assert [line["kind"] for line in lines[:2]] == ["started", "decided"]
+    assert [line["kind"] for line in lines[:3]] == ["started", "decided", "applied"]
     decided, happened = ({line["number"] for line in lines if line["kind"] == kind} for kind in ("decided", "happened"))
     assert decided == happened
+
+
+def test_a_tuner_that_is_killed_beside_its_server_is_started_again(tmp_path: Path) -> None:
+    make_plan().write(tmp_path / "plan.json")
+    planned_on().write(tmp_path / "planned.csv")
+    journal = tmp_path / "decisions.jsonl"
+    tuned = ("--tune", "--planned-on", "planned.csv", "--journal", journal.name)
+    command = [sys.executable, "-m", "headway", "serve", "plan.json", "--port", "0", *tuned]
+
+    def runs(url: str, started: int) -> int:
+        """The number of the tuner's process, once its journal has begun so many times."""
+        last_s = time.monotonic() + 60.0
+        while not journal.exists() or [line["kind"] for line in read(journal)].count("started") < started:
+            assert time.monotonic() < last_s
+            time.sleep(0.1)
+        told: dict[str, Any] = httpx.get(f"{url}/stats", timeout=60.0).json()["tuner"]
+        assert (told["state"], told["restarts"]) == ("running", started - 1)
+        return int(told["pid"])
+
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            url = server.stdout.readline().strip()
+            os.kill(runs(url, 1), signal.SIGKILL)
+            runs(url, 2)
+        finally:
+            server.terminate()
+            _, told = server.communicate(timeout=60.0)
+    assert server.returncode == 0
+    assert "the tuner has ended by SIGKILL; the plan is served on, and the tuner started again in 1 s" in told
+    assert [line["kind"] for line in read(journal)] == ["started", "started", "ended"]
 
 
 def test_what_is_for_a_tuner_needs_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,8 +16,8 @@ from headway.plan.make import make
 from headway.plan.plan import Plan
 from headway.profile import Overheads, Profile, Row
 from headway.profile.refit import MIN_SAMPLES, batch_overhead, middle, scale_factors, time_at_stages
-from headway.serve.calibrate import fit
-from headway.sim.outcome import Outcome
+from headway.serve.calibrate import Observation, compared, fit
+from headway.sim.outcome import Outcome, StageOutcome, percentile
 from headway.sim.simulation import event_simulation, simulate, workload
 from headway.spec.model import Spec
 from headway.testing.examples import tiny_plan, tiny_profile
@@ -135,6 +135,51 @@ def test_the_fit_finds_the_overheads_that_were_put_in(seed: int) -> None:
     assert found.profile.rows == told.profile.rows
     before, after = (abs(c[""]["p50_s"].error_ratio or 0.0) for c in (found.before, found.after))
     assert after < before
+
+
+def started_late(seen: Observation, late_s: float) -> Observation:
+    """What a server would have told that marks every start so much later, and ends everything when it did."""
+
+    def stage(name: str) -> StageOutcome:
+        told = seen.outcome.stages[name]
+        gone_s = late_s * told.batches
+        return replace(
+            told, queue_wait_s=told.queue_wait_s + late_s, service_s=told.service_s - gone_s,
+            utilization=told.utilization - gone_s / told.capacity_s,
+        )  # fmt: skip
+
+    items = {
+        name: replace(each, queue_wait_s=each.queue_wait_s + late_s, service_s=each.service_s - late_s)
+        for name, each in seen.items.items()
+    }
+    return replace(seen, items=items, outcome=replace(seen.outcome, stages={n: stage(n) for n in seen.outcome.stages}))
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.0005, 0.0015])
+def test_what_a_batch_starts_late_is_the_batchs_in_the_fit_and_in_what_was_measured(late_s: float) -> None:
+    told = shaped("tandem")
+    told = replace(told, stages=dict.fromkeys(told.stages, ReplicaConfig("cpu", 1, 4)))
+    served = with_overheads(told, Overheads(0.001, {"a": 0.0015, "b": 0.0015}))
+    seen = simulated_observation(served, Trace.gamma(30.0, 1.0, requests=1000, seed=1), 1)
+    on_time, late = compared(served, seen, seed=1), compared(served, started_late(seen, late_s), seed=1)
+    found = fit(told, started_late(seen, late_s), seed=1)
+    for name in told.stages:
+        for figure, value in on_time[name].items():
+            assert late[name][figure].measured == pytest.approx(value.measured, abs=1e-9), figure
+        overhead, p50 = found.fits[name].overhead, found.after[name]["service_p50_s"]
+        assert overhead is not None
+        assert overhead.value == pytest.approx(0.0015, abs=overhead.half + 1e-4)
+        assert abs(p50.error_ratio or 0.0) < 0.02
+
+
+def test_a_stage_that_waits_for_a_batch_to_fill_is_compared_by_its_starts() -> None:
+    told = shaped("tandem")
+    told = replace(told, stages=dict.fromkeys(told.stages, ReplicaConfig("cpu", 2, 4, max_wait_s=0.01)))
+    seen = simulated_observation(told, Trace.gamma(60.0, 1.0, requests=1000, seed=1), 1)
+    found = compared(told, seen, seed=1)
+    for name, items in seen.items.items():
+        assert found[name]["queue_wait_p50_s"].measured == percentile(items.queue_wait_s, 50)
+        assert found[name]["service_p50_s"].measured == percentile(items.batches().service_s, 50)
 
 
 @given(st.integers(0, 1000), st.floats(0.0, 0.001))

@@ -19,6 +19,7 @@ from headway.plan.difference import diff
 from headway.plan.infeasible import Infeasible
 from headway.plan.make import make
 from headway.plan.plan import Plan
+from headway.policy.scaling import Decision
 from headway.profile import Overheads, Profile, RecordedVisits
 from headway.profile import Row as ProfileRow
 from headway.report.policies import compared
@@ -30,6 +31,7 @@ from headway.trace import Trace
 from headway.tune.advise import advise
 from headway.tune.journal import Journal
 from headway.tune.journal import read as read_journal
+from headway.tune.loop import Entry
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "files.md"
 NAMED = ("stages", "figures", "batch_s", "utilization", "scale_factors", "stale_ratio", "baseline_ratio")
@@ -115,10 +117,16 @@ def decisions() -> dict[str, Any]:
     planned_on, today = Trace.poisson(40.0, 200, seed=1), Trace.spike(40.0, 2.5, 20.0, 20.0, 80.0, seed=3)
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "decisions.jsonl") as journal:
         advise(tiny_plan(), today, planned_on=planned_on, journal=journal)
+        beside = next(line for line in read_journal(journal.path) if line["kind"] == "decided")
+        asked = Entry(9, 80.0, {"a": 1}, Decision({"a": 2}, "scale_up", "more comes"), asked={"plan_hash": "1234"})
+        journal.asking(asked)
+        written = read_journal(journal.path)[-1]
+        journal.decided(dataclasses.replace(asked, applied={"advised": True}))
         journal.silent(81.0, "timed out")
         journal.back(81.0, 12.5)
         journal.ended(94.0, "told to end")
         lines = {line["kind"]: line for line in read_journal(journal.path)}
+    lines["decided"] = {**beside, "asked": written["asked"]}
     return {name: value for line in lines.values() for name, value in line.items()}
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import numpy as np
 import pytest
+from tests.units import swapping
 from tests.units.engine_plans import SERVICE_S, ask, make_plan, run, text, values
 
+from headway.domains.pipeline.declare import ReplicaConfig
 from headway.errors import ServeError
 from headway.serve.engine import Answer, Engine
 from headway.serve.gate import Rejected
@@ -153,3 +156,46 @@ def test_a_defect_in_a_worker_forgets_no_request_and_keeps_no_cores() -> None:
     start = fake_starter(lambda n: SERVICE_S, defective, started)
     answer, free = run(make_plan({"a": {}}, pool=2), scenario, start=start)
     assert (answer.status, free, len(started)) == ("answered", 2, 2)
+
+
+CAPACITY_PER_S = 100.0
+"""Of two replicas that take 20 ms each."""
+
+
+def test_three_times_the_load_for_a_minute_costs_a_tenth_of_the_capacity_at_most() -> None:
+    plan = swapping.make_plan({"a": {}}, a=ReplicaConfig("cpu", replicas=2))
+    overload_s, window_s = 60.0, 5.0
+
+    async def scenario(engine: Engine, fakes: swapping.Fakes) -> None:
+        answers: list[Answer] = []
+
+        async def offer(rate_per_s: float, seconds: float) -> int:
+            refused = 0
+            for _ in range(round(rate_per_s * seconds)):
+                try:
+                    engine.submit(text("x"), answers.append, 1e6)
+                except Rejected:
+                    refused += 1
+                await asyncio.sleep(1.0 / rate_per_s)
+            return refused
+
+        assert await offer(0.5 * CAPACITY_PER_S, 2.0) == 0
+        began_s = engine.clock()
+        refused = await offer(3.0 * CAPACITY_PER_S, overload_s)
+        assert refused <= (3.0 - 0.9) * CAPACITY_PER_S * overload_s
+        ended = engine.ended.rows()
+        in_time_s = (ended[:, 0] + ended[:, 1])[ended[:, 1] <= plan.spec.slo.latency_s]
+        # From the first window on: what is let in is let in from the start.
+        for since_s in np.arange(began_s, began_s + overload_s - window_s / 2, window_s):
+            good = np.count_nonzero((in_time_s >= since_s) & (in_time_s < since_s + window_s))
+            assert good >= 0.9 * CAPACITY_PER_S * window_s, since_s - began_s
+        assert engine.counts.late == 0
+
+        await asyncio.sleep(5.0)
+        before = len(answers)
+        assert await offer(0.5 * CAPACITY_PER_S, 2.0) == 0
+        await asyncio.sleep(1.0)
+        assert [answer.status for answer in answers[before:]] == ["answered"] * 100
+        assert float(np.max(engine.ended.rows()[-100:, 1])) == pytest.approx(swapping.SERVICE_S["cpu"])
+
+    swapping.play(plan, scenario)

@@ -13,6 +13,7 @@ from headway.domains.pipeline.declare import ReplicaConfig
 from headway.errors import ServeError
 from headway.plan.plan import Plan
 from headway.serve.engine import Answer, Engine
+from headway.serve.gate import Rejected
 from headway.serve.swap import SwapRefused
 from headway.serve.watch import Watch
 from headway.serve.wire import Payload
@@ -237,6 +238,51 @@ def test_predictions_alone_make_another_plan_live_without_touching_a_stage() -> 
         assert (answer["changes"], engine.plan, len(fakes.workers)) == ([], told, 1)
 
     run(plan, scenario)
+
+
+def promising(plan: Plan, **promise: Any) -> Plan:
+    slo = plan.spec.slo.model_copy(update=promise)
+    return dataclasses.replace(plan, spec=plan.spec.model_copy(update={"slo": slo}))
+
+
+def test_another_promise_is_a_change_that_is_named_and_kept_at_once() -> None:
+    plan = make_plan(ONE)
+    stricter = promising(plan, latency_s=0.01, percentile=95.0)
+
+    async def scenario(engine: Engine, fakes: Fakes) -> None:
+        await offer(engine, 10.0, 1.0)
+        assert engine.counts.late == 0
+        answer = await engine.swap(stricter, Watch(60.0))
+        assert (answer["state"], answer["to"], engine.plan_hash) == ("kept", stricter.hash, stricter.hash)
+        assert answer["changes"] == [
+            {"stage": "", "field": "slo.latency", "from": plan.spec.slo.model_dump(mode="json")["latency_s"],
+             "to": stricter.spec.slo.model_dump(mode="json")["latency_s"]},
+            {"stage": "", "field": "slo.percentile", "from": 99.0, "to": 95.0},
+        ]  # fmt: skip
+        assert (last(engine)["id"], engine.swaps.results["kept"]) == (answer["id"], 1)
+        # A batch takes 20 ms: every request from here on breaks what is promised from here on.
+        await offer(engine, 10.0, 1.0)
+        await asyncio.sleep(1.0)
+        assert engine.counts.late == 10
+        assert len(fakes.workers) == 1
+        await engine.swap(but(stricter, max_batch_size=2), Watch(0.0))
+
+    run(plan, scenario)
+
+
+def test_what_is_let_in_goes_by_the_promise_that_is_live() -> None:
+    plan = make_plan(ONE)
+
+    async def scenario(engine: Engine, fakes: Fakes) -> None:
+        await offer(engine, 40.0, 1.0)
+        assert engine.counts.by_status["rejected"] == 0
+        await engine.swap(promising(plan, latency_s=0.001))
+        answers: list[Answer] = []
+        engine.submit(Payload("text", b"x"), answers.append)
+        with pytest.raises(Rejected, match=r"within 0\.001 s"):
+            engine.submit(Payload("text", b"x"), answers.append)
+
+    play(plan, scenario)
 
 
 def test_the_plan_that_is_live_already_is_not_watched_and_in_nobodys_way() -> None:

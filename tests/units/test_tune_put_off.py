@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from headway.errors import PlanError
 from headway.plan.plan import Plan
-from headway.policy.scaling import Decision
+from headway.policy.scaling import Decision, Observation, hold
 from headway.testing.examples import tiny_plan
 from headway.trace import Trace
+from headway.tune.effect import Judged
+from headway.tune.journal import Journal, read
 from headway.tune.live import RETRY_S, Live
+from headway.tune.loop import run
 from headway.tune.server import Server
 from headway.tune.terms import terms
+from headway.tune.told import Told
 
 BUSY = "a change to plan 1234 is starting; wait for its end"
 
@@ -158,3 +165,84 @@ def test_a_decision_that_waits_is_not_said_to_have_made_the_change_in_its_way(se
     assert "swap" not in live.happened(at_s)
     live.apply(more(server, replicas=4))
     assert live.happened(at_s)["waited"] == "a later decision took its place"
+
+
+class Crash(BaseException):
+    """The tuner's process ends here and now."""
+
+
+class Once:
+    """A tuner that asks for three replicas everywhere when it is first asked, and for nothing after."""
+
+    name = "once"
+
+    def decide(self, observation: Observation, memory: Any) -> tuple[Decision, Any]:
+        if memory is not None:
+            return hold(observation, "said"), memory
+        return Decision(dict.fromkeys(observation.stages, 3), "scale_up", "more comes"), True
+
+
+def journaled(server: Scripted, path: Path, **how: Any) -> list[dict[str, Any]]:
+    """The lines of a tuner that is told to end after its first look but one."""
+    plan = tiny_plan()
+    about = terms(plan, Trace.poisson(rate=20, seconds=300, seed=1))
+    live = Live(cast(Server, server), plan, about, **how)
+    looks = iter([True, False])
+    live.wait = lambda seconds: next(looks)  # type: ignore[method-assign]
+    live.judged = lambda since_s: Judged(0, 0, 0, None)  # type: ignore[method-assign]
+    with Journal(path) as journal:
+        journal.started({"tuner": "once"})
+        run(Once(), live, listener=Told(journal, lambda entry: None, lambda text: None))
+    return read(path)
+
+
+def test_what_a_tuner_asks_for_is_on_disk_before_the_server_is_asked(server: Scripted, tmp_path: Path) -> None:
+    path, change = tmp_path / "decisions.jsonl", server.change
+    found: list[dict[str, Any]] = []
+
+    def crashes(plan: Plan, pause_s: float = 0.0) -> dict[str, Any]:
+        change(plan, pause_s)
+        found.extend(read(path))
+        raise Crash
+
+    server.change = crashes  # type: ignore[method-assign]
+    with pytest.raises(Crash):
+        journaled(server, path, act=True)
+    assert found == read(path)
+    assert [line["kind"] for line in found] == ["started", "decided"]
+    assert found[1]["asked"] == {"plan_hash": server.live.hash}
+    assert (found[1]["to"], found[1]["applied"]) == (dict.fromkeys(server.live.stages, 3), {})
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_a_server_answered_is_a_line_of_its_own(server: Scripted, tmp_path: Path, refused: bool) -> None:
+    if refused:
+        server.change = lambda plan, pause_s=0.0: {"error": "supply is at its end"}  # type: ignore[method-assign]
+    lines = journaled(server, tmp_path / "decisions.jsonl", act=True)
+    assert [line["kind"] for line in lines] == ["started", "decided", "applied", "happened"]
+    _, decided, applied, happened = lines
+    assert applied["number"] == decided["number"] == happened["number"]
+    assert applied["applied"]["plan_hash"] == decided["asked"]["plan_hash"]
+    assert applied["applied"].get("error") == ("supply is at its end" if refused else None)
+
+
+def test_advice_is_one_line_since_nothing_is_asked_for(server: Scripted, tmp_path: Path) -> None:
+    lines = journaled(server, tmp_path / "decisions.jsonl")
+    assert [line["kind"] for line in lines] == ["started", "decided", "happened"]
+    assert lines[1]["applied"] == {"advised": True}
+    assert "asked" not in lines[1]
+
+
+def test_a_tuner_refuses_a_server_that_keeps_another_promise_and_ends_when_it_is_given_one(
+    server: Scripted, tmp_path: Path
+) -> None:
+    plan = tiny_plan()
+    slo = plan.spec.slo.model_copy(update={"latency_s": 9.0})
+    stricter = replace(plan, spec=plan.spec.model_copy(update={"slo": slo}))
+    live = tuner(server)
+    server.live = stricter
+    for late in (lambda: tuner(server), live.observe):
+        with pytest.raises(
+            PlanError, match=r"keeps another promise: slo\.latency is .*9.* there and .*; give the plan"
+        ):
+            late()

@@ -19,7 +19,8 @@ from headway.bench.calm import calmest
 from headway.bench.fidelity import CV, REQUESTS, sleeping_plan
 from headway.plan.plan import Plan
 from headway.profile.refit import MIN_SAMPLES
-from headway.serve.calibrate import LETS_ALL_IN, PERCENTS, RUNS, Compared, Observation, fit_all, observe
+from headway.serve.calibrate import LETS_ALL_IN, RUNS, Compared, Observation, fit_all, observe
+from headway.serve.figures import PERCENTS
 from headway.serve.replay import replay
 from headway.serve.run import running
 from headway.sim.outcome import percentile

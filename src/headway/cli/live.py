@@ -152,7 +152,9 @@ def serve(
     arguments = [str(plan), "--tuner", tuner.value, "--seed", str(seed)]
     for option, value in wanted.items():
         arguments += [option] if value is True else [option, str(value)]
-    beside = partial(tuner_beside, arguments=arguments, token=token, folder=Path.cwd(), warn=say)
+    # What came on standard input is gone when a tuner is started again.
+    again = str(planned_on) != "-"
+    beside = partial(tuner_beside, arguments=arguments, token=token, folder=Path.cwd(), warn=say, again=again)
     os.chdir(folder or model_folder(read, plan.parent))
     serve(
         read,

@@ -76,7 +76,7 @@ def diff(before: Plan, after: Plan) -> dict[str, Any]:
         raise PlanError(
             f"the plans have different stages ({', '.join(only)} in only one of them); compare like with like"
         )
-    changes = []
+    changes = promise_changes(before.spec, after.spec)
     for name in after.stages:
         old, new = before.stages[name].to_dict(), after.stages[name].to_dict()
         changes += [
@@ -95,6 +95,21 @@ def diff(before: Plan, after: Plan) -> dict[str, Any]:
         "risks": _risks(before, after),
         "evidence": _evidence(before, after),
     }
+
+
+def promise_changes(before: Spec, after: Spec) -> list[dict[str, Any]]:
+    """Return which fields of the promise differ, as changes of a difference: of no stage, but of the whole.
+
+    >>> from headway.testing.examples import tiny_spec
+    >>> promise_changes(tiny_spec(), tiny_spec())
+    []
+    """
+    old, new = (spec.slo.model_dump(mode="json", by_alias=True) for spec in (before, after))
+    return [
+        {"stage": "", "field": f"slo.{field}", "from": old[field], "to": new[field]}
+        for field in new
+        if old[field] != new[field]
+    ]
 
 
 def _risks(before: Plan, after: Plan) -> list[str]:

@@ -136,6 +136,18 @@ def observed_rows(rows: Sequence[Row], batch_size: Ints, service_s: Floats) -> t
     return tuple(out)
 
 
+def startable_s(arrival_s: Floats, start_s: Floats, done_s: Floats) -> Floats:
+    """Return when each batch could have started: its oldest item there, and a replica free; entries as `start_delay`.
+
+    >>> startable_s(np.array([0.0, 0.5]), np.array([0.1, 1.2]), np.array([1.0, 2.0])).tolist()
+    [0.0, 1.0]
+    """
+    # Had no replica been free before, the last batch to end freed one; had one been, the arrival came later.
+    ended_s = np.concatenate([[-np.inf], np.sort(done_s)])
+    freed_s = ended_s[np.searchsorted(ended_s, start_s, side="right") - 1]
+    return np.asarray(np.maximum(arrival_s, freed_s), np.float64)
+
+
 def start_delay(arrival_s: Floats, start_s: Floats, done_s: Floats) -> Estimate | None:
     """Return how long after it could have started a batch was started: its oldest item there, and a replica free.
 
@@ -144,10 +156,7 @@ def start_delay(arrival_s: Floats, start_s: Floats, done_s: Floats) -> Estimate 
     """
     if start_s.size < MIN_SAMPLES:
         return None
-    # Had no replica been free before, the last batch to end freed one; had one been, the arrival came later.
-    ended_s = np.concatenate([[-np.inf], np.sort(done_s)])
-    freed_s = ended_s[np.searchsorted(ended_s, start_s, side="right") - 1]
-    return middle(start_s - np.maximum(arrival_s, freed_s))
+    return middle(start_s - startable_s(arrival_s, start_s, done_s))
 
 
 def request_overhead(latency_s: Floats, at_stages_s: Floats) -> Estimate | None:

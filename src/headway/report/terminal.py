@@ -121,7 +121,7 @@ def diff_view(diff: Mapping[str, Any]) -> Group:
     title = f"{_end(diff.get('from'))} → {_end(diff.get('to'))}"
     parts: list[RenderableType] = [heading(title), pairs([("cost", costs)])]
     rows = [
-        [str(c["stage"]), str(c["field"]), fmt.plain(c.get("from")), fmt.plain(c.get("to"))]
+        [str(c["stage"]) or "promise", str(c["field"]), fmt.plain(c.get("from")), fmt.plain(c.get("to"))]
         for c in diff.get("changes", ())
     ]
     if rows:

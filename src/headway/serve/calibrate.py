@@ -22,10 +22,11 @@ from headway.profile import refit as fitting
 from headway.profile.passing import Finding, findings
 from headway.profile.refit import Estimate, StageFit
 from headway.serve.engine import Limits
+from headway.serve.figures import Figures, batch_times, figures, measured_figures, starts_at_once
 from headway.serve.misses import Stays, miss_rates, usual_s
 from headway.serve.observed import Batches, Floats, Ints, StageItems
 from headway.serve.replay import replay
-from headway.sim.outcome import ANSWERED, Outcome, number, percentile
+from headway.sim.outcome import ANSWERED, Outcome, number
 from headway.sim.simulation import build_outcome, run_stages, workload
 from headway.sim.threads import in_threads
 from headway.trace import Trace
@@ -33,14 +34,11 @@ from headway.trace import Trace
 SCHEMA = "headway.calibration/1"
 RUNS = 21
 """Simulations with service times and ways drawn anew: figures are their medians, intervals hold 95 % of them."""
-PERCENTS = (50, 95, 99)
 FEWEST_ANSWERED = 0.95
 """With fewer answers of the requests offered, what was measured is mostly how the server refuses."""
 
 LETS_ALL_IN = Limits(queue_limit=0, keep_promise=False)
 """Predictions are of all that is offered, so a server to compare them with refuses nothing."""
-
-Figures = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,25 +262,25 @@ def fit_all(plan: Plan, parts: Sequence[Observation], *, profile: Profile | None
 def compared(plan: Plan, seen: Observation, *, seed: int = 0) -> Comparison:
     """Return what the plan's profile predicts of an observed trace beside what was measured, whole and by stage."""
     drawn = in_threads(lambda run: _simulated(plan, seen.trace, seed + run), range(RUNS))
-    runs = [figures for figures, _ in drawn]
+    runs = [found for found, _ in drawn]
     usual = usual_s([stays for _, stays in drawn])
-    measured = _figures(seen.outcome)
+    measured = figures(seen.outcome)
     for name, items in seen.items.items():
-        batches = items.batches()
-        table = _table(plan, name, batches.batch_size)
+        batch_size = items.batches().batch_size
+        table = _table(plan, name, batch_size)
         if table is not None:
-            measured[name] |= _service(batches.service_s)
+            measured[name] |= measured_figures(plan, name, items, seen.outcome.stages[name])
             for number, run in enumerate(runs):
                 # The batches as they were, each with a time drawn anew: their sizes are judged by the waits.
-                columns = np.random.default_rng([seed, number]).integers(table.shape[1], size=batches.batch_size.size)
-                run[name] |= _service(table[batches.batch_size, columns])
+                columns = np.random.default_rng([seed, number]).integers(table.shape[1], size=batch_size.size)
+                run[name] |= batch_times(table[batch_size, columns])
     for by_stage, stays in (*drawn, (measured, _measured_stays(seen))):
         for name, share in miss_rates(stays, usual).items():
             by_stage[name]["miss_rate"] = share
     out: Comparison = {}
-    for name, figures in measured.items():
+    for name, by_figure in measured.items():
         out[name] = {}
-        for figure, value in figures.items():
+        for figure, value in by_figure.items():
             low, middle, high = np.quantile([run[name][figure] for run in runs], [0.025, 0.5, 0.975], method="nearest")
             out[name][figure] = Compared(float(middle), float(low), float(high), value)
     return out
@@ -300,29 +298,13 @@ def _simulated(plan: Plan, trace: Trace, seed: int) -> tuple[dict[str, Figures],
         arrival_s = np.empty(work.items[name].count)
         arrival_s[arrivals.item] = arrivals.arrival_s
         items[name] = work.items[name].request[gone.item].astype(np.int64), arrival_s[gone.item], gone.done_s
-    return _figures(outcome), Stays.of(outcome.missed, items)
+    return figures(outcome), Stays.of(outcome.missed, items)
 
 
 def _measured_stays(seen: Observation) -> Stays:
     """How long requests were at the stages by what the server tells."""
     items = {n: (each.request - seen.first_request, each.arrival_s, each.done_s) for n, each in seen.items.items()}
     return Stays.of(seen.outcome.missed, items)
-
-
-def _figures(outcome: Outcome) -> dict[str, Figures]:
-    """What predictions are judged by: of whole requests, under the name '', and of each stage."""
-    whole: Figures = {f"p{p}_s": outcome.p(p) for p in PERCENTS}
-    out = {"": {**whole, "miss_rate": outcome.miss_rate}}
-    for name, stage in outcome.stages.items():
-        waits: Figures = {f"queue_wait_p{p}_s": percentile(stage.queue_wait_s, p) for p in PERCENTS}
-        service_s = stage.service_s / stage.batches if stage.batches else float("nan")
-        out[name] = {**waits, "service_mean_s": service_s, "utilization": stage.utilization}
-    return out
-
-
-def _service(service_s: Floats) -> Figures:
-    """Percentiles of what batches took."""
-    return {f"service_p{p}_s": percentile(service_s, p) for p in PERCENTS}
 
 
 def _table(plan: Plan, name: str, batch_size: Ints) -> Floats | None:
@@ -358,8 +340,7 @@ def _fit_stage(plan: Plan, name: str, parts: Sequence[Observation]) -> StageFit:
     found = fitting.fit_stage(
         plan.profile, name, config["variant"], config["hardware"], batches.batch_size, batches.service_s
     )
-    pooled = plan.spec.supply[config["hardware"]].pool is not None
-    if found.overhead is None or pooled or config.get("max_wait_s"):
+    if found.overhead is None or not starts_at_once(plan, name):
         return found
     more = fitting.start_delay(batches.arrival_s, batches.start_s, batches.done_s)
     if more is None:

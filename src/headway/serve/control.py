@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from headway.errors import HeadwayError, PlanError
+from headway.errors import HeadwayError, PlanError, nearest
 from headway.plan.plan import Plan
 from headway.serve.infer import Refused
 from headway.serve.swap import SwapRefused
@@ -45,13 +46,13 @@ def routes(app: App) -> list[Route]:
         return _json(answer, 200 if answer["committed_s"] is not None else 202)
 
     async def stats(request: Request) -> Response:
-        asked = request.query_params
-        since_s, timings = _time_s(request, "since_s"), _flag(request, "timings", True)
-        found = engine.stats(since_s, asked.get("samples") == "true", timings)
+        asked = _query(request, "samples", "since_s", "timings", "arrivals_after", "promise_since")
+        since_s = _time_s(asked, "since_s") if "since_s" in asked else -math.inf
+        found = engine.stats(since_s, _flag(asked, "samples", False), _flag(asked, "timings", True))
         if "arrivals_after" in asked:
             found["arrivals"] = _arrivals(engine, asked["arrivals_after"])
         if "promise_since" in asked:
-            found["promise"] = _promise(engine, _time_s(request, "promise_since"))
+            found["promise"] = _promise(engine, _time_s(asked, "promise_since"))
         return _json(found)
 
     return [
@@ -61,19 +62,27 @@ def routes(app: App) -> list[Route]:
     ]
 
 
+def _query(request: Request, *valid: str) -> Mapping[str, str]:
+    """Return the query's parameters. Raises Refused for one that is not asked for here, or is given twice."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if name not in valid:
+            raise Refused(400, f"{name[:40]!r} is not asked for here{nearest(name, valid)}; valid: {', '.join(valid)}")
+        if names.count(name) > 1:
+            raise Refused(400, f"{name} is given {names.count(name)} times; give it once")
+    return request.query_params
+
+
 def _how(request: Request) -> tuple[Watch, bool, bool, float]:
     """Read `watch` and `pause` (durations), `supersede` and `wait` from the query."""
-    asked = request.query_params
-    for name in asked:
-        if name not in ("watch", "supersede", "wait", "pause"):
-            raise Refused(400, f"{name} is not asked for here; valid: watch, supersede, wait, pause")
-    window_s = _duration_s(request, "watch", f"{Watch().window_s:g}s", _LONGEST_WATCH)
-    pause_s = _duration_s(request, "pause", "0s", _LONGEST_PAUSE)
-    return Watch(window_s), _flag(request, "supersede", False), _flag(request, "wait", True), pause_s
+    asked = _query(request, "watch", "supersede", "wait", "pause")
+    window_s = _duration_s(asked, "watch", f"{Watch().window_s:g}s", _LONGEST_WATCH)
+    pause_s = _duration_s(asked, "pause", "0s", _LONGEST_PAUSE)
+    return Watch(window_s), _flag(asked, "supersede", False), _flag(asked, "wait", True), pause_s
 
 
-def _duration_s(request: Request, name: str, default: str, most: str) -> float:
-    text = request.query_params.get(name, default)
+def _duration_s(asked: Mapping[str, str], name: str, default: str, most: str) -> float:
+    text = asked.get(name, default)
     try:
         found_s = duration_s(text)
     except ValueError as error:
@@ -83,15 +92,18 @@ def _duration_s(request: Request, name: str, default: str, most: str) -> float:
     return found_s
 
 
-def _time_s(request: Request, name: str) -> float:
+def _time_s(asked: Mapping[str, str], name: str) -> float:
     try:
-        return float(request.query_params.get(name, "-inf"))
+        found_s = float(asked[name])
     except ValueError:
-        raise Refused(400, f"{name} must be a number of seconds of the server's clock") from None
+        found_s = math.nan
+    if not math.isfinite(found_s):
+        raise Refused(400, f"{name} is {asked[name][:40]!r}; it must be a number of seconds of the server's clock")
+    return found_s
 
 
-def _flag(request: Request, name: str, default: bool) -> bool:
-    text = request.query_params.get(name, str(default).lower())
+def _flag(asked: Mapping[str, str], name: str, default: bool) -> bool:
+    text = asked.get(name, str(default).lower())
     if text not in ("true", "false"):
         raise Refused(400, f"{name} is {text[:40]!r}; valid: true, false")
     return text == "true"

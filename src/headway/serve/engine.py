@@ -88,6 +88,7 @@ class Engine:
         self.swaps = Swaps(self, live_station)
         self.decisions: deque[Decision] | None = deque(maxlen=DECISIONS_KEPT) if record_decisions else None
         self.state = "new"
+        self.tuner: Callable[[], Mapping[str, Any]] | None = None
         self.started_s = clock()
         self._pools = {name: CorePool(pool.cores) for name, pool in plan.spec.pools.items()}
         self._walk = Walk(self.graph, self._submit, seed)
@@ -292,6 +293,7 @@ class Engine:
             "name": self.plan.spec.name,
             "plan_hash": self.plan_hash,
             "swap": self.swaps.to_dict(),
+            "tuner": None if self.tuner is None else self.tuner(),
             "state": self.state,
             "ready": self.ready,
             "refuses_late": self.limits.keep_promise,

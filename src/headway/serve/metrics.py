@@ -53,6 +53,9 @@ class EngineCollector(Collector):
         for result, count in engine.swaps.results.items():
             changes.add_metric([engine.plan.spec.name, result], count)
         yield changes
+        tuner = GaugeMetricFamily("headway_tuner_running", "Whether a tuner runs beside.", labels=["pipeline"])
+        tuner.add_metric([engine.plan.spec.name], engine.tuner is not None and engine.tuner()["state"] == "running")
+        yield tuner
 
     def _requests(self) -> Iterator[Metric]:
         engine, counts = self._engine, self._engine.counts

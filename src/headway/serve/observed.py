@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headway.errors import ServeError
+from headway.profile.refit import startable_s
 from headway.serve.record import RING_ENTRIES
 
 Floats = NDArray[np.float64]
@@ -55,8 +56,28 @@ class StageItems:
 
     def batches(self) -> Batches:
         """Return the batches; the first item of each is its oldest."""
+        at = self._firsts()
+        return Batches(self.batch_size[at], self.arrival_s[at], self.start_s[at], self.done_s[at])
+
+    def as_simulated(self) -> tuple[Floats, Floats]:
+        """Return for how long each item waited and each batch occupied a replica, as a simulator counts them.
+
+        There a batch starts as soon as it can. A server that is late with it adds that to the batch, and it is fitted
+        as a part of the batch's overhead. For stages that wait neither for a batch to fill nor for cores.
+        """
+        batches, at = self.batches(), self._firsts()
+        could_s = startable_s(batches.arrival_s, batches.start_s, batches.done_s)
+        late_s, size = batches.start_s - could_s, batches.batch_size
+        wait_s = self.queue_wait_s.copy()
+        within = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
+        of_batch = np.repeat(at, size) + within
+        wait_s[of_batch] = np.maximum(0.0, wait_s[of_batch] - np.repeat(late_s, size))
+        return wait_s, batches.service_s + late_s
+
+    def _firsts(self) -> Ints:
+        """Where the first item of each batch is; those of a batch follow each other."""
         if not self.request.size:
-            return Batches(self.batch_size, self.arrival_s, self.start_s, self.done_s)
+            return np.empty(0, np.int64)
         start_s, done_s, size = self.start_s, self.done_s, self.batch_size
         other = (
             (np.abs(np.diff(start_s)) > _ROUNDING_S) | (np.abs(np.diff(done_s)) > _ROUNDING_S) | (np.diff(size) != 0)
@@ -66,8 +87,7 @@ class StageItems:
         within = np.arange(size.size) - np.repeat(first, run)
         at = np.flatnonzero(within % size == 0)
         # A batch of which the first items came before the time that was asked for is not whole.
-        at = at[(within + size <= np.repeat(run, run))[at]]
-        return Batches(size[at], self.arrival_s[at], start_s[at], done_s[at])
+        return np.asarray(at[(within + size <= np.repeat(run, run))[at]], np.int64)
 
 
 @dataclass(frozen=True, slots=True)

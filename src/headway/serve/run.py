@@ -44,8 +44,10 @@ TOKEN_VARIABLE = "HEADWAY_TOKEN"
 EMBEDDED, RAY = "embedded", "ray"
 ENGINES = (EMBEDDED, RAY)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-Beside = Callable[[str], AbstractAsyncContextManager[Any]]
-"""What runs beside the server at a URL, from when it lets requests in until it is told to end, before it drains."""
+BesideState = Mapping[str, Any]
+Beside = Callable[[str], AbstractAsyncContextManager[Callable[[], BesideState] | None]]
+"""What runs beside the server at a URL, from when it lets requests in until it is told to end, before it drains. What
+it gives tells how it fares, as JSON values with a `state`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ class LiveServer:
             gc.collect()
             gc.freeze()
             announce(self.url)
-            async with given_back(lambda: self.engine.counts.in_flight), beside(self.url):
+            async with given_back(lambda: self.engine.counts.in_flight), beside(self.url) as self.engine.tuner:
                 await self._stop.wait()
             await self.engine.drain(self.options.grace_s)
         finally:

@@ -94,9 +94,9 @@ class Change:
         }
 
 
-def _unchanged(id: int, plan: Plan, watch: Watch, difference: Mapping[str, Any], now_s: float) -> Change:
-    """The change to what is live already: over at once, with nothing to watch."""
-    change = Change(id, plan, plan, watch, {}, now_s, 0, difference, KEPT, committed_s=now_s, ended_s=now_s)
+def _at_once(id: int, old: Plan, new: Plan, watch: Watch, difference: Mapping[str, Any], now_s: float) -> Change:
+    """A change that touches no stage: over at once, with nothing to watch."""
+    change = Change(id, old, new, watch, {}, now_s, 0, difference, KEPT, committed_s=now_s, ended_s=now_s)
     change.settled.set()
     return change
 
@@ -165,9 +165,14 @@ class Swaps:
             admission_terms(plan)
         except HeadwayError as error:
             raise SwapRefused(422, str(error)) from None
-        if plan.hash == old.hash and self._now is None:
-            engine.set_plan(plan)  # predictions are not in the hash
-            return _unchanged(next(self._ids), plan, watch, difference, engine.clock())
+        if not made and self._now is None:
+            # The promise, prices or predictions: what is judged by them is judged by the other ones from here on.
+            engine.set_plan(plan)
+            change = _at_once(next(self._ids), old, plan, watch, difference, engine.clock())
+            if plan.hash != old.hash:
+                self.results[KEPT] += 1
+                self._last = change
+            return change
         stages: dict[str, Changeable] = {}
         for name in made:
             station = engine.stations[name]

@@ -18,6 +18,7 @@ from typing import Any
 from headway.errors import HeadwayError, PlanError, nearest
 from headway.files import canonical_json, write_atomic
 from headway.plan.contract import TunesItself
+from headway.plan.difference import promise_changes
 from headway.plan.infeasible import Infeasible
 from headway.plan.make import Progress, make
 from headway.plan.plan import Plan
@@ -35,6 +36,7 @@ BUDGET = 200
 SCHEMA = "headway.gears/1"
 SCALED = frozenset({"replicas"})
 """Fields that say nothing of which gear runs."""
+_GIVE = "give the plan that is served, or make this one the live one first (PUT /plan)"
 
 
 def make_gears(
@@ -210,14 +212,17 @@ def running_gear(plan: Plan, live: Plan, terms: Terms, likely: str | None = None
         check(live, plan)
     except HeadwayError as error:
         raise PlanError(f"the server runs another plan: {error}") from None
+    promised = promise_changes(live.spec, plan.spec)
+    if promised:
+        told = ", ".join(f"{c['field']} is {c['from']} there and {c['to']} in the plan given" for c in promised)
+        raise PlanError(f"the server keeps another promise: {told}; {_GIVE}")
     configs: dict[str | None, Mapping[str, Any]] = {None: {}, **{gear.name: gear.config for gear in terms.gears}}
     differs = {name: _otherwise(plan, live, terms, config) for name, config in configs.items()}
     fitting = [name for name, stages in differs.items() if not stages]
     if not fitting:
         stage, fields = next(iter(differs[None].items()))
         raise PlanError(
-            f"the server runs another plan: stage {stage!r} has another {' and '.join(fields)} there; "
-            "give the plan that is served, or make this one the live one first (PUT /plan)"
+            f"the server runs another plan: stage {stage!r} has another {' and '.join(fields)} there; {_GIVE}"
         )
     return likely if likely in fitting else fitting[0]
 

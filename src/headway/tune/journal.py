@@ -1,7 +1,9 @@
 """`decisions.jsonl`: what a tuner decided and why, what it expected, and later what happened.
 
-One JSON object per line, each written by one call and forced to disk before the decision counts as made. A line that a
-crash cut short is removed when the file is opened again, and not shown by `read`, so that every line is a whole one.
+One JSON object per line, each written by one call and forced to disk. A decision for which a server is asked to change
+is on disk before it is asked, and what it answered follows in a line of its own: after a crash in between, the journal
+says what was asked for, and not that it was done. A line that a crash cut short is removed when the file is opened
+again, and not shown by `read`, so that every line is a whole one.
 """
 
 from __future__ import annotations
@@ -70,9 +72,16 @@ class Journal:
         """Begin a run: which tuner, which plan, which seed. Numbers of decisions count from 0 in each run."""
         self._append({"schema": SCHEMA, "kind": "started", **about})
 
-    def decided(self, entry: Entry) -> None:
-        """Write a decision and what was done for it."""
+    def asking(self, entry: Entry) -> None:
+        """Write a decision before anything is asked for it."""
         self._append({"kind": "decided", **entry.to_dict()})
+
+    def decided(self, entry: Entry) -> None:
+        """Write what was done for a decision: beside it, or after it where it had to be written before."""
+        if entry.asked is None:
+            self._append({"kind": "decided", **entry.to_dict()})
+        else:
+            self._append({"kind": "applied", "number": entry.number, "applied": dict(entry.applied)})
 
     def reviewed(self, number: int, at_s: float, happened: Mapping[str, Any]) -> None:
         """Write what happened after a decision, beside what was expected of it."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from headway.errors import HeadwayError, ServeError
+from headway.errors import HeadwayError, PlanError, ServeError
 from headway.plan.plan import Plan
 from headway.policy.scaling import (
     LOOK_BACK_S,
@@ -133,6 +133,16 @@ class Live:
         stages = {name: self._seen(name) for name in self.terms.stages}
         return Observation(now_s, min(self.since_s, now_s), recent_s, stages, self.gear)
 
+    def asks(self, decision: Decision) -> Mapping[str, Any] | None:
+        """Return the hash of the plan that the server is going to be asked for; None without `act`."""
+        if not self.act:
+            return None
+        try:
+            return {"plan_hash": self._plan_for(decision, self._gear_for(decision)).hash}
+        except HeadwayError:
+            # No such plan can be had; `apply` says why.
+            return {}
+
     def apply(self, decision: Decision) -> Mapping[str, Any]:
         """Have the server run what was decided, or only say so; asked again where another change is in the way."""
         if not self.act:
@@ -150,7 +160,7 @@ class Live:
     def _change(self, asked: _Asked) -> Mapping[str, Any]:
         """Ask for what was decided; what was done, with `busy` where another change is in the way."""
         decision = asked.decision
-        gear = self.gear if decision.gear is None else None if decision.gear == PLAN else decision.gear
+        gear = self._gear_for(decision)
         try:
             wanted = self._plan_for(decision, gear)
         except HeadwayError as error:
@@ -243,6 +253,9 @@ class Live:
             return False
         wanted, former_gear = self._wanted
         return former_gear != self.gear and wanted.hash != self._live_hash
+
+    def _gear_for(self, decision: Decision) -> str | None:
+        return self.gear if decision.gear is None else None if decision.gear == PLAN else decision.gear
 
     def _plan_for(self, decision: Decision, gear: str | None) -> Plan:
         configs = next((g.config for g in self.terms.gears if g.name == gear), {})
@@ -373,7 +386,7 @@ def tune_live(
         )
         try:
             entries = run(chosen, environment, listener=told)
-        except ServeError as error:
+        except (ServeError, PlanError) as error:
             told.ended(environment.now_s, str(error))
             raise
         told.ended(environment.now_s, "told to end" if stop is not None and stop.is_set() else "the time is over")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from headway.errors import ServeError
+from headway.errors import PlanError, ServeError
 from headway.policy.scaling import Decision, Observation, Terms, Tuner
 from headway.tune.effect import Effect, Figures, Judged, expected
 
@@ -37,6 +37,10 @@ class Environment(Protocol):
         """Return what can be seen now."""
         ...
 
+    def asks(self, decision: Decision) -> Mapping[str, Any] | None:
+        """Return what `apply` is going to ask for, as JSON values; None where it asks nothing of another process."""
+        ...
+
     def apply(self, decision: Decision) -> Mapping[str, Any]:
         """Bring about what was decided."""
         ...
@@ -53,6 +57,10 @@ class Environment(Protocol):
 class Listener(Protocol):
     """Is told every decision that acts, and later what came of it (`headway.tune.journal` writes both down)."""
 
+    def asking(self, entry: Entry) -> None:
+        """Hear of a decision before what it asks for is asked of another process; `decided` follows."""
+        ...
+
     def decided(self, entry: Entry) -> None:
         """Hear of a decision and what was done for it."""
         ...
@@ -64,7 +72,10 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One decision that acts: when, what was held before, what was decided, done for it, and is expected of it."""
+    """One decision that acts: when, what was held before, what was decided, done for it, and is expected of it.
+
+    `asked` is what was asked of another process for it, None where nothing was.
+    """
 
     number: int
     at_s: float
@@ -72,6 +83,7 @@ class Entry:
     decision: Decision
     applied: Mapping[str, Any] = field(default_factory=dict)
     expected: Figures = field(default_factory=dict)
+    asked: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry as JSON values."""
@@ -88,6 +100,7 @@ class Entry:
             **({"replan": decision.replan} if decision.replan else {}),
             "values": dict(decision.values),
             "expected": dict(self.expected),
+            **({} if self.asked is None else {"asked": dict(self.asked)}),
             "applied": dict(self.applied),
         }
 
@@ -103,7 +116,8 @@ def run(
     """Let a tuner act on an environment until it is over; return the decisions that asked for something.
 
     Each is reviewed once: `review_s` after the time at which its effect should have shown, or at the end. Where the
-    environment raises ServeError, what is left is reviewed by what was seen last, and the error raised again.
+    environment raises ServeError or PlanError, what is left is reviewed by what was seen last, and the error raised
+    again.
     """
     entries: list[Entry] = []
     pending: list[tuple[Entry, Effect]] = []
@@ -126,15 +140,18 @@ def run(
                 return entries
             decision, memory = tuner.decide(seen, memory)
             if decision.acts:
-                applied, wanted = environment.apply(decision), expected(decision, environment.terms)
-                entry = Entry(len(entries), seen.now_s, seen.held(), decision, applied, wanted)
+                wanted, asked = expected(decision, environment.terms), environment.asks(decision)
+                entry = Entry(len(entries), seen.now_s, seen.held(), decision, {}, wanted, asked)
+                if listener is not None and asked is not None:
+                    listener.asking(entry)
+                entry = replace(entry, applied=environment.apply(decision))
                 entries.append(entry)
                 if listener is not None:
                     listener.decided(entry)
                     effect = Effect(seen.now_s, decision, environment.terms)
                     effect.look(seen)
                     pending.append((entry, effect))
-    except ServeError:
+    except (ServeError, PlanError):
         for entry, effect in pending:
             assert listener is not None
             assert seen is not None

@@ -78,6 +78,9 @@ class Simulated:
         stages = {name: self._seen(name, totals[name]) for name in self._replicas}
         return Observation(now_s, 0.0, self.trace.arrival_s[first:last], stages, self.gear)
 
+    def asks(self, decision: Decision) -> None:
+        """Nothing is asked of another process."""
+
     def apply(self, decision: Decision) -> Mapping[str, Any]:
         """Start and give up replicas as decided; a pause stops every replica first."""
         if decision.pause_s > 0.0:

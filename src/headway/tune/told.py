@@ -24,6 +24,11 @@ class Told:
         if self.journal is not None:
             self.journal.started({**about, "simulated": False})
 
+    def asking(self, entry: Entry) -> None:
+        """Hear of a decision before it is asked for."""
+        if self.journal is not None:
+            self.journal.asking(entry)
+
     def decided(self, entry: Entry) -> None:
         """Hear of a decision and what was done for it."""
         self.tell(entry)

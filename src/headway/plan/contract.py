@@ -229,6 +229,16 @@ class NeedsNoProfile(Protocol):
 
 
 @runtime_checkable
+class DeclaresLive(Protocol):
+    """Some of what its stages declare may be declared otherwise by a plan that takes the place of the one served."""
+
+    @property
+    def live_fields(self) -> frozenset[str]:
+        """Fields of the declaration, as they are written."""
+        ...
+
+
+@runtime_checkable
 class TunesItself(Protocol):
     """Its station follows the load by itself, so that no tuner is needed for it."""
 

@@ -324,6 +324,10 @@ class FleetStage(Stage):
             yield line_error(["queues"], "a queue for each class needs classes; declare them, or leave queues out")
 
 
+LIVE = ("routing", "order", "max_wait", "most_running", "report", "upstreams")
+"""Fields of a declaration that a fleet's gateway goes by, so that they may be declared otherwise while it serves."""
+
+
 def policies_of(servers: str) -> dict[str, tuple[str, ...]]:
     """Return the fields that name policies of servers of a kind, with the valid names.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headway.domains.fleet.config import CoresConfig, FleetConfig, LlmConfig, parse_config
-from headway.domains.fleet.declare import CORES, LLM, FleetStage
+from headway.domains.fleet.declare import CORES, LIVE, LLM, FleetStage
 from headway.domains.fleet.times import engine_times, fleet_stage, parallelisms, service_table
 from headway.errors import PlanError, ProfileError
 from headway.plan.config import Evidence, StageContext
@@ -34,6 +34,11 @@ class FleetDomain:
     kind = "fleet"
     declaration = FleetStage
     tunable = frozenset({"routing"})
+    live_fields = frozenset(LIVE)
+    tunes_itself = (
+        "sends each request by the loads of engines that are there, which nobody here starts or stops; another plan "
+        "(PUT /plan) changes how many of them are used, their limits and the policies"
+    )
 
     @property
     def planners(self) -> Mapping[str, Any]:
@@ -202,6 +207,10 @@ class FleetDomain:
         else:
             text = f"{of} is {known.evidence}{wrong}; {known.source}"
         return Evidence(known.evidence, text, known.error_ratio)
+
+    def batches_s(self, context: StageContext, config: FleetConfig) -> Sequence[float] | None:
+        """The least that a request takes, of which its live station says how many times longer they take of late."""
+        return (self._quickest_s(context, config, sampled=False),) if isinstance(config, LlmConfig) else None
 
     def station(self, context: StageContext, config: FleetConfig, *, sampled: bool) -> Station:
         """The simulator's station of a configuration."""

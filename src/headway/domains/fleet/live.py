@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from headway.domains.fleet.config import FleetConfig, LlmConfig
 from headway.domains.fleet.declare import REPORT_S, FleetStage
+from headway.domains.fleet.domain import DOMAIN
+from headway.domains.fleet.live_fleet import Fleet
 from headway.domains.fleet.live_station import FleetLive
 from headway.domains.fleet.times import engine_times, fleet_stage
 from headway.errors import ProfileError, ServeError
-from headway.gateway import GatewayOptions, Upstream
+from headway.gateway import Upstream
 from headway.gateway.written import upstream_of
 from headway.plan.config import StageContext
+from headway.plan.plan import Plan
 from headway.serve.run import EMBEDDED, ServeOptions
 
+_GATEWAYS = ("servers", "replicas", "most_running", "routing", "order", "max_wait_s")
+"""Fields of a configuration that the gateway goes by; all others are the engines' own."""
 STALE_REPORTS = 6.0
 """How many reports may fail to come before a load counts as unknown."""
 
@@ -25,15 +31,31 @@ def live_station(context: StageContext, config: FleetConfig) -> FleetLive:
 
     Raises ServeError where it cannot be run, or would be handed more than one item at a time.
     """
-    engines, stage = _engines(context, config), fleet_stage(context)
-    upstreams = upstreams_of(context, engines)
+    stage, fleet = fleet_stage(context), fleet_of(context, config)
     if stage.gather or len(stage.edges) > 1:
         raise ServeError(
             f"stages.{context.name}: engines take one request at a time, and this stage joins several results; let a "
             "stage before it make one request of them"
         )
-    options = GatewayOptions(**options_of(stage, engines))
-    return FleetLive(context.name, upstreams, options, hardware=engines.hardware, accelerators=engines.tensor_parallel)
+    return FleetLive(context.name, fleet)
+
+
+def fleet_of(context: StageContext, config: FleetConfig) -> Fleet:
+    """Return what a plan says of its engines and of the gateway before them. Raises ServeError where there are none."""
+    engines = _engines(context, config)
+    try:
+        least_s = DOMAIN.batches_s(context, engines) or (0.0,)
+    except ProfileError:
+        least_s = (0.0,)
+    return Fleet(
+        upstreams_of(context, engines),
+        engines.replicas,
+        options_of(fleet_stage(context), engines),
+        engines.hardware,
+        engines.tensor_parallel,
+        {field: value for field, value in engines.to_dict().items() if field not in _GATEWAYS},
+        least_s[0],
+    )
 
 
 def serve_alone(
@@ -49,14 +71,17 @@ def serve_alone(
 
     Raises ServeError.
     """
+    from headway.domains.fleet.live_alone import changeable
     from headway.gateway import run
 
-    engines = _engines(context, config)
-    upstreams = upstreams_of(context, engines)
+    plan = Plan(context.spec, context.profile, {context.name: config})
+    station = FleetLive(context.name, fleet_of(context, config))
     if options.engine != EMBEDDED:
         raise ServeError(f"stages.{context.name}: engine {options.engine!r} starts replicas; these are there already")
-    if engines.replicas != len(upstreams):
-        warn(f"stages.{context.name}: the plan counts on {engines.replicas} engines, and {len(upstreams)} are named")
+    wanted, named = station.fleet.used, len(station.fleet.upstreams)
+    if wanted != named:
+        spare = f"; the first {wanted} are used" if wanted < named else ""
+        warn(f"stages.{context.name}: the plan counts on {wanted} engines, and {named} are named{spare}")
     asked = {
         "host": options.host,
         "port": options.port,
@@ -67,7 +92,8 @@ def serve_alone(
         "http": options.http,
         "grace_s": options.grace_s,
     }
-    run(upstreams, announce=announce, warn=warn, **{**options_of(fleet_stage(context), engines), **asked, **more})
+    given = {**station.fleet.rules, **asked, **more}
+    run(station.fleet.upstreams, announce=announce, beside=partial(changeable, plan, station), warn=warn, **given)
 
 
 def upstreams_of(context: StageContext, config: LlmConfig) -> tuple[Upstream, ...]:
@@ -115,6 +141,11 @@ def options_of(stage: FleetStage, config: LlmConfig) -> dict[str, Any]:
 
 def _engines(context: StageContext, config: FleetConfig) -> LlmConfig:
     if isinstance(config, LlmConfig):
+        if config.to_dict().get("prefill_engines"):
+            raise ServeError(
+                f"stages.{context.name}: engines of which some only compute prompts hand them over among themselves, "
+                "which this gateway has no part in; plan with prefill_engines: 0, or let their own router serve"
+            )
         return config
     raise ServeError(
         f"stages.{context.name}: servers of kind cores are planned and simulated, not run; to run a model in worker "

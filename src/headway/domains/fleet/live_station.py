@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from headway.domains.fleet.live_fleet import Fleet
 from headway.errors import ServeError
-from headway.gateway import GatewayOptions, Upstream
+from headway.gateway import GatewayOptions
 from headway.gateway.gateway import SWEEP_S, Gateway
 from headway.gateway.inside import Call, Inside, Reply
+from headway.gateway.lineup import Change
 from headway.gateway.server import attended
 from headway.policy.admission import expired
 from headway.serve.infer import MAX_TIMEOUT_S
-from headway.serve.station import NEVER_S, StationHost, StationStats, Work
+from headway.serve.landing import NOTICED_PACE
+from headway.serve.station import NEVER_S, LiveStation, StationHost, StationLoad, StationStats, Work
 from headway.serve.wire import Failure, Input, Payload, Result, Told
 
 _READABLE: Final = ("raw", "text", "json")
@@ -30,26 +32,20 @@ _SHOWN: Final = 500
 class FleetLive:
     """Sends every item to one of the upstreams: queue, choice, retries and limits are the gateway's.
 
-    An item is the body of a request of the OpenAI protocol, its result the body of the answer. Time of `accelerators`
-    of `hardware` is counted for every upstream that is in use.
+    An item is the body of a request of the OpenAI protocol, its result the body of the answer.
     """
 
-    def __init__(
-        self, name: str, upstreams: Iterable[Upstream], options: GatewayOptions, *, hardware: str, accelerators: int = 1
-    ) -> None:
+    def __init__(self, name: str, fleet: Fleet) -> None:
         self.name = name
-        self._upstreams = tuple(upstreams)
-        self._options = replace(options, queue_limit=_NO_LIMIT, timeout_s=MAX_TIMEOUT_S)
-        self._hardware, self._accelerators = hardware, accelerators
+        self.fleet = fleet
         self._new: deque[Work] = deque()
         self._calls: dict[Work, Call] = {}
-        self._used = len(self._upstreams)
-        self._answered = 0
-        self._busy_s = self._held_s = self._held_at_s = 0.0
+        self._held_s = self._held_at_s = 0.0
         self._beside = contextlib.AsyncExitStack()
         self._sweeping: asyncio.Task[None] | None = None
         self._host: StationHost
         self._gateway: Gateway | None = None
+        self._other: Fleet | None = None
 
     @property
     def gateway(self) -> Gateway:
@@ -70,11 +66,17 @@ class FleetLive:
     async def start(self, host: StationHost) -> None:
         """Begin to look after the upstreams. Raises ServeError for a policy or an upstream that cannot be."""
         self._host = host
-        self._gateway = Gateway(self._upstreams, self._options, host.clock)
-        self._inside = Inside(self._gateway)
-        self._held_at_s = host.clock()
-        await self._beside.enter_async_context(attended(self._gateway))
+        options = GatewayOptions(**self.fleet.rules, queue_limit=_NO_LIMIT, timeout_s=MAX_TIMEOUT_S)
+        self.stand_before(Gateway(self.fleet.upstreams, options, host.clock))
+        self._inside = Inside(self.gateway)
+        await self._beside.enter_async_context(attended(self.gateway))
         self._sweeping = asyncio.get_running_loop().create_task(self._sweep())
+
+    def stand_before(self, gateway: Gateway) -> None:
+        """Take a gateway for this fleet's own, which serves as many upstreams from now on as the fleet uses."""
+        self._gateway, self._change = gateway, Change(gateway)
+        self._held_at_s = gateway.clock()
+        gateway.obey(self.fleet.lineup(gateway.options))
 
     def submit(self, work: Work) -> None:
         """Put one item into the queue."""
@@ -107,9 +109,7 @@ class FleetLive:
             return
         if reply.sent_s:
             work.start_s = reply.sent_s
-            self._busy_s += (now_s - reply.sent_s) / self._places
         if 200 <= reply.status < 300:
-            self._answered += 1
             codec = "json" if reply.content_type == "application/json" else "raw"
             value = Told(codec, reply.body, {"upstream": reply.upstream})
             self._end(work, Result(value=value), now_s)
@@ -124,11 +124,6 @@ class FleetLive:
         work.batch_size = 1
         self._host.finished(work, result, now_s)
 
-    @property
-    def _places(self) -> float:
-        """Requests that an upstream holds at a time, over all in the mean."""
-        return sum(upstream.max_in_flight for upstream in self._upstreams) / len(self._upstreams)
-
     async def _sweep(self) -> None:
         """Give up what nobody waits for any more, so that engines stop working on it."""
         while True:
@@ -140,35 +135,85 @@ class FleetLive:
         """Return the result as it is: answers are bytes already."""
         return result
 
+    def load(self) -> StationLoad:
+        """Return what there is to do: a place that an upstream has for a request counts as a replica."""
+        gateway, least_s = self.gateway, self.fleet.least_s
+        places = sum(replica.limit for replica in gateway.replicas if replica.up)
+        began_s = [relay.sent_s for relay in gateway.active.values() if relay.replica is not None]
+        ratio = gateway.stats.mean_s / least_s if least_s else math.nan
+        pace = ratio if ratio > NOTICED_PACE else 1.0
+        return StationLoad(self.queued, len(began_s), len(began_s), sum(began_s), places, pace)
+
     def set_replicas(self, count: int) -> None:
         """Send requests to the first `count` upstreams only; what the others have is finished."""
-        if not 1 <= count <= len(self._upstreams):
+        named = len(self.fleet.upstreams)
+        if not 1 <= count <= named:
             raise ServeError(
-                f"stage {self.name!r}: {len(self._upstreams)} engines are there; from 1 to so many can be in use, not "
-                f"{count}"
+                f"stage {self.name!r}: {named} engines are there; from 1 to so many can be in use, not {count}"
             )
-        now_s = self._host.clock()
-        self._held_s += self._used * (now_s - self._held_at_s)
-        self._used, self._held_at_s = count, now_s
-        for number, upstream in enumerate(self._upstreams):
-            self.gateway.drain(upstream.name, draining=number >= count)
-        self.gateway.serve_waiting(now_s)
+        if self._other is not None:
+            raise ServeError(f"stage {self.name!r} is being changed; change it again when that is over")
+        self._become(self.fleet._replace(used=count))
+        self.gateway.obey(self.fleet.lineup(self.gateway.options))
+
+    def _become(self, fleet: Fleet) -> None:
+        now_s = self.gateway.clock()
+        self._held_s += self.fleet.used * (now_s - self._held_at_s)
+        self.fleet, self._held_at_s = fleet, now_s
+
+    def prepare(self, other: LiveStation) -> None:
+        """Look at the engines that another station, which was never started, has beside these. Raises ServeError."""
+        if not isinstance(other, FleetLive):
+            raise ServeError(f"stage {self.name!r}: a fleet cannot become another kind of station")
+        self.fleet.check(other.fleet, self.name)
+        try:
+            self._change.prepare(other.fleet.lineup(self.gateway.options))
+        except ServeError as error:
+            raise ServeError(f"stage {self.name!r}: {error}") from None
+        self._other = other.fleet
+
+    async def prepared(self) -> None:
+        """Wait until all engines that are added have answered. Raises ServeError when one does not."""
+        await self._change.prepared()
+
+    def switch(self) -> None:
+        """Exchange the engines and rules that are in use for those that are held back; nothing is sent anew."""
+        if self._other is None:
+            raise ServeError(f"stage {self.name!r}: nothing was prepared")
+        before, after = self.fleet, self._other
+        self._other = before
+        self._become(after)
+        self._change.switch()
+
+    def dismiss(self) -> None:
+        """Let engines go that are not named any more, when they have finished what they have."""
+        self._other = None
+        self._change.dismiss()
 
     def stats(self, now_s: float) -> StationStats:
         """Return the state and counters; an upstream is as busy as its places are taken."""
-        replicas = self.gateway.replicas
-        up = sum(replica.up for replica in replicas)
-        held_s = self._held_s + self._used * (now_s - self._held_at_s)
+        gateway, fleet = self.gateway, self.fleet
+        replicas = gateway.replicas
+        held_s = self._held_s + fleet.used * (now_s - self._held_at_s)
+        places = sum(upstream.max_in_flight for upstream in fleet.upstreams) / len(fleet.upstreams)
         return StationStats(
             queued=self.queued,
             running=sum(replica.in_flight for replica in replicas),
-            replicas={"ready": up, "starting": 0, "draining": sum(replica.draining for replica in replicas)},
-            batches=self._answered,
-            busy_s=self._busy_s,
+            replicas={
+                "ready": sum(replica.up for replica in replicas),
+                "starting": 0,
+                "draining": sum(replica.state == "draining" for replica in replicas),
+            },
+            batches=gateway.counts.by_status["answered"],
+            busy_s=gateway.stats.served_s / places,
             held_s=held_s,
-            held_by_hardware_s={self._hardware: held_s * self._accelerators},
-            retries=self.gateway.stats.retries,
-            about={"upstreams": [replica.to_dict(now_s) for replica in replicas]},
+            held_by_hardware_s={fleet.hardware: held_s * fleet.accelerators},
+            retries=gateway.stats.retries,
+            about={
+                "policy": gateway.options.policy,
+                "order": gateway.options.order,
+                "upstreams": [replica.to_dict(now_s) for replica in replicas],
+            },
         )
 
     async def stop(self, grace_s: float = 5.0) -> None:

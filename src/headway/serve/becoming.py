@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from headway.errors import HeadwayError, ServeError, nearest
-from headway.plan.contract import HoldsSupply
+from headway.plan.contract import DeclaresLive, HoldsSupply
 from headway.plan.plan import Plan
 from headway.profile.target import absence
 from headway.spec.kinds import load_domain
@@ -66,10 +66,13 @@ def _same_stages(live: Plan, new: Plan) -> None:
         raise Unfit(f"the plan's stages are {', '.join(theirs)}; those that are served are {', '.join(ours)}")
     for name, declared in ours.items():
         fields = [f for f in {**declared, **theirs[name]} if declared.get(f) != theirs[name].get(f)]
-        if fields:
+        free = _live_fields(live, name)
+        if not free.issuperset(fields):
+            said = "replicas, hardware, batching and the choice among its variants"
             raise Unfit(
-                f"stages.{name}: {', '.join(fields)} is declared otherwise than in the plan that is served; "
-                "only replicas, hardware, batching and the choice among its variants can change while it runs"
+                f"stages.{name}: {', '.join(f for f in fields if f not in free)} is declared otherwise than in the "
+                f"plan that is served; only {', '.join(sorted({*free, 'replicas'})) if free else said} can change "
+                "while it runs"
             )
 
 
@@ -121,4 +124,11 @@ def _deployed(plan: Plan, name: str) -> tuple[Any, ...]:
     domain, config = load_domain(plan.spec.stages[name].kind), plan.stages[name]
     hardware = [plan.spec.supply[h] for h in (domain.holds(config) if isinstance(domain, HoldsSupply) else ())]
     rows = [row for row in plan.profile.rows if row.stage == name]
-    return config.to_dict(), [(h.threads, h.device, h.pool) for h in hardware], rows if hardware else None
+    declared = plan.spec.to_dict()["stages"][name]
+    free = {field: declared.get(field) for field in _live_fields(plan, name)}
+    return config.to_dict(), [(h.threads, h.device, h.pool) for h in hardware], rows if hardware else None, free
+
+
+def _live_fields(plan: Plan, name: str) -> frozenset[str]:
+    domain = load_domain(plan.spec.stages[name].kind)
+    return domain.live_fields if isinstance(domain, DeclaresLive) else frozenset()

@@ -12,6 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.e2e.processes import descendants
+from tests.e2e.serving import wait_until
+from tests.e2e.test_fleet_live import fleet_plan
 from tests.e2e.upstreams import ANSWER, Asked, Client, Scripted, gateway, play, stream, tokens
 
 from headway.gateway.__main__ import main
@@ -55,6 +58,47 @@ def test_it_serves_until_it_is_told_to_stop_and_finishes_what_it_has() -> None:
         await upstream.stop()
 
     play(scene)
+
+
+DEMO = """
+import sys, time
+from pathlib import Path
+from headway.demo.llm.engines import Endpoint, gateway
+from headway.fleet.roofline import StepTime
+with gateway([Endpoint.of("http://127.0.0.1:9,kind=hosted")], [StepTime(0.1, 0.01)], "random", Path(sys.argv[1])):
+    print("serving", flush=True)
+    time.sleep(600)
+"""
+SERVE = """
+import sys, time
+from headway.plan.plan import Plan
+from headway.serve.run import running
+with running(Plan.read(sys.argv[1] + "/plan.json")):
+    print("serving", flush=True)
+    time.sleep(600)
+"""
+BENCH = """
+import sys, time
+from headway.bench.fleets.gateway_rivals import HEADWAY, proxy, upstreams
+with upstreams(None) as ports, proxy(HEADWAY, ports, None):
+    print("serving", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux shows them")
+@pytest.mark.parametrize("script", [DEMO, SERVE, BENCH])
+def test_a_gateway_ends_with_who_started_it(script: str, tmp_path: Path) -> None:
+    fleet_plan(["http://127.0.0.1:9,kind=hosted"]).write(tmp_path / "plan.json")
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) as parent:
+        try:
+            assert parent.stdout is not None
+            assert parent.stdout.readline() == "serving\n"
+            started = descendants(parent.pid)
+            assert started
+        finally:
+            parent.kill()
+    assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,8 @@ def proxy(name: str, ports: Sequence[int], core: int | None) -> Iterator[Server]
 def _command(name: str, ports: Sequence[int], port: int, folder: Path) -> list[str]:
     if name == HEADWAY:
         each = [f"--upstream=http://127.0.0.1:{one},kind=hosted,models=small,in-flight=2048" for one in ports]
-        return [sys.executable, "-m", "headway.gateway", *each, "--port", str(port), "--policy", "power-of-d"]
+        more = ["--port", str(port), "--policy", "power-of-d", "--end-with-stdin"]
+        return [sys.executable, "-m", "headway.gateway", *each, *more]
     found = binary(name)
     if found is None:
         raise HeadwayError(f"bench: {name} is not installed; it is the Debian package {name}")
@@ -121,9 +122,14 @@ def _command(name: str, ports: Sequence[int], port: int, folder: Path) -> list[s
 
 @contextlib.contextmanager
 def _process(command: Sequence[str], port: int, core: int | None) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command in a session of its own until its port answers; end it afterwards."""
+    """Run a command in a session of its own until its port answers; end it afterwards.
+
+    Those of our own end by themselves, too, when this process is killed: their standard input is closed then.
+    """
     with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+        )
         try:
             if core is not None:
                 os.sched_setaffinity(process.pid, {core})
@@ -142,6 +148,8 @@ def _process(command: Sequence[str], port: int, core: int | None) -> Iterator[su
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
 
 
 def _answers(port: int) -> bool:

@@ -12,6 +12,7 @@ import sys
 from time import perf_counter
 from typing import Any, Final
 
+from headway.serve.parent import end_with_parent
 from headway.serve.run import fastest_loop
 
 TOKENS_PER_S: Final = 30.0
@@ -101,5 +102,6 @@ async def main(ports: list[int]) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     with asyncio.Runner(loop_factory=fastest_loop) as runner:
         runner.run(main([int(port) for port in sys.argv[1:]]))

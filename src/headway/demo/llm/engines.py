@@ -147,7 +147,7 @@ def gateway(endpoints: Sequence[Endpoint], steps: Sequence[StepTime], policy: st
         f"--upstream={one.declared},iteration={1e6 * step.seconds(one.upstream.token_budget):.0f}us"
         for one, step in zip(endpoints, steps, strict=True)
     ]
-    command = [sys.executable, "-m", "headway.gateway", *options, "--port=0", f"--policy={policy}"]
+    command = [sys.executable, "-m", "headway.gateway", *options, "--port=0", f"--policy={policy}", "--end-with-stdin"]
     # A token in the environment is for the user's own server.
     environment = {key: value for key, value in os.environ.items() if key != TOKEN_VARIABLE}
     with process(command, folder / "gateway.log", env=environment) as url:

@@ -198,7 +198,10 @@ def test_fresh_traffic_of_the_planned_kind_raises_no_alarm() -> None:
 def test_planned_traffic_is_given_the_plan_and_no_more_whatever_came_before(
     plan: Plan, about: Terms, planned_on: Trace, before_per_s: float
 ) -> None:
-    """After a lull, a tenth and half of the rate, then the planning trace itself or fresh ones within its band."""
+    """After a lull, a tenth and half of the rate, then the planning trace itself or fresh ones within its band.
+
+    The tuner goes below the plan as soon as it may, so that there is something to come back from.
+    """
     stages = {name: stage.replicas for name, stage in about.stages.items()}
     judged = 0
     for seed in range(6):
@@ -209,12 +212,32 @@ def test_planned_traffic_is_given_the_plan_and_no_more_whatever_came_before(
         if (envelope(trace.arrival_s, about.band.windows_s) > about.band.high()).any():
             continue
         judged += 1
-        tuned = simulate_tuner(plan, trace, tuner("headway", about), about, seed=seed, mode="mean")
+        tuned = simulate_tuner(plan, trace, tuner("headway", about, lull_s=0.0), about, seed=seed, mode="mean")
         for entry in tuned.entries:
             assert all(n <= stages[name] for name, n in entry.decision.replicas.items()), entry.decision.text
             assert entry.at_s < 45.0 or "beyond what chance" not in entry.decision.text
         assert not tuned.entries or dict(tuned.entries[-1].decision.replicas) == stages
     assert judged >= 5
+
+
+@pytest.mark.parametrize(("lull_s", "percentile"), [(None, 99.0), (60.0, 99.0), (None, 90.0), (None, 100.0)])
+def test_fewer_than_planned_are_held_only_after_a_lull(
+    plan: Plan, about: Terms, lull_s: float | None, percentile: float
+) -> None:
+    """By default one that lasts so long that a start-up is a part of it that the promise allows to miss."""
+    known = dataclasses.replace(about, slo_percentile=percentile)
+    startup_s = max(stage.startup_s for stage in known.stages.values())
+    wait_s = lull_s if lull_s is not None else startup_s / (1 - percentile / 100) if percentile < 100 else np.inf
+    begun_s, seconds = 60.0, 60.0 + 90.0 + min(wait_s, 300.0)
+    arrival_s = np.concatenate([np.arange(0.0, begun_s, 1 / RATE), np.arange(begun_s, seconds, 4 / RATE)])
+    trace = Trace.from_arrivals(arrival_s, duration_s=seconds)
+    chosen = tuner("headway", known, lull_s=lull_s)
+    downs = [entry.at_s for entry in simulate_tuner(plan, trace, chosen, known, seed=1, mode="mean").entries]
+    if wait_s > 300.0:
+        assert not downs
+    else:
+        # Every window of 30 s and more has to be thin first, the longest for less than a minute.
+        assert begun_s + wait_s <= downs[0] <= begun_s + 61.0 + wait_s
 
 
 @settings(max_examples=60, deadline=None)

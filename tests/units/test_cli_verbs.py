@@ -263,6 +263,7 @@ def test_a_server_that_is_not_there_is_an_error(folder: Path, capsys: pytest.Cap
         (["--url", "http://127.0.0.1:1", "--trace", "t.csv"], "give one of them"),
         (["--trace", "t.csv", "--tuner", "inferline", "--gears", "gears.json"], "has no use for gears"),
         (["--trace", "t.csv", "--planned-on", "t.csv", "--journal", "headway.yaml"], "not a journal of decisions"),
+        (["--trace", "t.csv", "--planned-on", "t.csv", "--tuner", "autoscale,rate_window_s=0"], "more than 0 s"),
     ],
 )
 def test_what_tune_would_ignore_or_overwrite_is_refused(

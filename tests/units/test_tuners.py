@@ -17,6 +17,7 @@ from headway.policy.scaling_baselines import AutoScale, Ds2, Threshold
 from headway.policy.scaling_headway import PLAN, Headway, Memory, draining
 from headway.policy.scaling_inferline import InferLine
 from headway.policy.scaling_inferline import Memory as Published
+from headway.policy.tuners import TUNERS, parameters, written
 from headway.testing.examples import tiny_plan
 from headway.testing.scaling import example_terms, steady
 from headway.trace import Trace
@@ -80,6 +81,20 @@ def test_autoscale_gives_a_replica_up_only_after_it_idled_long_enough() -> None:
         quiet = dataclasses.replace(steady(known, 1.0, now_s), stages={n: StageSeen(ready=6) for n in known.stages})
         decision, memory = chosen.decide(quiet, memory)
         assert decision.replicas["first"] == first
+
+
+def test_autoscale_counts_on_what_a_replica_carries_within_the_promise_unless_told_otherwise() -> None:
+    known = dataclasses.replace(example_terms(), headroom_ratio=1.5)
+    seen = steady(known, 1.5)
+    assert AutoScale(known).decide(seen, None)[0].replicas == {"first": 3, "second": 2}
+    # 4.5 and 3 replicas.
+    assert AutoScale(known, unit_ratio=1.0).decide(seen, None)[0].replicas == {"first": 5, "second": 3}
+
+
+def test_a_plan_hands_its_headroom_over() -> None:
+    plan, trace = tiny_plan(), Trace.poisson(20.0, 60, seed=1)
+    for ratio, carried in ((None, 1.0), (1.25, 1.25)):
+        assert terms(dataclasses.replace(plan, headroom_ratio=ratio), trace).headroom_ratio == carried
 
 
 def test_autoscale_sees_requests_in_the_system_too() -> None:
@@ -244,6 +259,35 @@ def test_supply_is_not_exceeded_and_its_end_is_named() -> None:
 def test_an_unknown_tuner_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(HeadwayError, match="did you mean 'inferline'"):
         named("inferlin", example_terms())
+
+
+def test_a_tuner_is_written_with_its_parameters() -> None:
+    assert written("none") == ("none", {})
+    assert written("autoscale, wait_s=60, by_items=no") == ("autoscale", {"wait_s": 60.0, "by_items": False})
+    known = example_terms()
+    assert named("headway,lull_s=30,forecast=no", known) == Headway(known, lull_s=30.0, forecast=False)
+    for name in TUNERS:
+        assert set(parameters(name).values()) <= {"float", "float | None", "bool"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("autoscale,unit=1", "it can be told wait_s, rate_window_s, unit_ratio, by_items"),
+        ("autoscale,unit_ratio", "not WHAT=VALUE"),
+        ("none,wait_s=1", "it has no parameters"),
+        ("ds2,pause_s=-1", "pause_s is '-1'; it is a number, 0 or more"),
+        ("ds2,pause_s=inf", "0 or more"),
+        ("ds2,pause_s=soon", "0 or more"),
+        ("autoscale,by_items=1", "by_items is '1'; it is yes or no"),
+        ("autoscale,rate_window_s=0", "more than 0 s"),
+        ("", "tuner is ''"),
+    ],
+)
+def test_a_parameter_that_a_tuner_does_not_know_is_refused(text: str, says: str) -> None:
+    with pytest.raises(HeadwayError) as caught:
+        named(text, example_terms())
+    assert says in str(caught.value)
 
 
 def test_decisions_are_those_of_the_golden_file() -> None:

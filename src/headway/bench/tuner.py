@@ -1,4 +1,4 @@
-"""How the tuners fare when the rate doubles without warning, all from the same plan and with real start-up delays."""
+"""How the tuners fare when the rate changes without warning, all from the same plan and with real start-up delays."""
 
 from __future__ import annotations
 
@@ -36,14 +36,32 @@ SEEDS, OTHER_SEEDS = 12, 3
 """Traces per scenario: for the tuners that a bar or the documentation rests on, and for the others. From one trace of a
 ramp to the next the misses above the oracle's vary by two fifths; the mean of three would be chance."""
 QUICK_REQUESTS = 4_000
-JUDGED = ("headway", "autoscale", "autoscale-full", "oracle")
-NAMES = ("headway", "inferline", "autoscale", "autoscale-full", "ds2", "ds2-paused", "threshold", "none", "oracle")
+PARAMETERS: Mapping[str, Mapping[str, Any]] = {
+    "headway": {},
+    "inferline": {},
+    "autoscale": {},
+    "autoscale-plain": {"unit_ratio": 1.0},
+    "autoscale-full": {"by_items": True},
+    "ds2": {},
+    "ds2-paused": {"pause_s": 5.0},
+    "threshold": {},
+    "none": {},
+    "headway-eager": {"lull_s": 0.0},
+}
+"""What each tuner is told, by the name of its row: that of the tuner, and of what differs from its defaults. AutoScale
+counts on what a replica can carry, which is the plan's headroom; the plain one on what the plan gave it. The eager
+Headway goes below the plan as soon as traffic is thin."""
+NAMES = (*(name for name in PARAMETERS if name != "headway-eager"), "oracle")
+IN_LULL = ("headway", "headway-eager", "inferline", "autoscale", "threshold", "ds2", "none")
+JUDGED = ("headway", "autoscale", "autoscale-plain", "autoscale-full", "oracle")
+Run = Mapping[str, float]
+"""What came of a tuner on one trace: its `FIGURES`."""
 FIGURES = {"misses": "requests", "miss-rate": "of requests", "cost": "$", "actions": "decisions"}
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One way in which the rate doubles: `knots` are (time in seconds, multiple of the planned rate), straight between.
+    """One way in which the rate changes: `knots` are (time in seconds, multiple of the planned rate), straight between.
 
     A step is two knots at one time. The trace is Poisson with that rate.
     """
@@ -82,6 +100,13 @@ SCENARIOS = (
         ((0, 1), (CHANGE_S, 1), (CHANGE_S, 2), (CHANGE_S + 60, 2), (CHANGE_S + 60, 1), (SECONDS, 1)),
     ),
 )
+LULL = Scenario(
+    "lull",
+    _busier(NINE[5]),
+    ((0, 1), (CHANGE_S, 1), (CHANGE_S, 1 / 3), (CHANGE_S + 90, 1 / 3), (CHANGE_S + 90, 1), (SECONDS, 1)),
+)
+"""The other way round: a third of the planned traffic for a minute and a half. There is no bar: who holds the plan
+misses what the plan misses, and what is cut in between is paid for in misses when the planned traffic is back."""
 
 
 @dataclass(frozen=True)
@@ -102,31 +127,24 @@ class Knowing(Headway):
         return self._at_level(observation, memory, self.true_level(observation.now_s))
 
 
-def competitors(about: Terms, headroom_ratio: float, level: Callable[[float], float]) -> dict[str, Tuner]:
-    """Return all tuners by the name of their row.
-
-    AutoScale is given what a replica can carry: the plan's headroom. `autoscale-full` counts the items in the system
-    too.
-    """
-    given: dict[str, Mapping[str, Any]] = {
-        "autoscale": {"unit_ratio": headroom_ratio},
-        "autoscale-full": {"unit_ratio": headroom_ratio, "by_items": True},
-        "ds2-paused": {"pause_s": 5.0},
-    }
-    made = {n: tuner(n.partition("-")[0], about, **given.get(n, {})) for n in NAMES if n != "oracle"}
+def competitors(about: Terms, level: Callable[[float], float]) -> dict[str, Tuner]:
+    """Return all tuners by the name of their row."""
+    made = {name: tuner(name.partition("-")[0], about, **told) for name, told in PARAMETERS.items()}
     return {**made, "oracle": Knowing(about, drain_s=0.05, most_surge=60.0, true_level=level)}
 
 
 def tuners(options: BenchOptions) -> list[Row]:
-    """Misses, cost and actions of every tuner in three scenarios, over several seeds."""
+    """Misses, cost and actions of every tuner in three scenarios and a lull, over several seeds."""
     rows: list[Row] = []
     for scenario in SCENARIOS:
         rows += _scenario(scenario, options)
-    return rows
+    plan, planned_on = planned(LULL.case, options)
+    traces = 1 if options.quick else OTHER_SEEDS
+    return rows + _outcomes("tuner/lull", _runs(LULL, plan, planned_on, options, dict.fromkeys(IN_LULL, traces)))
 
 
-def planned(case: Case, options: BenchOptions) -> tuple[Plan, Trace, float]:
-    """Return the plan that every tuner starts from, the trace that it was made from, and its headroom."""
+def planned(case: Case, options: BenchOptions) -> tuple[Plan, Trace]:
+    """Return the plan that every tuner starts from, its headroom measured, and the trace that it was made from."""
     declared = case.spec().to_dict()
     supply = {name: {**fields, "startup": STARTUP} for name, fields in declared["supply"].items()}
     spec = Spec.from_dict({**declared, "supply": supply})
@@ -134,36 +152,67 @@ def planned(case: Case, options: BenchOptions) -> tuple[Plan, Trace, float]:
     trace = Trace.poisson(case.rate_per_s, requests=requests, seed=options.seed)
     plan = make(spec, case.profile(), trace, seed=options.seed, explained=False)
     ratio, _ = headroom(Oracle(spec, case.profile(), trace, seed=options.seed), plan.stages)
-    return plan, trace, ratio
+    return replace(plan, headroom_ratio=ratio), trace
 
 
 def _scenario(scenario: Scenario, options: BenchOptions) -> list[Row]:
-    plan, planned_on, ratio = planned(scenario.case, options)
+    plan, planned_on = planned(scenario.case, options)
+    traces = {name: 1 if options.quick else SEEDS if name in JUDGED else OTHER_SEEDS for name in NAMES}
+    results = _runs(scenario, plan, planned_on, options, traces)
     about = terms(plan, planned_on)
-    all_tuners = competitors(about, ratio, scenario.level)
-    results: dict[str, list[Mapping[str, float]]] = {name: [] for name in NAMES}
-    for number in range(1 if options.quick else SEEDS):
+    again = simulate_tuner(plan, planned_on, Headway(about), about, seed=options.seed, interval_s=INTERVAL_S)
+    head = f"tuner/{scenario.name}"
+    rows = compared(head, results, "autoscale", judged=True)
+    rows.append(Row(f"{head}/scale-ups-on-planning-trace", again.scale_ups, "decisions", bar="<= 0"))
+    rows += compared(f"{head}/against-plain", results, "autoscale-plain", judged=False)
+    return rows + _outcomes(head, results)
+
+
+def _runs(
+    scenario: Scenario, plan: Plan, planned_on: Trace, options: BenchOptions, traces: Mapping[str, int]
+) -> dict[str, list[Run]]:
+    """Let every named tuner run on so many of the scenario's traces; the first ones are the same for all."""
+    about = terms(plan, planned_on)
+    all_tuners = competitors(about, scenario.level)
+    results: dict[str, list[Run]] = {name: [] for name in traces}
+    for number in range(max(traces.values())):
         seed = 1_000 * (options.seed + 1) + number
         live = scenario.trace(seed)
-        for name in NAMES if number < OTHER_SEEDS else JUDGED:
+        for name in (name for name, most in traces.items() if number < most):
             tuned = simulate_tuner(plan, live, all_tuners[name], about, seed=seed, interval_s=INTERVAL_S)
             results[name].append(_figures(tuned))
-    mean = {name: {key: _mean([run[key] for run in runs]) for key in FIGURES} for name, runs in results.items()}
-    missed = {name: np.array([run["misses"] for run in results[name]]) for name in JUDGED}
-    all_ours, all_theirs = (missed[name] - missed["oracle"] for name in ("headway", "autoscale"))
-    ours, theirs = float(all_ours.mean()), float(all_theirs.mean())
-    again = simulate_tuner(plan, planned_on, all_tuners["headway"], about, seed=options.seed, interval_s=INTERVAL_S)
-    head = f"tuner/{scenario.name}"
-    rows = [
-        Row(f"{head}/misses-above-oracle", ours, "requests", baseline=theirs,
-            ratio=ours / theirs if theirs > 0 else None, bar="<= 0.2", met=None if theirs > 0 else False),
-        Row(f"{head}/cost", mean["headway"]["cost"], "$", baseline=mean["autoscale"]["cost"],
-            ratio=mean["headway"]["cost"] / mean["autoscale"]["cost"], bar="<= 1"),
-        Row(f"{head}/scale-ups-on-planning-trace", again.scale_ups, "decisions", bar="<= 0"),
+    return results
+
+
+def _outcomes(head: str, results: Mapping[str, Sequence[Run]]) -> list[Row]:
+    return [
+        Row(f"{head}/{name}/{key}", _mean([run[key] for run in runs]), unit)
+        for name, runs in results.items() for key, unit in FIGURES.items()
     ]  # fmt: skip
-    if all_ours.size > 1:
-        rows.append(Row(f"{head}/standard-error", ratio_error(all_ours, all_theirs), "of the ratio of misses"))
-    rows += [Row(f"{head}/{name}/{key}", mean[name][key], unit) for name in NAMES for key, unit in FIGURES.items()]
+
+
+def compared(head: str, results: Mapping[str, Sequence[Run]], rival: str, *, judged: bool) -> list[Row]:
+    """Return Headway's misses above the oracle's and its cost against a rival's, each with the ratio's standard error.
+
+    `results` are the runs by tuner, on the same traces in the same order; `judged` puts the bars on the ratios. A
+    rival that misses no more than the oracle leaves no ratio, and a bar unmet.
+    """
+    least = [run["misses"] for run in results["oracle"]]
+    above = {
+        n: [run["misses"] - fewest for run, fewest in zip(results[n], least, strict=True)] for n in ("headway", rival)
+    }
+    cost = {name: [run["cost"] for run in results[name]] for name in above}
+    rows = []
+    for what, unit, bar, values in (("misses-above-oracle", "requests", "<= 0.2", above), ("cost", "$", "<= 1", cost)):
+        ours, theirs = values["headway"], values[rival]
+        known = _mean(theirs) > 0
+        ratio = _mean(ours) / _mean(theirs) if known else None
+        rows.append(
+            Row(f"{head}/{what}", _mean(ours), unit, baseline=_mean(theirs), ratio=ratio, bar=bar if judged else None,
+                met=False if judged and not known else None)
+        )  # fmt: skip
+        if known and len(ours) > 1:
+            rows.append(Row(f"{head}/{what}-standard-error", ratio_error(ours, theirs), "of the ratio"))
     return rows
 
 
@@ -178,7 +227,7 @@ def ratio_error(above: Sequence[float], below: Sequence[float]) -> float:
     return float(np.sqrt((runs - 1) * np.var(ratios)))
 
 
-def _figures(tuned: Tuned) -> Mapping[str, float]:
+def _figures(tuned: Tuned) -> Run:
     outcome = tuned.outcome
     values = (outcome.misses, outcome.miss_rate, outcome.cost_usd, len(tuned.entries))
     return dict(zip(FIGURES, values, strict=True))

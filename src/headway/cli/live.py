@@ -35,7 +35,7 @@ from headway.cli.gateway import (
     gateway_options,
 )
 from headway.cli.progress import Progress
-from headway.cli.tuner import GearsFile, JournalFile, PlannedOn, TunerName, WhichTuner, check_tuner
+from headway.cli.tuner import OWN, GearsFile, JournalFile, PlannedOn, WhichTuner, check_tuner
 
 if TYPE_CHECKING:
     from headway.plan.plan import Plan
@@ -100,7 +100,7 @@ def serve(
     apply: Annotated[
         bool, typer.Option("--apply", help="With --tune: carry its decisions out, as changes of the live plan.")
     ] = False,
-    tuner: WhichTuner = TunerName.HEADWAY,
+    tuner: WhichTuner = OWN,
     planned_on: PlannedOn = None,
     gears: GearsFile = None,
     journal: JournalFile = None,
@@ -149,7 +149,7 @@ def serve(
         check_tuner(plan, tuner, planned_on, gears, journal, seed)
     if timeout is None:
         timeout = default_timeout_s() if alone else Limits().timeout_s
-    arguments = [str(plan), "--tuner", tuner.value, "--seed", str(seed)]
+    arguments = [str(plan), "--tuner", tuner, "--seed", str(seed)]
     for option, value in wanted.items():
         arguments += [option] if value is True else [option, str(value)]
     # What came on standard input is gone when a tuner is started again.

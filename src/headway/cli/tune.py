@@ -22,7 +22,7 @@ from headway.cli.frame import (
 )
 from headway.cli.live import Token
 from headway.cli.progress import Progress
-from headway.cli.tuner import GearsFile, JournalFile, PlannedOn, TunerName, WhichTuner, refuse_useless_gears
+from headway.cli.tuner import OWN, GearsFile, JournalFile, PlannedOn, WhichTuner, refuse_useless_gears
 from headway.errors import HeadwayError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def tune(
         Path | None, typer.Option("--trace", envvar="HEADWAY_TRACE", help="The traffic to tune for; - is stdin.")
     ] = None,
     planned_on: PlannedOn = None,
-    tuner: WhichTuner = TunerName.HEADWAY,
+    tuner: WhichTuner = OWN,
     gears: GearsFile = None,
     journal: JournalFile = None,
     url: Annotated[
@@ -78,7 +78,7 @@ def tune(
     refuse_useless_gears("tune", tuner, gears)
     if url is None and (apply or seconds is not None):
         raise HeadwayError("tune: --apply and --seconds are for a server; give its --url")
-    known: dict[str, Any] = {"name": tuner.value, "planned_on": None}
+    known: dict[str, Any] = {"name": tuner, "planned_on": None}
     if planned_on is not None:
         known["planned_on"] = read_trace(planned_on, seed, format, skip_bad)
         made_from = read.provenance.get("trace_hash")
@@ -166,6 +166,7 @@ VERBS = (
         (
             "headway tune plan.json --trace today.csv",
             "headway tune plan.json --trace today.csv --tuner inferline --journal decisions.jsonl --json",
+            "headway tune plan.json --trace today.csv --tuner autoscale,unit_ratio=1,wait_s=60",
             "headway tune plan.json --url http://127.0.0.1:8000 --apply --journal decisions.jsonl",
             "headway tune plan.json --url http://127.0.0.1:8000 --apply --planned-on requests.csv --gears gears.json",
         ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,20 +10,30 @@ import typer
 from headway.cli.frame import read_plan, read_trace, target
 from headway.errors import HeadwayError
 
+OWN = "headway"
+"""Who decides unless told otherwise."""
 
-class TunerName(StrEnum):
-    """Who decides."""
 
-    HEADWAY = "headway"
-    INFERLINE = "inferline"
-    AUTOSCALE = "autoscale"
-    DS2 = "ds2"
-    THRESHOLD = "threshold"
-    NONE = "none"
+def _named(text: str) -> str:
+    """Return a tuner as it is written, once it is known to be one."""
+    from headway.policy.tuners import written
+
+    try:
+        written(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return text
 
 
 WhichTuner = Annotated[
-    TunerName, typer.Option("--tuner", envvar="HEADWAY_TUNER", help="headway, or a published one to compare with.")
+    str,
+    typer.Option(
+        "--tuner",
+        envvar="HEADWAY_TUNER",
+        parser=_named,
+        metavar="NAME[,WHAT=VALUE]...",
+        help="headway, or a published one to compare with: inferline, autoscale, ds2, threshold, none.",
+    ),
 ]
 PlannedOn = Annotated[
     Path | None,
@@ -43,19 +52,21 @@ JournalFile = Annotated[
 ]
 
 
-def refuse_useless_gears(verb: str, tuner: TunerName, gears: Path | None) -> None:
+def refuse_useless_gears(verb: str, tuner: str, gears: Path | None) -> None:
     """Refuse gears for a tuner that would never change to one. Raises HeadwayError."""
-    if gears is not None and tuner is not TunerName.HEADWAY:
-        raise HeadwayError(f"{verb}: the tuner {tuner.value!r} has no use for gears; leave --gears or --tuner away")
+    name = tuner.partition(",")[0]
+    if gears is not None and name != OWN:
+        raise HeadwayError(f"{verb}: the tuner {name!r} has no use for gears; leave --gears or --tuner away")
 
 
 def check_tuner(
-    plan: Path, tuner: TunerName, planned_on: Path | None, gears: Path | None, journal: Path | None, seed: int
+    plan: Path, tuner: str, planned_on: Path | None, gears: Path | None, journal: Path | None, seed: int
 ) -> None:
     """Refuse what a tuner that runs beside a server would end with an error for. Raises HeadwayError.
 
     A trace on standard input is left to the tuner, which can read it only once.
     """
+    from headway.tune.advise import named
     from headway.tune.gears import prepared, refuse_gears
     from headway.tune.journal import Journal
     from headway.tune.terms import terms
@@ -69,7 +80,7 @@ def check_tuner(
         refuse_gears(read)
         target(gears, "the gears")
     if not on_stdin:
-        terms(read, trace)
+        named(tuner, terms(read, trace))
     if journal is not None:
         with Journal(journal):
             pass

@@ -89,7 +89,8 @@ class Terms:
     `rate_per_s` is the planning trace's mean rate, `band` its counts by window length; the promise is that
     `slo_percentile` percent of the requests take at most `slo_s`. `gears` are plans for more traffic, in rising order
     of `rate_ratio`. `refuses_late`: requests that would come too late are refused when they arrive, so that no backlog
-    outgrows the promise.
+    outgrows the promise. `headroom_ratio`: how many times the planned traffic the plan carries within the promise; 1
+    where that was not measured.
     """
 
     rate_per_s: float
@@ -99,6 +100,7 @@ class Terms:
     gears: tuple[Gear, ...] = ()
     refuses_late: bool = False
     slo_percentile: float = 99.0
+    headroom_ratio: float = 1.0
 
     def in_gear(self, gear: str | None) -> Mapping[str, StageTerms]:
         """Return the stages as they are in a gear, by its name; None: in the plan itself."""

@@ -36,20 +36,25 @@ class Needs:
 class AutoScale:
     """AutoScale (Gandhi et al., TOCS 2012): up as soon as the need exceeds capacity, down only after long idleness.
 
-    A stage's need is what the rate of requests takes when every replica carries as much as it can within the promise
-    (`unit_ratio` times its share of the planned rate: AutoScale measures it beforehand, a plan's headroom tells it).
+    A stage's need is what the rate of requests takes when every replica carries `unit_ratio` times its share of the
+    planned rate, by default as much as it can within the promise: AutoScale measures that beforehand, here the plan's
+    headroom tells it. At 1 a replica carries what the plan gave it, and what the plan has to spare stays spare.
     That is the tuner that InferLine is compared with. The full AutoScale (`by_items`) also counts the items that are
     in the stage, at as many per replica as it can finish in time, and so notices slow servers and large requests.
     Items go to the lowest-numbered replicas first, so that number k idles exactly while the need is below k; it is
     given up after idling for `wait_s` (120 s in the paper, from a set-up time of 260 s). `rate_window_s` is how long
-    requests are counted for the rate (InferLine's buckets).
+    requests are counted for the rate (InferLine's buckets). Raises ValueError when that is not above 0.
     """
 
     terms: Terms
     wait_s: float = 120.0
     rate_window_s: float = 5.0
-    unit_ratio: float = 1.0
+    unit_ratio: float | None = None
     by_items: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.rate_window_s > 0:
+            raise ValueError(f"rate_window_s is {self.rate_window_s!r}; a rate is counted over more than 0 s")
 
     @property
     def name(self) -> str:
@@ -75,7 +80,8 @@ class AutoScale:
 
     def need(self, stage: StageTerms, seen: StageSeen, rate_per_s: float) -> int:
         """Return the replicas that a stage needs now."""
-        by_rate = stage.replicas * rate_per_s / (self.terms.rate_per_s * max(1.0, self.unit_ratio))
+        unit_ratio = self.terms.headroom_ratio if self.unit_ratio is None else self.unit_ratio
+        by_rate = stage.replicas * rate_per_s / (self.terms.rate_per_s * max(1.0, unit_ratio))
         by_items = (seen.queued + seen.in_service) / self.items_within_promise(stage)
         return stage.capped(max(by_rate, by_items if self.by_items else 0.0))
 

@@ -46,7 +46,8 @@ answer, other hardware may be the cheap one."""
 class Memory:
     """What the tuner remembers.
 
-    `level`, `off_s`: the traffic multiple in force, and since when it is not 1. `floor`: what the trend asks for.
+    `level`, `off_s`: the traffic multiple in force, and since when it is not 1. `thin_s`: since when traffic has been
+    thinner than it ever was in the planning trace. `floor`: what the trend asks for.
     `surge`: replicas that drain a backlog. `work`: by stage, how much heavier its work is than planned.
     `changed_s`, `lowered_s`, `asked_s`: when anything was changed, the level lowered, replicas last asked for.
     `backlog_s`: when more was queued than is in order. `told`: re-plan causes that were named.
@@ -56,6 +57,7 @@ class Memory:
     lowered_s: float = -np.inf
     level: float = 1.0
     off_s: float | None = None
+    thin_s: float | None = None
     floor: float = 0.0
     surge: Mapping[str, int] = field(default_factory=dict)
     work: Mapping[str, float] = field(default_factory=dict)
@@ -70,6 +72,10 @@ class Headway:
 
     A backlog is drained within `drain_s`, by at most `most_surge` times the traffic's own throughput. By default it is
     what the promise leaves beside service: who comes when the new replicas are ready is answered in time.
+
+    Fewer replicas than planned are held after a lull of `lull_s`. When planned traffic is back, the requests of a whole
+    start-up miss; by default a lull is so long that these are no more than the promise allows of the planned traffic
+    over that time: 500 s for start-ups of 5 s and a promise to 99 of 100 requests.
     """
 
     terms: Terms
@@ -78,6 +84,7 @@ class Headway:
     drain_s: float | None = None
     most_surge: float = MOST_SURGE
     quiet_s: float = QUIET_S
+    lull_s: float | None = None
     replan_s: float = REPLAN_S
 
     @property
@@ -126,12 +133,13 @@ class Headway:
         # Windows that reach back beyond what the last lowering looked at hold the traffic that has ended.
         fresh = band.windows_s <= DOWN_LOOK_BACK_S + observation.now_s - memory.lowered_s
         counts = running_counts(observation.arrival_s, observation.now_s, band.windows_s)
+        memory = replace(memory, thin_s=self._thin_since(observation, counts, memory.thin_s))
         level = self._raised(counts, fresh, memory.level)
         if level > memory.level:
             return self._with_trend(observation, self._at_level(observation, memory, level))
         rested = observation.now_s - memory.changed_s >= self.quiet_s
         if rested and observation.now_s - observation.since_s >= DOWN_LOOK_BACK_S:
-            lower = self._lower(observation, memory.level)
+            lower = self._lower(observation, memory)
             lowered_s = observation.now_s if lower < memory.level else memory.lowered_s
             memory = replace(self._at_level(observation, memory, lower), floor=0.0, lowered_s=lowered_s)
         return self._with_trend(observation, memory)
@@ -157,15 +165,27 @@ class Headway:
         known = memory.told if off_s is not None else frozenset()
         return replace(memory, level=level, off_s=off_s, told=known)
 
-    def _lower(self, observation: Observation, level: float) -> float:
+    def _thin_since(self, observation: Observation, counts: NDArray[np.int64], thin_s: float | None) -> float | None:
+        """Return since when every long window has been emptier than any of the planning trace; None: it is not."""
+        band = self.terms.band
+        long = (band.windows_s >= DOWN_LOOK_BACK_S) & (band.windows_s <= observation.now_s - observation.since_s)
+        if not (long.any() and (counts < band.low())[long].all()):
+            return None
+        return observation.now_s if thin_s is None else thin_s
+
+    @property
+    def _lull_s(self) -> float:
+        if self.lull_s is not None:
+            return self.lull_s
+        allowed = 1.0 - self.terms.slo_percentile / 100.0
+        startup_s = max(stage.startup_s for stage in self.terms.stages.values())
+        return startup_s / allowed if allowed > 0 else math.inf
+
+    def _lower(self, observation: Observation, memory: Memory) -> float:
         """Return the level that the last 30 s ask for, or the one in force when it is not clearly lower."""
-        band, now_s = self.terms.band, observation.now_s
-        if level <= 1.0:
-            # Below the plan only when even the planning trace never was so quiet, or it would have to come up again.
-            long = (band.windows_s >= DOWN_LOOK_BACK_S) & (band.windows_s <= now_s - observation.since_s)
-            quiet = running_counts(observation.arrival_s, now_s, band.windows_s) < band.low()
-            if not (long.any() and quiet[long].all()):
-                return level
+        band, now_s, level = self.terms.band, observation.now_s, memory.level
+        if level <= 1.0 and (memory.thin_s is None or now_s - memory.thin_s < self._lull_s):
+            return level
         busiest = most_in_buckets(observation.arrival_s, now_s, DOWN_LOOK_BACK_S, DOWN_BUCKET_S)
         if level <= 1.0:
             lower = max(band.growth_in(DOWN_BUCKET_S, busiest, 0.0), LEAST_LEVEL)

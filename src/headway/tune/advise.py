@@ -10,7 +10,7 @@ from headway.errors import HeadwayError, nearest
 from headway.plan.make import Progress
 from headway.plan.plan import Plan
 from headway.policy.scaling import Gear, Terms, Tuner
-from headway.policy.tuners import TUNERS
+from headway.policy.tuners import TUNERS, written
 from headway.trace import Trace
 from headway.tune.gears import to_dicts
 from headway.tune.journal import Journal
@@ -20,16 +20,21 @@ from headway.tune.terms import terms
 SCHEMA = "headway.tuning/1"
 
 
-def named(name: str, about: Terms, **parameters: Any) -> Tuner:
-    """Return a tuner by name. Raises HeadwayError, with the nearest valid name.
+def named(text: str, about: Terms) -> Tuner:
+    """Return a tuner by its name, or by `NAME[,WHAT=VALUE...]`. Raises HeadwayError, with the nearest valid name.
 
     >>> from headway.testing.scaling import example_terms
-    >>> named("ds2", example_terms(), pause_s=5.0).name
+    >>> named("ds2,pause_s=5", example_terms()).name
     'ds2'
     """
+    name = text.partition(",")[0]
     if name not in TUNERS:
         raise HeadwayError(f"tuner is {name!r}{nearest(name, TUNERS)}; valid: {', '.join(TUNERS)}")
-    return TUNERS[name](about, **parameters)
+    try:
+        name, parameters = written(text)
+        return TUNERS[name](about, **parameters)
+    except ValueError as error:
+        raise HeadwayError(str(error)) from None
 
 
 def advise(
@@ -45,7 +50,8 @@ def advise(
 ) -> dict[str, Any]:
     """Return the decisions that a tuner would take, and the outcomes with and without it. Raises HeadwayError.
 
-    `planned_on` is the trace that the plan was made from; `gears` are plans for multiples of it to change to.
+    `planned_on` is the trace that the plan was made from; `gears` are plans for multiples of it to change to; `name` is
+    a tuner's, with its parameters where it has any (`named`).
     """
     tell = progress or (lambda _: None)
     about = replace(terms(plan, planned_on), gears=tuple(gears))

@@ -38,6 +38,7 @@ def terms(plan: Plan, planned_on: Trace | None = None) -> Terms:
     20.0
     """
     stages, slo = stage_terms(plan, planned_on), plan.spec.slo
+    headroom = 1.0 if plan.headroom_ratio is None else plan.headroom_ratio
     if not stages:
         name, others = plan.spec.name, _by_themselves(plan)
         raise PlanError(f"plan {name!r}: no stage has replicas that may change as it runs; nothing to tune{others}")
@@ -45,14 +46,15 @@ def terms(plan: Plan, planned_on: Trace | None = None) -> Terms:
         spans = np.array([point["window_s"] for point in plan.envelope]) if plan.envelope else windows(_path_s(stages))
         seed = int(plan.provenance.get("seed", 0))
         band = measured_band(planned_on, spans, slo.latency_s, seed)
-        return Terms(planned_on.rate_per_s, slo.latency_s, band, stages, slo_percentile=slo.percentile)
-    rate = plan.provenance.get("rate_per_s")
-    if not plan.envelope or not isinstance(rate, int | float) or rate <= 0:
+        rate = planned_on.rate_per_s
+        return Terms(rate, slo.latency_s, band, stages, slo_percentile=slo.percentile, headroom_ratio=headroom)
+    carried = plan.provenance.get("rate_per_s")
+    if not plan.envelope or not isinstance(carried, int | float) or carried <= 0:
         raise PlanError(
             f"plan {plan.spec.name!r}: it carries no envelope or rate of its traffic; give the trace it was planned on"
         )
-    band = carried_band(plan, float(rate))
-    return Terms(float(rate), slo.latency_s, band, stages, slo_percentile=slo.percentile)
+    rate, band = float(carried), carried_band(plan, float(carried))
+    return Terms(rate, slo.latency_s, band, stages, slo_percentile=slo.percentile, headroom_ratio=headroom)
 
 
 def stage_terms(plan: Plan, planned_on: Trace | None = None) -> dict[str, StageTerms]:

@@ -152,6 +152,10 @@ class Connection(asyncio.Protocol):
             self._stop(self._head_too_large())
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            # What follows a body in chunks is no part of its head (RFC 9110, section 6.5.1), and counts with the body.
+            self._count_body(len(name) + len(value))
+            return
         self._headers.append((name.lower(), value))
         self._size += len(name) + len(value)
         if self._size > self._max_header_bytes:
@@ -177,11 +181,14 @@ class Connection(asyncio.Protocol):
                 self._transport.write(_CONTINUE)
 
     def on_body(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > self._limits.max_body_bytes:
-            self._stop(self._body_too_large())
+        self._count_body(len(data))
         if self._refused is None:
             self._parts.append(data)
+
+    def _count_body(self, size: int) -> None:
+        self._size += size
+        if self._size > self._limits.max_body_bytes:
+            self._stop(self._body_too_large())
 
     def on_message_complete(self) -> None:
         if self._in_head:

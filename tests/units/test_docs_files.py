@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,9 @@ from headway.tune.journal import read as read_journal
 from headway.tune.loop import Entry
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "files.md"
-NAMED = ("stages", "figures", "batch_s", "utilization", "scale_factors", "stale_ratio", "baseline_ratio")
+GOLDENS = Path(__file__).parent.parent / "goldens" / "report"
+NAMED = ("stages", "figures", "batch_s", "utilization", "scale_factors", "stale_ratio", "baseline_ratio", "exits",
+         "escalations")  # fmt: skip
 """Objects whose keys are names that a user or a table gives."""
 
 
@@ -79,6 +81,13 @@ def plan() -> Plan:
 @cache
 def outcome() -> dict[str, Any]:
     return simulate(plan(), Trace.poisson(rate=20, seconds=30, seed=2), seed=1).to_dict()
+
+
+@cache
+def cascade() -> dict[str, Any]:
+    """What the stage of an outcome says because it is a cascade."""
+    told = json.loads((GOLDENS / "gears_measured.json").read_text(encoding="utf-8"))["stages"]["cascade"]
+    return {name: told[name] for name in ("cascade", "gear_history")}
 
 
 @cache
@@ -134,11 +143,12 @@ def without_rows(profile: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in profile.items() if name != "rows"}
 
 
-WRITTEN = {
+WRITTEN: dict[str, Callable[[], Any]] = {
     "Plan JSON": lambda: plan().to_dict(),
     "Infeasibility JSON": infeasible,
     "Diff JSON": lambda: diff(plan(), dataclasses.replace(plan(), stages={**plan().stages, **cheaper()})),
     "Outcome JSON": outcome,
+    "Cascades in an outcome": cascade,
     "Calibration JSON": calibration,
     "Decisions JSONL": decisions,
     "Comparison JSON": lambda: compare(outcome(), outcome()),

@@ -47,6 +47,8 @@ def compared_plans() -> Any:
 VIEWS: dict[str, Callable[[], Any]] = {
     "plan": lambda: terminal.plan_view(Plan.read(GOLDENS / "plan.json")),
     "outcome": lambda: terminal.outcome_view(load("measured")),
+    "gears_plan": lambda: terminal.plan_view(Plan.read(GOLDENS / "gears_plan.json")),
+    "gears_predicted": lambda: terminal.outcome_view(load("gears_predicted")),
     "comparison": compared_plans,
     "predicted_measured": lambda: terminal.predicted_measured_view(load("predicted"), load("measured"), INTERVAL),
     "diff": lambda: terminal.diff_view(load("diff")),

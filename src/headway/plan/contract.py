@@ -249,6 +249,20 @@ class TunesItself(Protocol):
 
 
 @runtime_checkable
+class TellsRun(Protocol):
+    """Its stations tell of a run what other kinds have no word for, served and simulated alike."""
+
+    def told_between(
+        self, before: Mapping[str, Any], after: Mapping[str, Any], zero_s: float
+    ) -> tuple[Mapping[str, Any], float | None]:
+        """What a served station did between two `/stats` of its stage: the fields of `StageOutcome.told`, and accuracy.
+
+        The second has samples; `zero_s` is the server's clock when the run's began.
+        """
+        ...
+
+
+@runtime_checkable
 class TellsTimes(Protocol):
     """Its live station tells its load: with what batches take, requests are refused that would come too late."""
 

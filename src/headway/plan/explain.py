@@ -11,7 +11,7 @@ import numpy as np
 from headway.plan.accuracy import plan_accuracy
 from headway.plan.config import Config
 from headway.plan.oracle import Oracle, Verdict
-from headway.plan.plan import Plan, Reason
+from headway.plan.plan import PREDICTED, Plan, Reason
 from headway.sim.outcome import Outcome, number, percentile
 from headway.sim.simulation import simulate
 from headway.trace.envelope import envelope, windows
@@ -52,6 +52,7 @@ class Predicted:
                 "peak_utilization_10s": stage.peak_utilization_10s,
                 "queue_wait_p99_s": number(percentile(stage.queue_wait_s, 99)),
                 **({"figures": {n: number(v) for n, v in stage.figures.items()}} if stage.figures else {}),
+                **{name: stage.told[name] for name in PREDICTED if name in stage.told},
             }
             for name, stage in self.outcome.stages.items()
         }

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from importlib.resources import files
+from typing import Any
 
 from headway.files import write_atomic
 from headway.report import format as fmt
-from headway.report import sections, words
+from headway.report import gearing_sections, sections, words
+from headway.report.gearing import gearings
 from headway.report.gears import gears
 from headway.report.markup import Markup, join, tag
 from headway.report.story import Story, story_from_files
@@ -17,7 +20,9 @@ __all__ = ["Story", "render", "story_from_files", "write"]
 
 SECTIONS = (
     sections.pipeline,
+    gearing_sections.planned,
     gears,
+    gearing_sections.used,
     sections.latency,
     sections.queue_waits,
     sections.costs,
@@ -165,10 +170,9 @@ def _key_figures(story: Story) -> list[Markup]:
         tiles.append(
             _tile(f"{name} measured", words.latency_text(measured, key), sub, words.kept(slo, measured) is False)
         )
-    accuracy = words.summary(story.measured).get("accuracy")
-    if accuracy is not None and slo.accuracy is not None and story.timeline is not None:
-        told = f"at least {fmt.percent(slo.accuracy)} promised"
-        tiles.append(_tile("Accuracy measured", fmt.percent(accuracy), told, accuracy < slo.accuracy))
+    if gearings(story.plan):
+        tiles += _right(slo.accuracy, predicted, measured)
+    if len(tiles) == 4:
         return tiles
     first = words.breaks_first(plan)
     breaks = f"then {first} breaks first" if first else "the traffic at which it still holds"
@@ -176,6 +180,18 @@ def _key_figures(story: Story) -> list[Markup]:
     if len(tiles) < 4 and plan.accuracy is not None:
         tiles.append(_tile("Accuracy", fmt.percent(plan.accuracy), "over the path of the chosen variants", False))
     return tiles
+
+
+def _right(floor: float | None, predicted: Mapping[str, Any], measured: Mapping[str, Any]) -> list[Markup]:
+    """How rightly cascades answer: as measured where labels are known, else as predicted; nothing where neither is."""
+    for told, who, other in ((measured, "measured", predicted), (predicted, "predicted", {})):
+        accuracy = told.get("accuracy")
+        if accuracy is not None:
+            beside = "" if other.get("accuracy") is None else f"{fmt.percent(other['accuracy'])} predicted"
+            promised = "" if floor is None else f"at least {fmt.percent(floor)} promised"
+            said = promised or beside or "of all answers are right"
+            return [_tile(f"Accuracy {who}", fmt.percent(accuracy), said, floor is not None and accuracy < floor)]
+    return []
 
 
 def _tile(label: str, value: str, sub: str, bad: bool) -> Markup:

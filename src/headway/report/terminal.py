@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from headway.plan.plan import Plan
 from headway.report import format as fmt
 from headway.report import words
+from headway.report.gearing import GEAR_COLUMNS, Gearing, gear_facts, gear_rows, gearings, use_facts
 from headway.report.tables import heading, line, pairs, table, warnings
 from headway.sim.outcome import Outcome
 
@@ -28,6 +29,8 @@ def plan_view(plan: Plan) -> Group:
     from rich.console import Group
 
     parts: list[RenderableType] = [*_headline(plan), _stage_table(plan)]
+    for gearing in gearings(plan):
+        parts += [heading(f"gears of {gearing.stage}"), _gear_table(gearing), pairs(gear_facts(gearing)), line("")]
     if plan.reasons:
         said = words.headroom(plan)
         parts += [heading("why"), pairs(pair for pair in words.reason_pairs(plan) if pair[1] != said)]
@@ -57,6 +60,7 @@ def outcome_view(outcome: Outcome | Mapping[str, Any]) -> Group:
         facts.append(("accuracy", fmt.percent(figures["accuracy"])))
     for name, stage in figures.get("stages", {}).items():
         facts += [(name, line) for line in words.stage_figures(stage.get("figures", {}))]
+        facts += [(name, f"{what} {said}") for what, said in use_facts(stage.get("cascade"))]
     stages = [
         [
             name,
@@ -154,8 +158,9 @@ def _headline(plan: Plan) -> list[RenderableType]:
     for name, predicted in plan.stage_predictions.items():
         facts += [(name, line) for line in words.stage_figures(predicted.get("figures", {}))]
     facts.append(("headroom", words.headroom(plan)))
-    if plan.accuracy is not None:
-        facts.append(("accuracy", fmt.percent(plan.accuracy)))
+    accuracy = plan.accuracy if plan.accuracy is not None else plan.predicted.get("accuracy")
+    if accuracy is not None:
+        facts.append(("accuracy", words.accuracy(accuracy, plan.spec.slo.accuracy)))
     return [heading(plan.spec.name), pairs(facts)]
 
 
@@ -165,6 +170,13 @@ def _stage_table(plan: Plan) -> Table:
     head = [short.get(words.STAGE_COLUMNS[i], words.STAGE_COLUMNS[i]) for i in keep]
     rows = [[row[i] for i in keep] for row in words.stage_rows(plan)]
     return table(head, rows, text_columns=("stage", "variant", "hardware", "set up"))
+
+
+def _gear_table(gearing: Gearing) -> Table:
+    rows = gear_rows(gearing)
+    shown = [at for at in range(len(GEAR_COLUMNS)) if any(row[at] != fmt.DASH for row in rows)]
+    head = [GEAR_COLUMNS[at] for at in shown]
+    return table(head, [[row[at] for at in shown] for row in rows], text_columns=("asks",))
 
 
 def _frontier_table(plan: Plan) -> Table:

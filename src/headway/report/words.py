@@ -314,6 +314,15 @@ def profile_problems(stamp: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def accuracy(share: float, floor: float | None) -> str:
+    """Return an accuracy as a phrase, with what is promised of it.
+
+    >>> accuracy(0.9, None), accuracy(0.934, 0.9)
+    ('90%', '93.4% (at least 90% promised)')
+    """
+    return fmt.percent(share) + ("" if floor is None else f" (at least {fmt.percent(floor)} promised)")
+
+
 def request_counts(figures: Mapping[str, Any]) -> str:
     """Return what became of the requests; what did not happen is left out."""
     counts = figures.get("requests", {})

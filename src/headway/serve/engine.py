@@ -288,6 +288,7 @@ class Engine:
                 "items": self.records[name].items,
                 **(self.records[name].summary(since_s, samples) if timings else {}),
                 **state.about,
+                **({name: list(each) for name, each in state.samples.items()} if samples else {}),
             }
         return {
             "name": self.plan.spec.name,

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headway.errors import HeadwayError, ServeError
+from headway.plan.contract import TellsRun
 from headway.plan.plan import Plan
 from headway.serve.http1 import Client, Reply
 from headway.serve.payloads import as_payloads, encode
@@ -32,10 +33,12 @@ from headway.sim.outcome import (
     REJECTED,
     Outcome,
     StageOutcome,
+    combined_accuracy,
     number,
     percentile,
 )
 from headway.sim.simulation import startup_cost_usd
+from headway.spec.kinds import load_domain
 from headway.trace import Trace
 from headway.trace.payload import payload_index
 
@@ -63,6 +66,8 @@ class Sent:
     errors: dict[str, int]
     waited: NDArray[np.bool_]
     """Which requests found every connection of the client in use."""
+    begun_s: float = 0.0
+    """The first second of the trace, by the client's clock."""
 
 
 def replay(
@@ -103,7 +108,10 @@ def replay(
                 )
                 for body in bodies
             ]  # fmt: skip
+            loop = asyncio.get_running_loop()
+            asked_s = loop.time()
             before = await _get(client, "/stats")
+            ahead_s = before["now_s"] - (asked_s + loop.time()) / 2
             await client.open(min(OPEN_AHEAD, connections))
             client.keep_body = on_reply is not None
             begun = ProcessorTimes.now()
@@ -114,7 +122,8 @@ def replay(
             after = await _get(client, f"/stats?samples=true&since_s={before['now_s']!r}", tolerant=True)
             if on_stats is not None and after is not None:
                 on_stats(before, after)
-            return _outcome(plan, trace, sent, before, after, seed, client.opened, stolen_share)
+            zero_s = sent.begun_s + ahead_s
+            return _outcome(plan, trace, sent, before, after, zero_s, seed, client.opened, stolen_share)
         finally:
             await client.close()
 
@@ -154,7 +163,7 @@ async def send_all(
     finished = asyncio.Event()
     gc.collect()
     gc.freeze()
-    start_s = loop.time() + LEAD_S
+    sent.begun_s = start_s = loop.time() + LEAD_S
     due_s = (trace.arrival_s + start_s).tolist()
     position = done = 0
 
@@ -200,6 +209,7 @@ def _outcome(
     sent: Sent,
     before: Mapping[str, Any],
     after: Mapping[str, Any] | None,
+    zero_s: float,
     seed: int,
     connections: int,
     stolen_share: float | None,
@@ -229,7 +239,7 @@ def _outcome(
         "stolen_share": stolen_share,
         "errors": dict(sorted(sent.errors.items(), key=lambda pair: -pair[1])[:10]),
     }
-    stages = {} if after is None else _stages(plan, before, after, span_s)
+    stages = {} if after is None else _stages(plan, before, after, zero_s, span_s)
     doubts = _client_limits(int(sent.waited.sum()), int(held_back.sum()))
     doubts += _lateness(late_p99_s, percentile(latency_s, 50)) + _stolen(stolen_share)
     return Outcome(
@@ -241,7 +251,7 @@ def _outcome(
         stages=stages,
         cost_usd=sum(s.cost_usd for s in stages.values()) if stages else plan.cost_usd_per_hour * span_s / 3600.0,
         startup_cost_usd=startup_cost_usd(plan),
-        accuracy=accuracy,
+        accuracy=combined_accuracy([accuracy, *(stage.accuracy for stage in stages.values())]),
         kind="measured",
         low_confidence=(*doubts, *near_saturation(stages)),
         provenance={"plan_hash": plan.hash, "trace_hash": trace.hash, "seed": seed, "client": client},
@@ -281,7 +291,9 @@ def _stage_cost_usd(plan: Plan, name: str, before: Mapping[str, Any], after: Map
     return paid_usd / float(between_s) * span_s
 
 
-def _stages(plan: Plan, before: Mapping[str, Any], after: Mapping[str, Any], span_s: float) -> dict[str, StageOutcome]:
+def _stages(
+    plan: Plan, before: Mapping[str, Any], after: Mapping[str, Any], zero_s: float, span_s: float
+) -> dict[str, StageOutcome]:
     """Return what the server counted; replicas are those it held on average, over the span that is paid for."""
     out: dict[str, StageOutcome] = {}
     between_s = after["now_s"] - before["now_s"]
@@ -290,6 +302,8 @@ def _stages(plan: Plan, before: Mapping[str, Any], after: Mapping[str, Any], spa
         busy_s = now["busy_s"] - then["busy_s"]
         replicas = (now["held_s"] - then["held_s"]) / between_s if between_s > 0 else 0.0
         capacity_s = replicas * span_s
+        domain = load_domain(plan.spec.stages[name].kind)
+        told, accuracy = domain.told_between(then, now, zero_s) if isinstance(domain, TellsRun) else ({}, None)
         out[name] = StageOutcome(
             items=now["items"] - then["items"],
             batches=now["batches"] - then["batches"],
@@ -301,5 +315,7 @@ def _stages(plan: Plan, before: Mapping[str, Any], after: Mapping[str, Any], spa
             peak_utilization_10s=peak_utilization(
                 np.sort(np.array(now["arrival_s"], np.float64)), busy_s, max(1, round(replicas))
             ),
+            accuracy=accuracy,
+            told=told,
         )
     return out

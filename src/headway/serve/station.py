@@ -117,6 +117,8 @@ class StationStats:
     pids: tuple[int, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
     """What its kind of station has to tell beside, as JSON values."""
+    samples: Mapping[str, Iterable[Any]] = field(default_factory=dict)
+    """What it has to tell beside one by one, as lists of JSON values, where samples are asked for."""
 
 
 class StationLoad(NamedTuple):

@@ -99,7 +99,8 @@ def by_window(arrival_s: NDArray[np.float64], values: NDArray[Any], window_s: fl
 @dataclass(frozen=True, slots=True)
 class StageOutcome:
     """One stage's share of an outcome. `queue_wait_s` has one value per item that was started; `accuracy` is
-    that of its answers, where it is simulated; `figures` are what its kind of stage tells beside."""
+    that of its answers, where it is known; `figures` are what its kind of stage tells beside, and `told` more of that as
+    JSON values by field."""
 
     items: int
     batches: int
@@ -111,6 +112,7 @@ class StageOutcome:
     peak_utilization_10s: float = 0.0
     accuracy: float | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
+    told: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the stage's summary as JSON values."""
@@ -127,6 +129,7 @@ class StageOutcome:
             "cost_usd": self.cost_usd,
             **({} if self.accuracy is None else {"accuracy": self.accuracy}),
             **({"figures": {name: number(value) for name, value in self.figures.items()}} if self.figures else {}),
+            **self.told,
         }
 
 

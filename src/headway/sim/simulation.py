@@ -163,6 +163,7 @@ def build_outcome(plan: Plan, work: Workload, runs: Mapping[str, StageRun], *, s
             peak_utilization_10s=peak_utilization(run.arrival_s, run.departures.busy_s, run.capacity),
             accuracy=run.departures.accuracy,
             figures=run.departures.figures,
+            told=run.departures.told,
         )
     return Outcome(
         arrival_s=trace.arrival_s,

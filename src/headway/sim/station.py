@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,8 @@ class Departures:
     `credit`: how right each departing item is answered, from 0 to 1, or empty where that is not simulated.
     `broken`: which departing items broke a promise of their own, such as one to their first token: their requests miss,
     however soon they end; empty where there are no such promises. `figures`: more to tell of the stage, by names with
-    units, where the caller asked to record.
+    units, and `told`: likewise, as JSON values by the fields of the outcome's stage; both where the caller asked to
+    record.
     """
 
     done_s: Floats
@@ -53,6 +54,7 @@ class Departures:
     credit: Floats = field(default_factory=lambda: np.empty(0))
     broken: Flags = field(default_factory=lambda: np.empty(0, np.bool_))
     figures: Mapping[str, float] = field(default_factory=dict)
+    told: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def lost(self) -> tuple[Ints, Ints, Ints]:

@@ -220,6 +220,14 @@ class CascadeDomain:
 
         return live_station(context, config, starter=starter)
 
+    def told_between(
+        self, before: Mapping[str, Any], after: Mapping[str, Any], zero_s: float
+    ) -> tuple[Mapping[str, Any], float | None]:
+        """Its gears, who answered and how rightly between two `/stats`, as the simulated station tells it."""
+        from headway.domains.cascade.record import told_between
+
+        return told_between(before, after, zero_s)
+
     def lacking(self, spec: Spec, name: str) -> str | None:
         """The validation table of a stage, where it is not there."""
         from pathlib import Path

@@ -26,7 +26,7 @@ stage_at = kernel(sharing.stage_at)
 
 Longs = NDArray[np.int64]
 
-QUEUED, LEFT, LOST, BATCHES, GEAR, SWITCHES, BUSY = range(7)
+QUEUED, LEFT, LOST, BATCHES, GEAR, SWITCHES, BUSY, SKIPPED = range(8)
 """Entries of `Scratch.counters`."""
 
 
@@ -67,9 +67,13 @@ class Gears(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """What changes while it runs: queues by model (`[head, tail)` waits), per item, and per device its batch."""
+    """What changes while it runs: queues by model (`[head, tail)` waits), per item, and per device its batch.
+
+    `escalated`: how many items each model was not certain enough of.
+    """
 
     counters: Longs
+    escalated: Longs
     queue: Ints
     head: Longs
     tail: Longs
@@ -86,7 +90,8 @@ class Scratch(NamedTuple):
         """Return room for a run, with every queue empty and every device idle."""
         longs = np.int64
         return cls(
-            counters=np.zeros(7, longs),
+            counters=np.zeros(8, longs),
+            escalated=np.zeros(models, longs),
             queue=np.empty((models, items), np.int32),
             head=np.zeros(models, longs),
             tail=np.zeros(models, longs),
@@ -148,7 +153,7 @@ def serve_cascade(
     """
     service_s, offset, bits, max_batch, certainty, holds, hardness = models
     upper_per_s, steps, skip, threshold, following, asked, min_queue, max_wait_s, window_s, alpha_per_s = gears
-    counters, queue, head, tail, entered_s, asked_last, free_s, running, low, high, batch = scratch
+    counters, escalated, queue, head, tail, entered_s, asked_last, free_s, running, low, high, batch = scratch
     done_s, left, answered_by, start_s, dropped, switched_s, switched_to = out
     devices, count = holds.shape
     n = arrival_s.size
@@ -164,7 +169,10 @@ def serve_cascade(
         gear = counters[GEAR]
         if skip.shape[1] == 0:
             return int(steps[gear, 0])
-        return int(steps[gear, first_step(hardness[sample[item]], skip[gear])])
+        step = first_step(hardness[sample[item]], skip[gear])
+        if step > 0:
+            counters[SKIPPED] += 1
+        return int(steps[gear, step])
 
     def answer(item: int, now_s: float) -> None:
         at = counters[LEFT]
@@ -204,6 +212,7 @@ def serve_cascade(
                 if to < 0 or answers(certainty[model, sample[item]], threshold[gear, model]):
                     answer(item, now_s)
                 else:
+                    escalated[model] += 1
                     enqueue(item, to, now_s)
             running[device] = -1
             free_s[device] = np.inf

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from headway.domains.cascade.record import CascadeRecord
+
 if TYPE_CHECKING:
     from headway.domains.cascade.live_station import CascadeLive
 
@@ -16,20 +18,19 @@ def about(station: CascadeLive, now_s: float) -> dict[str, Any]:
     gears, models = station.gears, station.models
     gears.advance(now_s, station.queued)
     lost, gear = gears.key
-    answered = sum(station.exits)
+    record = CascadeRecord(
+        gears.held_until(now_s),
+        gears.switched,
+        dict(zip(models, station.exits, strict=True)),
+        dict(zip(models, station.escalations, strict=True)),
+        station.skipped,
+        station.credit if station.rehearsed else None,
+    )
     return {
         "cascade": {
             "gear": gear,
             "less_one": lost,
-            "gears": [
-                {"gear": at, "less_one": less, "held_s": held_s}
-                for (less, at), held_s in gears.held_until(now_s).items()
-            ],
-            "switches": gears.switched,
-            "exits": dict(zip(models, station.exits, strict=True)),
-            "escalations": dict(zip(models, station.escalations, strict=True)),
-            "skipped": station.skipped,
-            "accuracy": station.credit / answered if station.rehearsed and answered else None,
+            **record.to_dict(),
             **station.drift.to_dict(),
         }
     }

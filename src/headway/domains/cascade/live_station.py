@@ -168,6 +168,7 @@ class CascadeLive(Flow):
             retries=self._retries,
             pids=self._devices.pids if self._router is None else (*self._devices.pids, *self._router.pids),
             about=about(self, now_s),
+            samples={"gear_changes": self.gears.switches},
         )
 
     def metrics(self, labels: Mapping[str, str], now_s: float) -> list[Metric]:

@@ -6,19 +6,20 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from headway.cascade import ValidationTable
 from headway.domains.cascade.gears import Gear, GearPlan
 from headway.domains.cascade.halves import Rows, judged_on
+from headway.domains.cascade.record import CascadeRecord, told
 from headway.domains.cascade.rows import gear_row
 from headway.errors import PlanError
 from headway.sim.station import Arrivals, Departures, Floats, Ints
 
 if TYPE_CHECKING:
-    from headway.domains.cascade.kernel import Gears, Models
+    from headway.domains.cascade.kernel import Gears, Models, Scratch
 
 SAMPLE = "sample"
 """The column of a trace that says which validation sample each request is, counted from 0."""
@@ -92,6 +93,10 @@ class CascadeStation:
         )
         left, lost = int(scratch.counters[kernel.LEFT]), int(scratch.counters[kernel.LOST])
         answered_by = out.answered_by[:left]
+        credit = self._credit[answered_by, sample[out.left[:left]]]
+        kept = int(scratch.counters[kernel.SWITCHES]) if record else 0
+        switches = tuple(zip(out.switched_s[:kept].tolist(), out.switched_to[:kept].tolist(), strict=True))
+        held_s = self._held_s(arrivals, out.done_s[:left], switches)
         departures = Departures(
             out.done_s[:left],
             arrivals.item[out.left[:left]],
@@ -100,18 +105,40 @@ class CascadeStation:
             np.empty(0, np.int32),
             int(scratch.counters[kernel.BATCHES]),
             float(busy_s),
-            credit=self._credit[answered_by, sample[out.left[:left]]],
+            credit=credit,
+            told=self._told(arrivals, scratch, switches, held_s, answered_by, float(credit.sum())) if record else {},
         )
-        kept = int(scratch.counters[kernel.SWITCHES]) if record else 0
-        switches = tuple(zip(out.switched_s[:kept].tolist(), out.switched_to[:kept].tolist(), strict=True))
-        return Served(departures, answered_by, switches, self._held_s(arrivals, departures, switches))
+        return Served(departures, answered_by, switches, held_s)
 
-    def _held_s(self, arrivals: Arrivals, left: Departures, switches: tuple[tuple[float, int], ...]) -> Floats:
+    def _told(
+        self,
+        arrivals: Arrivals,
+        scratch: Scratch,
+        switches: tuple[tuple[float, int], ...],
+        held_s: Floats,
+        answered_by: Ints,
+        credit: float,
+    ) -> dict[str, Any]:
+        from headway.domains.cascade.kernel import SKIPPED
+
+        names = self.plan.models
+        record = CascadeRecord(
+            {(False, at): seconds for at, seconds in enumerate(held_s.tolist())},
+            len(switches),
+            dict(zip(names, np.bincount(answered_by, minlength=len(names)).tolist(), strict=True)),
+            dict(zip(names, scratch.escalated.tolist(), strict=True)),
+            int(scratch.counters[SKIPPED]),
+            credit,
+        )
+        first = [(float(arrivals.arrival_s[0]), len(self.plan.gears) - 1)] if arrivals.arrival_s.size else []
+        return told(record, ((from_s, False, gear) for from_s, gear in (*first, *switches)))
+
+    def _held_s(self, arrivals: Arrivals, done_s: Floats, switches: tuple[tuple[float, int], ...]) -> Floats:
         """Seconds in each gear from the first arrival to the last departure; the cheapest gear is the first."""
         held_s = np.zeros(len(self.plan.gears))
-        if left.done_s.size:
+        if done_s.size:
             since_s, gear = float(arrivals.arrival_s[0]), held_s.size - 1
-            for until_s, following in (*switches, (float(left.done_s[-1]), 0)):
+            for until_s, following in (*switches, (float(done_s[-1]), 0)):
                 held_s[gear] += max(0.0, until_s - since_s)
                 since_s, gear = until_s, following
         return held_s

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,23 @@ import pytest
 from tests.e2e.test_fleet_live import ASKING, REQUEST, Scene, fleet_plan, serving
 from tests.e2e.upstreams import ANSWER, Answer, Asked, Client, Scripted, answer, play
 
+from headway.cli.app import main
 from headway.domains.fleet.live_alone import Alone, changeable
 from headway.domains.fleet.live_station import FleetLive
+from headway.domains.pipeline.declare import ReplicaConfig
 from headway.errors import PlanError
 from headway.gateway import GatewayOptions, GatewayServer
 from headway.gateway.declare import ApiKey
 from headway.plan.plan import Plan
+from headway.serve.run import running_in_thread
 from headway.serve.station import Changeable, TellsLoad
 from headway.serve.swap import SwapRefused, live_station
 from headway.serve.watch import Watch
 from headway.serve.wire import Payload
+from headway.trace import Trace
+from headway.tune.advise import advise
+from headway.tune.live import tune_live
+from headway.tune.server import Server
 from headway.tune.terms import terms
 
 NOT_WATCHED = Watch(0.0)
@@ -256,3 +264,32 @@ def test_a_tuner_says_what_can_be_done_about_a_fleet() -> None:
     plan = fleet_plan(["http://a", "http://b"])
     with pytest.raises(PlanError, match=r"nothing to tune; stage 'answer' sends each request by the loads of engines"):
         terms(plan)
+
+
+def test_headway_tune_refuses_a_lone_fleet_in_that_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fleet_plan(["http://127.0.0.1:9,kind=hosted"]).write("plan.json")
+    Trace.poisson(rate=5, seconds=10, seed=1).write("trace.csv")
+    for source in (["--trace", "trace.csv"], ["--url", "http://127.0.0.1:9", "--apply"]):
+        with pytest.raises(SystemExit) as stop:
+            main(["tune", "plan.json", "--planned-on", "trace.csv", *source])
+        assert stop.value.code == 1
+        assert "which nobody here starts or stops; another plan (PUT /plan) changes" in capsys.readouterr().err
+
+
+def test_a_tuner_changes_the_other_stages_beside_a_fleet(tmp_path: Path) -> None:
+    (tmp_path / "asking.py").write_text(ASKING)
+    plan = fleet_plan(["http://127.0.0.1:9,kind=hosted"], f"{tmp_path}/asking.py:Ask")
+    planned_on = Trace.poisson(rate=5, seconds=60, seed=1)
+    with pytest.raises(PlanError, match=r"stages\.answer: kind 'fleet' cannot be simulated with replicas that"):
+        advise(plan, planned_on, planned_on=planned_on)
+    with running_in_thread(plan) as server:
+        found = tune_live(plan, server.url, planned_on=planned_on, seconds=1.0)
+        assert found["acts"] is False
+        with Server(server.url) as tuned:
+            more = replace(plan, stages={**plan.stages, "ask": ReplicaConfig("cpu", replicas=2)})
+            change = tuned.change(more)
+            assert "error" not in change
+            assert tuned.stats(0)["stages"]["answer"]["policy"] == "least-prefill"

@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from headway.errors import PlanError
+from headway.plan.contract import SharesPools
 from headway.plan.plan import Plan
 from headway.policy.scaling import LOOK_BACK_S, UTILIZATION_S, Decision, Observation, StageSeen, Terms, Tuner
 from headway.policy.scaling_headway import PLAN
 from headway.sim.outcome import TOLERANCE_S, Outcome
 from headway.sim.progress import StageProgress
 from headway.sim.simulation import StageRun, build_outcome, event_simulation, workload
+from headway.spec.kinds import load_domain
 from headway.trace import Trace
 from headway.tune.effect import Judged
 from headway.tune.loop import INTERVAL_S, Entry, Listener, run
@@ -42,6 +45,7 @@ class Simulated:
         self.seed, self.mode = seed, mode
         self.now_s = 0.0
         self.gear: str | None = None
+        _refuse_fixed(plan)
         self._work = workload(plan, trace, seed)
         widest = _with_widest_batches(plan, terms)
         self._sim = event_simulation(
@@ -231,8 +235,6 @@ def _with_widest_batches(plan: Plan, terms: Terms) -> Plan:
     """The plan with batches as large as any gear has them, so that service times are known for all of them."""
     if not terms.gears:
         return plan
-    from headway.spec.kinds import load_domain
-
     stages = dict(plan.stages)
     for name in terms.stages:
         fields = plan.stages[name].to_dict()
@@ -240,3 +242,13 @@ def _with_widest_batches(plan: Plan, terms: Terms) -> Plan:
         widest = {**fields, "max_batch_size": max(fields["max_batch_size"], *sizes)}
         stages[name] = load_domain(plan.spec.stages[name].kind).parse_config(widest, f"stages.{name}")
     return dataclasses.replace(plan, stages=stages)
+
+
+def _refuse_fixed(plan: Plan) -> None:
+    """Raise PlanError where a stage cannot be simulated while replicas of others come and go."""
+    for name, stage in plan.spec.stages.items():
+        if not isinstance(load_domain(stage.kind), SharesPools):
+            raise PlanError(
+                f"stages.{name}: kind {stage.kind!r} cannot be simulated with replicas that come and go beside it; let "
+                "the tuner watch a server that runs the plan (--url)"
+            )

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from time import perf_counter
 
+import numpy as np
+
 from headway.bench.cascades.ensembles import cocktail, vote
 from headway.bench.cascades.family import DIGITS, bursty, planned, played, profile, tested, whole
 from headway.bench.cascadeserve.rows import Result
 from headway.domains.cascade.baselines import Plans, restricted
 from headway.domains.cascade.choose import Judge, Judgment, fewest
-from headway.domains.cascade.family import read_table
+from headway.domains.cascade.family import Family, read_table
+from headway.domains.cascade.station import SAMPLE
 from headway.files import content_hash
 from headway.trace import Trace
 from headway.trace.envelope import peak_rate_per_s
@@ -167,6 +170,21 @@ def loaded(cell: Cell, rate_per_s: float | None = None) -> tuple[Problem, dict[s
 def least(found: Mapping[str, Result]) -> float | None:
     """Return the devices of the better baseline; None when neither keeps the promises with any number."""
     return min((r.devices for name, r in found.items() if name in BASELINES and r.devices is not None), default=None)
+
+
+def most_accurate(family: Family, judge: Judge, latency_s: float) -> float:
+    """Return an accuracy that no plan exceeds in time, of whatever system and however many devices.
+
+    Every answer is that of a model, and takes no less than that model does for one item. So at best each request is
+    asked of a model that is right about it, the share that may be late of any, all others of one that is in time.
+    """
+    asked = judge.arrivals.attributes[SAMPLE].astype(np.int64)
+    credit = {name: values[asked] for name, values in family.table.credit.items()}
+    quick = [values for name, values in credit.items() if family.service[name].mean_at(1) <= latency_s + 1e-9]
+    anyhow = np.max(list(credit.values()), axis=0)
+    in_time = np.max(quick, axis=0) if quick else np.zeros(asked.size)
+    late = int((1.0 - judge.percent / 100) * asked.size + 1e-9)
+    return float((in_time.sum() + np.sort(anyhow - in_time)[asked.size - late :].sum()) / asked.size)
 
 
 def capacity_per_s(floor: float, latency_s: float) -> float:

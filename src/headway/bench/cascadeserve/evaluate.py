@@ -112,8 +112,8 @@ def evaluate(
         if "ablation" in wanted and not _known(book, case, "ablation", ALONE):
             tell(f"ablation: seed {seed}")
             keep(ablation(case))
-        if "spikes" in wanted and seed == sizes.seeds[0] and not _known(book, case, "spikes", ALONE):
-            tell("spikes")
+        if "spikes" in wanted and not _known(book, case, "spikes", ALONE):
+            tell(f"spikes: seed {seed}")
             keep(spikes(case))
     for cell in order:
         solved(cell)

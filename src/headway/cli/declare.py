@@ -51,6 +51,7 @@ def check(
         return
     if spec is None:
         raise typer.BadParameter("a spec file is needed, or --schema", param_hint="'SPEC'")
+    from headway.plan.contract import TellsProblems
     from headway.spec.kinds import load_domain
 
     read = read_spec(spec)
@@ -58,7 +59,7 @@ def check(
         say(f"warning: {problem}")
     for name, stage in read.stages.items():
         domain = load_domain(stage.kind)
-        for problem in domain.problems(read, name) if hasattr(domain, "problems") else ():
+        for problem in domain.problems(read, name) if isinstance(domain, TellsProblems) else ():
             say(f"warning: {problem}")
     if profile is not None:
         read_profile(profile, read)

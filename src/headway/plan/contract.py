@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from headway.plan.config import Config, Evidence, StageContext
 from headway.sim.station import Station
-from headway.spec.model import Stage
+from headway.spec.model import Spec, Stage
 
 if TYPE_CHECKING:
     from headway.plan.oracle import Oracle
@@ -225,6 +225,15 @@ class NeedsNoProfile(Protocol):
 
     def needs_no_profile(self, stage: Stage) -> bool:
         """Whether a stage, as declared, can be planned without."""
+        ...
+
+
+@runtime_checkable
+class TellsProblems(Protocol):
+    """It sees, without planning, that a stage as declared cannot be planned with: `headway check` warns of it."""
+
+    def problems(self, spec: Spec, name: str) -> Sequence[str]:
+        """What stands in the way, as sentences that name stage and file; none where all is well."""
         ...
 
 

@@ -24,6 +24,7 @@ from headway.plan.contract import (
     SharesPools,
     StartsSlowly,
     TellsEvidence,
+    TellsProblems,
     WeighsRequests,
 )
 from headway.plan.plan import PREDICTED
@@ -157,6 +158,9 @@ def check_doors(domain: Any, example: Example, configs: Sequence[Config]) -> Non
         if isinstance(domain, TellsEvidence) and (known := domain.evidence(context, config)) is not None:
             kinds = (*EVIDENCE, *ACCURACY_EVIDENCE)
             _require(known.kind in kinds and bool(known.text), f"evidence: {known} is of no kind, or says nothing")
+    if isinstance(domain, TellsProblems):
+        told = domain.problems(example.spec, example.stage)
+        _require(not list(told), f"problems: {told} of an example that is planned with")
     if isinstance(domain, HasRichest):
         for variant in variants:
             _require(bool(list(domain.richest(context, variant, 1.0))), "richest: nothing for a variant")

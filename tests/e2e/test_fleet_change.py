@@ -180,6 +180,19 @@ def test_the_plan_is_for_whoever_runs_the_gateway() -> None:
     play(scene)
 
 
+def test_a_gateway_that_drains_takes_no_plan_on() -> None:
+    async def scene() -> None:
+        async with engines(answer) as found:
+            plan = fleet_plan(named(*found))
+            async with alone(plan) as at:
+                at.engine.stations["answer"].gateway.draining = True  # type: ignore[attr-defined]
+                status, told = await at.put(plan)
+                assert (status, told["error"]) == (503, "the server is draining; its plan cannot be changed")
+                assert json.loads((await at.ask("/stats", b"", method="GET")).body)["state"] == "draining"
+
+    play(scene)
+
+
 def test_a_change_after_which_requests_fail_is_taken_back() -> None:
     async def dies(asked: Asked) -> None:
         asked.die()

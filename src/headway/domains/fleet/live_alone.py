@@ -29,7 +29,16 @@ class Alone(Engine):
         super().__init__(plan, stations={station.name: station}, clock=gateway.clock, limits=limits)
         stats = gateway.stats
         self.counts, self.arrivals, self.ended = gateway.counts, stats.arrivals, stats.ended
-        self.state = "ready"
+        self._state = "ready"
+
+    @property
+    def state(self) -> str:
+        """As an engine's; the gateway knows when it lets nothing in any more."""
+        return "draining" if self._gateway.draining and self._state == "ready" else self._state
+
+    @state.setter
+    def state(self, state: str) -> None:
+        self._state = state
 
     def set_plan(self, plan: Plan) -> None:
         """Take note of the plan that the gateway goes by, and of what it promises."""

@@ -51,6 +51,7 @@ VIEWS: dict[str, Callable[[], Any]] = {
     "gears_predicted": lambda: terminal.outcome_view(load("gears_predicted")),
     "comparison": compared_plans,
     "predicted_measured": lambda: terminal.predicted_measured_view(load("predicted"), load("measured"), INTERVAL),
+    "gears_compared": lambda: terminal.predicted_measured_view(load("gears_predicted"), load("gears_measured")),
     "diff": lambda: terminal.diff_view(load("diff")),
     "calibration": lambda: calibration_view(load("calibration")),
 }

@@ -110,7 +110,14 @@ def predicted_measured_view(
     whole = table([head[i] for i in keep], [[row[i] for i in keep] for row in rows])
     waits = _wait_rows(before.get("stages", {}), after.get("stages", {}))
     head = ["stage", "predicted wait p99", "measured", "predicted util.", "measured"]
-    return Group(whole, table(head, waits)) if waits else Group(whole)
+    tables = [whole, table(head, waits)] if waits else [whole]
+    used = [
+        (name, f"{who} {what} {said}")
+        for name in before.get("stages", {})
+        for who, figures in (("predicted", before), ("measured", after))
+        for what, said in use_facts(figures.get("stages", {}).get(name, {}).get("cascade"))
+    ]
+    return Group(*tables, *([pairs(used)] if used else []))
 
 
 def diff_view(diff: Mapping[str, Any]) -> Group:

@@ -285,6 +285,9 @@ def compared_rows(predicted: Mapping[str, Any], measured: Mapping[str, Any]) -> 
     before, after = predicted.get("windows_kept"), measured.get("windows_kept")
     if before is not None or after is not None:
         rows.append(("windows kept", fmt.percent(before), fmt.percent(after), _points(before, after)))
+    before, after = predicted.get("accuracy"), measured.get("accuracy")
+    if before is not None or after is not None:
+        rows.append(("accuracy", fmt.percent(before), fmt.percent(after), _points(before, after)))
     costs = predicted.get("cost_usd"), measured.get("cost_usd")
     rows.append(("cost of the run", fmt.usd(costs[0]), fmt.usd(costs[1]), fmt.change(relative(*costs))))
     return rows

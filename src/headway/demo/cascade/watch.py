@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from headway.cascade import Cascade
 from headway.domains.cascade.gears import GearPlan
 from headway.errors import HeadwayError
+from headway.report.gearing import asks
 from headway.report.timeline import UNKNOWN, Timeline, windows
 from headway.serve.http1 import Reply
 from headway.sim.outcome import Outcome
@@ -139,8 +140,7 @@ def gear_name(cascade: Cascade) -> str:
     >>> gear_name(Cascade((Step("small", threshold=0.834651), Step("large"))))
     'small ≥ 0.835 → large'
     """
-    asked = [step for step in cascade.steps if step.threshold != math.inf]
-    return " → ".join(s.model if s.threshold is None else f"{s.model} ≥ {s.threshold:.3g}" for s in asked)
+    return asks(cascade.to_dict()["steps"])
 
 
 def _held(state: Mapping[str, Any], gears: int) -> list[float]:

@@ -66,7 +66,8 @@ class Gateway:
         """Take in a request; the client's connection gets its answer, maybe before this returns, and then None is."""
         now_s = self.clock()
         self.counts.offered += 1
-        self.stats.arrivals.add(now_s)
+        if self.stats.arrivals is not None:
+            self.stats.arrivals.add(now_s)
         try:
             if self.draining:
                 raise ApiError(503, "the gateway is shutting down", retry_after(1.0))
@@ -92,7 +93,7 @@ class Gateway:
                 self._enqueue(relay)
         except Refused as error:
             self.counts.by_status["rejected"] += 1
-            self.stats.ended.add(now_s, math.inf)
+            self.stats.finished(now_s, math.inf)
             self.journal.refused(self.counts.offered, now_s, error.status, str(error))
             client.refuse(message, error)
             return None
@@ -291,9 +292,7 @@ class Gateway:
 
     def _finish(self, relay: Relay, status: str, now_s: float, why: str = "") -> None:
         self.counts.by_status[status] += 1
-        latency_s = now_s - relay.arrival_s if status == "answered" else math.inf
-        self.stats.ended.add(relay.arrival_s, latency_s)
-        self.counts.late += self.stats.promise_s < latency_s < math.inf
+        self.stats.finished(relay.arrival_s, now_s - relay.arrival_s if status == "answered" else math.inf)
         self._forget(relay)
         self.journal.ended(relay, status, now_s, why)
 

@@ -65,8 +65,9 @@ def observe(histogram: Histogram, values: Sequence[float]) -> None:
 class Stats:
     """Counts and timings of one gateway's requests. `per_s`: requests that end per second, of late.
 
-    `arrivals`: when each came; `ended`: when it came and its latency, infinite for what was not answered. `promise_s`:
-    what is answered later counts as late. `served_s`: how long upstreams took for all, `mean_s` of late for one.
+    `arrivals`: when each came; `ended`: when it came and its latency, infinite for what was not answered; both only
+    where they are kept, and with them what is answered later than `promise_s` counts as late. `served_s`: how long
+    upstreams took for all, `mean_s` of late for one.
     """
 
     def __init__(self, now_s: float) -> None:
@@ -78,12 +79,23 @@ class Stats:
         self.queue_wait = Timings()
         self.per_s = 0.0
         self.promise_s = math.inf
-        self.arrivals = Ring(RING_ENTRIES, 1)
-        self.ended = Ring(RING_ENTRIES, 2)
+        self.arrivals: Ring | None = None
+        self.ended: Ring | None = None
         self.served_s = 0.0
         self.mean_s = math.nan
         self._ended = 0
         self._at_s = now_s
+
+    def keep(self) -> tuple[Ring, Ring]:
+        """Keep of every request from now on when it came, and how it ended; return where."""
+        self.arrivals, self.ended = Ring(RING_ENTRIES, 1), Ring(RING_ENTRIES, 2)
+        return self.arrivals, self.ended
+
+    def finished(self, arrival_s: float, latency_s: float) -> None:
+        """Take note of how a request ended, where that is kept."""
+        if self.ended is not None:
+            self.ended.add(arrival_s, latency_s)
+            self.counts.late += self.promise_s < latency_s < math.inf
 
     def served(self, seconds: float) -> None:
         """Take note of how long an upstream took for a request."""

@@ -27,8 +27,8 @@ class Alone(Engine):
         self._gateway = gateway
         limits = Limits(gateway.options.queue_limit, gateway.options.timeout_s, keep_promise=False)
         super().__init__(plan, stations={station.name: station}, clock=gateway.clock, limits=limits)
-        stats = gateway.stats
-        self.counts, self.arrivals, self.ended = gateway.counts, stats.arrivals, stats.ended
+        self.counts = gateway.counts
+        self.arrivals, self.ended = gateway.stats.keep()
         self._state = "ready"
 
     @property

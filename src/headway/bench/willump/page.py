@@ -163,11 +163,13 @@ def _any_scores(known: Known) -> str:
         head = f"features-topk/{name}/any-scores"
         needed = known[f"{head}/rows-needed"]
         row = [name, _number(needed.value), _number(needed.baseline)]
-        if f"{head}/seconds" in known.all:
-            parts = ("seconds", "of-projected", "draws-with-recall", "least-recall", "kept", "calibration-rows")
-            seconds, projected, reached, least, kept, given = (known[f"{head}/{part}"] for part in parts)
-            row += [_number(given.value), _number(kept.value), f"{_number(seconds.ratio)} x",
-                    f"{_number(projected.baseline)} x", f"{reached.value:.2f}", f"{least.value:.2f}"]  # fmt: skip
+        if f"{head}/kept" in known.all:
+            parts = ("draws-with-recall", "least-recall", "kept", "calibration-rows")
+            reached, least, kept, given = (known[f"{head}/{part}"] for part in parts)
+            seconds, projected = (known.all.get(f"{head}/{part}") for part in ("seconds", "of-projected"))
+            times = (seconds and seconds.ratio, projected and projected.baseline)
+            row += [_number(given.value), _number(kept.value), *("" if x is None else f"{_number(x)} x" for x in times),
+                    f"{reached.value:.2f}", f"{least.value:.2f}"]  # fmt: skip
         rows.append([*row, *[""] * (9 - len(row))])
     head_row = ["rows", "calibration rows needed", "there are", "given", "kept", "faster", "projected",
                 "draws with the recall", "least recall"]  # fmt: skip

@@ -167,7 +167,7 @@ def _any_scores(known: Known) -> str:
             parts = ("draws-with-recall", "least-recall", "kept", "calibration-rows")
             reached, least, kept, given = (known[f"{head}/{part}"] for part in parts)
             seconds, projected = (known.all.get(f"{head}/{part}") for part in ("seconds", "of-projected"))
-            times = (seconds and seconds.ratio, projected and projected.baseline)
+            times = (None if seconds is None else seconds.ratio, None if projected is None else projected.baseline)
             row += [_number(given.value), _number(kept.value), *("" if x is None else f"{_number(x)} x" for x in times),
                     f"{reached.value:.2f}", f"{least.value:.2f}"]  # fmt: skip
         rows.append([*row, *[""] * (9 - len(row))])

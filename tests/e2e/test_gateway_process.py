@@ -22,7 +22,8 @@ from headway.gateway.__main__ import main
 
 async def start(*arguments: str) -> tuple[asyncio.subprocess.Process, int]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "headway.gateway", "--port", "0", *arguments, stdout=asyncio.subprocess.PIPE,
+        sys.executable, "-m", "headway.gateway", "--port", "0", "--end-with-stdin", *arguments,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         env={name: value for name, value in os.environ.items() if not name.startswith("HEADWAY_")},
     )  # fmt: skip
     assert process.stdout is not None

@@ -8,13 +8,13 @@ import math
 import numpy as np
 
 from headway.fleet.engines import BATCHINGS, Engine, LlmFleet
-from headway.fleet.llm_prefix import PROMPT, Prompts
 from headway.fleet.llm_run import LlmWork
 from headway.fleet.roofline import StepTime
 from headway.policy.kv_admission import RULES, admission
 from headway.policy.scheduling import ORDERS, order
 from headway.policy.token_routing import TOKEN_ROUTERS, token_router
 from headway.trace import Trace
+from headway.trace.prompts import PROMPT, Prompts
 
 BLOCK = 4
 PROMPT_BLOCK = 8
@@ -54,7 +54,7 @@ def random_fleet(rng: np.random.Generator, engines: int | None = None) -> LlmFle
 
 def random_work(rng: np.random.Generator, requests: int, rate_per_s: float = 12.0) -> LlmWork:
     """Return requests of up to 60 prompt and 30 output tokens, of three tenants, some with common begins."""
-    rows = []
+    rows: list[tuple[int, list[int]]] = []
     for _ in range(requests):
         prompt = int(rng.integers(1, 60))
         shared = [int(rng.integers(3)) * 100 + at for at in range(int(rng.integers(0, 5)))]

@@ -21,9 +21,9 @@ CLASSES = (SloClass("quick", ttft_s=0.02, tpot_s=0.0135), SloClass("slow", e2e_s
 
 
 def equal_engines(rng: np.random.Generator) -> LlmFleet:
-    """Return a random fleet whose engines are all alike, make up iterations as vLLM does, and keep no prefixes."""
+    """Return a random fleet whose engines are all alike and keep no prefixes."""
     fleet = random_fleet(rng)
-    engine = dataclasses.replace(fleet.engines[0], batching="decode-first", token_budget=int(rng.integers(8, 64)))
+    engine = dataclasses.replace(fleet.engines[0], token_budget=int(rng.integers(8, 64)))
     step = dataclasses.replace(engine.step, pair_s=float(rng.choice([0.0, engine.step.pair_s])))
     engine = dataclasses.replace(engine, step=step)
     return dataclasses.replace(fleet, engines=(engine,) * fleet.size, prefix_cache=False)
@@ -35,8 +35,7 @@ def run(seed: int) -> tuple[LlmFleet, LlmOutcome, LeastTimes, Ints]:
     outcome, engine = simulate_llm(fleet, work, seed=seed), fleet.engines[0]
     kind = rng.integers(0, 2, outcome.offered).astype(np.int32)
     prompt, output = outcome.prompt.astype(float), outcome.output.astype(float)
-    own = (engine.step, engine.kv_tokens, engine.token_budget, engine.most_running)
-    return fleet, outcome, llm_least(*own, prompt, output, CLASSES, kind), kind
+    return fleet, outcome, llm_least(engine, prompt, output, CLASSES, kind), kind
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -66,11 +65,10 @@ def test_the_times_alone_are_those_of_an_idle_engine(seed: int) -> None:
     fleet = dataclasses.replace(equal_engines(rng), admission=admission("reserve"))
     # So far apart that nobody meets anybody, and budgets that divide the prompts: then nothing is lost in rounding up.
     work = random_work(rng, 20, rate_per_s=0.01)
-    engine = dataclasses.replace(fleet.engines[0], token_budget=64)
+    engine = dataclasses.replace(fleet.engines[0], batching="decode-first", token_budget=64)
     outcome = simulate_llm(dataclasses.replace(fleet, engines=(engine,)), work)
     prompt, output = outcome.prompt.astype(float), outcome.output.astype(float)
-    own = (engine.step, engine.kv_tokens, engine.token_budget, engine.most_running)
-    least = llm_least(*own, prompt, output, (), np.zeros(20, np.int32))
+    least = llm_least(engine, prompt, output, (), np.zeros(20, np.int32))
     # What context adds while decoding counts only as far as computing it anew would take as long.
     slack_s = outcome.output * outcome.output * engine.step.kv_token_s + outcome.prompt * outcome.output * 1.3e-5
     assert np.all(outcome.e2e_s >= least.alone_s - 1e-9)

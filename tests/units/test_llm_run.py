@@ -11,7 +11,6 @@ import pytest
 
 from headway.errors import HeadwayError, TraceError
 from headway.fleet.engines import Engine, LlmFleet
-from headway.fleet.llm_prefix import PROMPT, Prompts
 from headway.fleet.llm_run import LlmOutcome, LlmWork, simulate_llm
 from headway.fleet.llm_slo import SloClass, kept, tokens_per_tenant
 from headway.fleet.roofline import StepTime
@@ -19,6 +18,7 @@ from headway.policy.kv_admission import admission
 from headway.policy.scheduling import order
 from headway.policy.token_routing import token_router
 from headway.trace import Trace
+from headway.trace.prompts import PROMPT, Prompts
 
 STEP = StepTime(floor_s=0.01, token_s=1e-4)
 ENGINE = Engine(STEP, kv_tokens=10_000, token_budget=200, most_running=16)

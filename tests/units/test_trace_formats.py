@@ -81,6 +81,7 @@ def test_mooncake(tmp_path: Path) -> None:
         "input_tokens": [6758, 7322],
         "output_tokens": [500, 490],
         "prefix_blocks": [3, 2],
+        "prompt": [0, 1],
     }
 
 

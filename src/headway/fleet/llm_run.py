@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from headway.errors import HeadwayError, TraceError
 from headway.fleet import metrics
 from headway.fleet.engines import LlmFleet
-from headway.fleet.llm_prefix import PROMPT, Prompts
 from headway.fleet.llm_state import CACHED, COMPUTED, ITERATIONS, PREEMPTIONS, SWAPS, WASTED, Requests, Rules, State
 from headway.sim.station import Floats, Ints
 from headway.trace import Trace
+from headway.trace.prompts import PROMPT, Prompts
 
 Longs = NDArray[np.int64]
 
@@ -48,8 +48,8 @@ class LlmWork:
         """Return the requests of a trace.
 
         Read are the columns `input_tokens` and `output_tokens`, and, where there are any, `max_tokens` (the output that
-        was declared), `predicted_tokens`, `tenant`, `session` and, of `prompts`, `prompt`. Raises TraceError for a
-        column that lacks or a value that cannot be.
+        was declared), `predicted_tokens`, `tenant`, `session` and, of `prompts` (else the trace's own), `prompt`.
+        Raises TraceError for a column that lacks or a value that cannot be.
         """
         n = trace.requests
         prompt, output = _tokens(trace, "input_tokens"), _tokens(trace, "output_tokens")
@@ -62,6 +62,7 @@ class LlmWork:
                 "raise max_output_tokens, or give the column max_tokens"
             )
         chosen = Prompts(np.zeros(n + 1, np.int64), np.empty(0, np.int32), 0)
+        prompts = trace.prompts if prompts is None else prompts
         if prompts is not None:
             if PROMPT not in trace.columns:
                 raise TraceError(f"trace {trace.name!r}: no column {PROMPT!r} says which prompt each request has")
@@ -69,6 +70,7 @@ class LlmWork:
             if n and not 0 <= rows.min() <= rows.max() < prompts.size:
                 raise TraceError(f"trace {trace.name!r}: column {PROMPT!r} goes beyond the {prompts.size} prompts")
             chosen = prompts.rows(rows)
+            _check_blocks(trace, chosen, prompt)
         requests = Requests(
             arrival_s=trace.arrival_s,
             prompt=prompt,
@@ -228,6 +230,17 @@ def _tokens(trace: Trace, column: str, default: int | None = None) -> Longs:
     if values.size and values.min() < 0:
         raise TraceError(f"trace {trace.name!r}: column {column!r} has a value below 0")
     return np.maximum(1, np.rint(values)).astype(np.int64)
+
+
+def _check_blocks(trace: Trace, prompts: Prompts, prompt: Longs) -> None:
+    counts = np.diff(prompts.first)
+    short = np.flatnonzero(counts < prompt // prompts.block_tokens)
+    if short.size:
+        at = int(short[0])
+        raise TraceError(
+            f"trace {trace.name!r}: request {at} has {prompt[at]} tokens in its prompt and {counts[at]} blocks; each "
+            f"full block of {prompts.block_tokens} tokens needs its number"
+        )
 
 
 def _numbers(trace: Trace, column: str, default: Floats | Longs) -> Longs:

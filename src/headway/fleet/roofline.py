@@ -27,6 +27,9 @@ from headway.errors import ProfileError, nearest
 T = TypeVar("T")
 
 WEIGHT_BYTES = 2.0
+USUAL_TOKENS = (8.0, 512.0, 2048.0, 4096.0)
+"""Tokens of the iterations whose timings are shipped."""
+
 MEMORY_SHARE = 0.9
 """The share of an accelerator's memory that weights and keys and values may take, as engines have it by default."""
 
@@ -101,18 +104,24 @@ class Model(NamedTuple):
     head_dim: int
 
     @property
+    def hidden_bytes(self) -> float:
+        """Bytes of what a layer hands on for one token."""
+        return self.heads * self.head_dim * WEIGHT_BYTES
+
+    @property
     def kv_bytes(self) -> float:
         """Bytes of one token's keys and values."""
         return 2.0 * self.layers * self.kv_heads * self.head_dim * WEIGHT_BYTES
 
 
 class Gpu(NamedTuple):
-    """Peak figures of an accelerator."""
+    """Peak figures of an accelerator; without a `link_bytes_per_s` of its own it reaches others as it does the host."""
 
     memory_bytes: float
     bandwidth_bytes_per_s: float
     flops_per_s: float
     host_bytes_per_s: float
+    link_bytes_per_s: float | None = None
 
 
 def roofline(model: str, gpu: str, tensor_parallel: int = 1) -> Roofline:
@@ -130,11 +139,11 @@ def roofline(model: str, gpu: str, tensor_parallel: int = 1) -> Roofline:
     made = prior(_known(model, models(), "model"), _known(gpu, gpus(), "GPU"), tensor_parallel, model, gpu)
     if not timings:
         return made
-    step, error_ratio = fit(timings)
+    step, error_ratio, source = _with_all_reduces(timings, models()[model], gpus()[gpu], tensor_parallel, gpu)
     step = replace(step, kv_token_s=made.step.kv_token_s, pair_s=made.step.pair_s)
     return replace(
         made, step=step, evidence="imported", error_ratio=error_ratio,
-        source="Vidur's profiled operators (MIT licence); context and attention from peak figures",
+        source=f"Vidur's profiled operators (MIT licence){source}; context and attention from peak figures",
     )  # fmt: skip
 
 
@@ -142,7 +151,9 @@ def prior(model: Model, gpu: Gpu, tensor_parallel: int, model_name: str = "", gp
     """Return what peak figures and the efficiency of measured models let expect.
 
     The floor is the time to read the weights, the time per token 2 FLOP per weight, each divided by the share of the
-    peak that the published timings reach (their geometric mean). Raises ProfileError where the weights do not fit.
+    peak that the published timings reach (their geometric mean). With tensor parallelism the accelerators share that
+    work, and two all-reduces of each layer's output are added (Shoeybi et al., "Megatron-LM", arXiv 1909.08053,
+    section 3). Raises ProfileError where the weights do not fit.
     """
     if tensor_parallel < 1:
         raise ProfileError(f"roofline: tensor_parallel is {tensor_parallel}; at least 1 is needed")
@@ -157,17 +168,70 @@ def prior(model: Model, gpu: Gpu, tensor_parallel: int, model_name: str = "", gp
             f"x {gpu_name or 'the GPU'} gives {gpu.memory_bytes * MEMORY_SHARE * tensor_parallel / 1e9:.0f} GB; raise "
             "tensor_parallel, or take a GPU with more memory"
         )
-    step = StepTime(
-        floor_s=weights / (bandwidth * memory_share),
-        token_s=2.0 * model.parameters / flops,
+    computed = StepTime(weights / (bandwidth * memory_share), 2.0 * model.parameters / flops)
+    timings = [Timing(tokens, 0.0, computed.seconds(tokens)) for tokens in (1.0, *USUAL_TOKENS)]
+    step, more_ratio, source = _with_all_reduces(timings, model, gpu, tensor_parallel, gpu_name)
+    step = replace(
+        computed if tensor_parallel == 1 else step,
         kv_token_s=model.kv_bytes / bandwidth,
         pair_s=4.0 * model.layers * model.heads * model.head_dim / flops,
     )
     return Roofline(
         model_name, gpu_name, tensor_parallel, step, int(spare / model.kv_bytes),
-        model.kv_bytes / (gpu.host_bytes_per_s * tensor_parallel * COPY_SHARE), "prior", error_ratio,
-        "parameters, peak figures, and the efficiency of published timings",
+        model.kv_bytes / (gpu.host_bytes_per_s * tensor_parallel * COPY_SHARE), "prior",
+        error_ratio if tensor_parallel == 1 else error_ratio + more_ratio,
+        f"parameters, peak figures, and the efficiency of published timings{source}",
     )  # fmt: skip
+
+
+def _with_all_reduces(
+    timings: Sequence[Timing], model: Model, gpu: Gpu, workers: int, gpu_name: str
+) -> tuple[StepTime, float, str]:
+    """The constants of iterations with the all-reduces of tensor parallelism, how wrong they may be, and their source.
+
+    The error is that of the fit, and that of an all-reduce by its share of the time.
+    """
+    if workers == 1:
+        return *fit(timings), ""
+    added_s = [all_reduces_s(model, gpu, workers, timing.tokens, gpu_name) for timing in timings]
+    whole = [each._replace(seconds=each.seconds + s) for each, s in zip(timings, added_s, strict=True)]
+    step, error_ratio = fit(whole, overhead=True)
+    known, reduce_error = all_reduce(gpu, workers, gpu_name)[1:]
+    share = statistics.fmean(s / each.seconds for each, s in zip(whole, added_s, strict=True))
+    return step, error_ratio + share * reduce_error, " and all-reduces" if known else ", and all-reduces by their link"
+
+
+def all_reduces_s(model: Model, gpu: Gpu, workers: int, tokens: float, gpu_name: str = "") -> float:
+    """Return what all all-reduces of an iteration over so many tokens take: two in each layer.
+
+    >>> all_reduces_s(models()["llama-2-70b"], gpus()["a100-80gb"], 4, 2048, "a100-80gb") > 0.03
+    True
+    """
+    step = all_reduce(gpu, workers, gpu_name)[0]
+    return 2.0 * model.layers * step.seconds(tokens * model.hidden_bytes)
+
+
+def all_reduce(gpu: Gpu, workers: int, gpu_name: str = "") -> tuple[StepTime, bool, float]:
+    """Return what an all-reduce takes (its "tokens" are bytes), whether that is measured, and its relative error.
+
+    Where no timings are published, each byte goes `2 (n - 1) / n` times over the link, at the share of its peak that
+    published ones reach; the error is then what that says of those that are published.
+    """
+    timings = [timing for *key, timing in reductions() if key == [gpu_name, workers]]
+    if timings:
+        return _reduction(tuple(timings))[0], True, _reduction(tuple(timings))[1]
+    floor_s, share, error_ratio = link_efficiency()
+    return StepTime(floor_s, _byte_s(gpu, workers) / share), False, error_ratio
+
+
+@cache
+def _reduction(timings: tuple[Timing, ...]) -> tuple[StepTime, float]:
+    return fit(timings, overhead=True)
+
+
+def _byte_s(gpu: Gpu, workers: int) -> float:
+    """What a byte of a ring all-reduce takes at the peak of the link."""
+    return 2.0 * (workers - 1) / workers / (gpu.link_bytes_per_s or gpu.host_bytes_per_s)
 
 
 def fit(timings: Iterable[Timing], *, overhead: bool = False) -> tuple[StepTime, float]:
@@ -330,6 +394,33 @@ def published() -> tuple[tuple[str, str, int, Timing], ...]:
         )
         for row in _table("step_times.csv")
     )
+
+
+@cache
+def reductions() -> tuple[tuple[str, int, Timing], ...]:
+    """Return the all-reduces that are shipped, as (GPU, workers, timing over bytes)."""
+    return tuple(
+        (row["gpu"], int(row["workers"]), Timing(float(row["bytes"]), 0.0, float(row["seconds"])))
+        for row in _table("all_reduce.csv")
+    )
+
+
+@cache
+def link_efficiency() -> tuple[float, float, float]:
+    """Return the least time of an all-reduce, the share of a link's peak that published ones reach, and the error."""
+    floors, shares, rows = [], [], []
+    for gpu, workers in dict.fromkeys(row[:2] for row in reductions()):
+        timings = tuple(row[2] for row in reductions() if row[:2] == (gpu, workers))
+        step = fit(timings)[0]
+        ideal_s = _byte_s(gpus()[gpu], workers)
+        floors.append(step.floor_s)
+        shares.append(ideal_s / step.token_s)
+        rows.append((ideal_s, np.array([tuple(timing) for timing in timings])))
+    errors = [
+        error_of(StepTime(_without(floors, at), ideal_s / _without(shares, at)), timings)
+        for at, (ideal_s, timings) in enumerate(rows)
+    ]
+    return statistics.geometric_mean(floors), statistics.geometric_mean(shares), statistics.fmean(errors)
 
 
 @cache

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from headway.serve.run import ServeOptions
     from headway.serve.station import LiveStation
     from headway.sim.setup import StageSetup
-    from headway.sim.station import Floats
     from headway.sim.worklaw import Gains, LeastTimes
+    from headway.trace import Trace
 
 
 class Domain(Protocol):
@@ -194,10 +194,8 @@ class WeighsRequests(Protocol):
         """What `least_times` depends on; configurations of one law differ in capacity and policies only."""
         ...
 
-    def least_times(
-        self, context: StageContext, config: Config, columns: Mapping[str, Floats], requests: int, *, sampled: bool
-    ) -> LeastTimes:
-        """What an item of each request takes at least, alone and of the capacity; `columns` are those of the trace."""
+    def least_times(self, context: StageContext, config: Config, trace: Trace, *, sampled: bool) -> LeastTimes:
+        """What an item of each request of a trace takes at least, alone and of the capacity."""
         ...
 
 

@@ -200,7 +200,7 @@ def _bounds(
         known = oracle.simulations.work_bounds(k, name, config, law, int(demand.items.sum()))
         return [(demand, bound) for bound in known]
     trace = oracle.traces[k]
-    times = domain.least_times(oracle.contexts[name], config, trace.columns, trace.requests, sampled=oracle.sampled)
+    times = domain.least_times(oracle.contexts[name], config, trace, sampled=oracle.sampled)
     if demand.late_alone(times) > oracle.most_misses[k]:
         return None
     return [(demand.weighed(work_s), SURE) for work_s in times.work_s]

@@ -353,6 +353,8 @@ def stage_figures(figures: Mapping[str, Any]) -> list[str]:
 
 def _figure(name: str, value: float | None) -> str:
     """A figure by its name, whose end is its unit; one that is null is infinite."""
+    if name.endswith("_per_s"):
+        return f"{name.removesuffix('_per_s').replace('_', ' ')} {fmt.rate(value)}"
     if name.endswith("_s"):
         return f"{name.removesuffix('_s').replace('_', ' ')} {fmt.duration(math.inf if value is None else value)}"
     if name.endswith("_ratio"):

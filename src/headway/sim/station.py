@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from headway.trace.prompts import Prompts
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
 Flags = NDArray[np.bool_]
@@ -19,7 +21,8 @@ class Arrivals:
     """Items that reach a station, in order of time.
 
     `arrival_s` is sorted; `item` is each one's number within the stage (dense, from 0); `request` maps items to
-    requests; `deadline_s` (per arrival, or empty) is when it is given up; `attributes` are the trace's columns.
+    requests; `deadline_s` (per arrival, or empty) is when it is given up; `attributes` are the trace's columns, and
+    `prompts` the blocks of which its prompts consist, where it says so.
     """
 
     arrival_s: Floats
@@ -27,6 +30,7 @@ class Arrivals:
     request: Ints
     deadline_s: Floats = field(default_factory=lambda: np.empty(0))
     attributes: Mapping[str, Floats] = field(default_factory=dict)
+    prompts: Prompts | None = None
 
 
 @dataclass(frozen=True, slots=True)

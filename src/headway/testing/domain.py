@@ -255,7 +255,7 @@ def _check_least_times(
     domain: Any, example: Example, config: Config, trace: Trace, left: Departures, *, sampled: bool
 ) -> None:
     """No item that left was quicker than alone, or kept a promise that it breaks alone, and their work was done."""
-    times = domain.least_times(example.context, config, trace.columns, trace.requests, sampled=sampled)
+    times = domain.least_times(example.context, config, trace, sampled=sampled)
     took_s = left.done_s - trace.arrival_s[left.item]
     _require(bool(np.all(took_s >= times.alone_s[left.item] - 1e-9)), f"{config}: an item is quicker than alone_s")
     kept = left.item if not left.broken.size else left.item[~left.broken]

@@ -10,8 +10,10 @@
 | `mooncake` | objects with `timestamp`, `input_length`, `output_length` | milliseconds; see below |
 | `counts` | whole numbers only, or header `count` or `second,count` | requests per second, spread within each second |
 
-Token counts are named `input_tokens` and `output_tokens`; of Mooncake's `hash_ids` the number is read, as
-`prefix_blocks` (of 512 tokens). Rows out of order are sorted by arrival, ties as they stand.
+Token counts are named `input_tokens` and `output_tokens`; `prefix_blocks` is the number of Mooncake's `hash_ids`. These
+are the blocks of a prompt, of 512 tokens each, and are kept as the trace's `prompts`. Plain CSV has them in a column of
+this name, numbers with blanks between, and `# block_tokens:` says how many tokens a block has where it is not 512.
+Rows out of order are sorted by arrival, ties as they stand.
 A malformed row is an error that names file and line, or is left out and counted (of `counts`: its second is left out).
 """
 
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ import numpy as np
 from headway.errors import TraceError, nearest
 from headway.trace.counts import counts, is_counts
 from headway.trace.jsonlines import jsonl, mooncake
+from headway.trace.prompts import HASH_IDS, PROMPT
 from headway.trace.rows import Source
 from headway.trace.tabular import CSV_COLUMNS, cells, csv_reader
 from headway.trace.trace import Floats, Readable, Trace
@@ -51,8 +54,13 @@ def dump(trace: Trace, path: str) -> bytes:
     if trace.start is not None:
         text.write(f"# start: {trace.start}\n")
     text.write(f"# duration_s: {trace.duration_s!r}\n")
-    csv.writer(text, lineterminator="\n").writerow(["arrival_s", *trace.columns])
-    cells = [map(repr, trace.arrival_s.tolist()), *(map(repr, _shortest(values)) for values in trace.columns.values())]
+    columns: dict[str, Iterable[str]] = {name: map(repr, _shortest(values)) for name, values in trace.columns.items()}
+    if trace.prompts is not None:
+        text.write(f"# block_tokens: {trace.prompts.block_tokens}\n")
+        del columns[PROMPT]
+        columns[HASH_IDS] = trace.prompts.texts(trace.columns[PROMPT].astype(np.int64))
+    csv.writer(text, lineterminator="\n").writerow(["arrival_s", *columns])
+    cells = [map(repr, trace.arrival_s.tolist()), *columns.values()]
     text.writelines(f"{','.join(row)}\n" for row in zip(*cells, strict=True))
     return pack(text.getvalue().encode(), path)
 
@@ -107,7 +115,7 @@ def _labelled(trace: Trace, source: Source) -> Trace:
     for ending in (".gz", ".bz2", ".csv", ".jsonl", ".json", ".txt"):
         name = name.removesuffix(ending)
     try:
-        return Trace(trace.arrival_s, trace.columns, duration, start, name, source.skipped)
+        return Trace(trace.arrival_s, trace.columns, duration, start, name, source.skipped, trace.prompts)
     except TraceError as error:
         raise TraceError(f"{source.where}: {error}") from error
 

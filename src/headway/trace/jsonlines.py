@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from headway.trace.prompts import BLOCK_TOKENS, Prompts
 from headway.trace.rows import ANY, AT_LEAST_0, TIME_MS, TIME_S, BadRow, Range, Source, built, in_range, number, table
 from headway.trace.trace import Trace
 
@@ -63,12 +64,12 @@ def _range(key: str) -> Range:
 
 
 def mooncake(source: Source, first: str) -> Trace:
-    """Read Mooncake's objects: milliseconds and lengths in tokens; of `hash_ids` only how many. Raises TraceError."""
+    """Read Mooncake's objects: milliseconds, lengths in tokens, and the blocks of prompts. Raises TraceError."""
     blocks = '"hash_ids"' in first
     kind = _MooncakeBlocks if blocks else _Mooncake
     decoder = msgspec.json.Decoder(kind)
 
-    def row(line: str) -> Sequence[float]:
+    def row(line: str) -> Sequence[Any]:
         try:
             item = decoder.decode(line)
         except msgspec.MsgspecError as error:
@@ -76,20 +77,27 @@ def mooncake(source: Source, first: str) -> Trace:
                 f"not a row of Mooncake's ({error}); timestamp, input_length and output_length are needed"
             ) from None
         values = (item.timestamp, item.input_length, item.output_length)
-        return (*values, len(item.hash_ids)) if isinstance(item, _MooncakeBlocks) else values
+        return (*values, len(item.hash_ids), item) if isinstance(item, _MooncakeBlocks) else values
 
     def whole(lines: list[str]) -> Sequence[Any]:
-        columns = np.array([row(line) for line in lines], dtype=np.float64).T
-        return [in_range(values, valid[key]) for key, values in zip(keys, columns, strict=True)]
+        rows = [row(line) for line in lines]
+        columns = np.array([values[: len(keys)] for values in rows], dtype=np.float64).T
+        checked = [in_range(values, valid[key]) for key, values in zip(keys, columns, strict=True)]
+        return [*checked, np.array([values[-1] for values in rows], object)] if blocks else checked
 
-    def single(line: str) -> Sequence[float]:
+    def single(line: str) -> Sequence[Any]:
         values = row(line)
-        return [number(key, value, valid[key]) for key, value in zip(keys, values, strict=True)]
+        checked = [number(key, value, valid[key]) for key, value in zip(keys, values, strict=False)]
+        return [*checked, values[-1]] if blocks else checked
 
     keys = ["timestamp", "input_length", "output_length", *(["hash_ids"] if blocks else [])]
     valid = {key: TIME_MS if key == "timestamp" else AT_LEAST_0 for key in keys}
-    arrays = dict(zip(keys, table(source, len(keys), whole, single, first), strict=True))
+    names = [*keys, *(["rows"] if blocks else [])]
+    arrays = dict(zip(names, table(source, len(names), whole, single, first), strict=True))
     columns = {"input_tokens": arrays["input_length"], "output_tokens": arrays["output_length"]}
     if blocks:
         columns["prefix_blocks"] = arrays["hash_ids"]
-    return built(source, arrays["timestamp"] / 1e3, columns)
+    prompts = None
+    if blocks:
+        prompts = Prompts.of([item.hash_ids for item in arrays["rows"]], BLOCK_TOKENS)
+    return built(source, arrays["timestamp"] / 1e3, columns, prompts=prompts)

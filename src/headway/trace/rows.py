@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from headway.errors import TraceError
 from headway.trace.generate import MAX_REQUESTS
+from headway.trace.prompts import PROMPT, Prompts
 from headway.trace.trace import MAX_TIME_S, Floats, Trace
 
 CHUNK_LINES = 65_536
@@ -130,8 +131,19 @@ def number(column: str, value: str | float, valid: Range) -> float:
     return result
 
 
-def built(source: Source, arrival_s: Floats, columns: dict[str, NDArray[Any]], start: str | None = None) -> Trace:
-    """Return the trace of these columns, sorted by arrival (ties as they stand). Raises TraceError when it is empty."""
+def built(
+    source: Source,
+    arrival_s: Floats,
+    columns: dict[str, NDArray[Any]],
+    start: str | None = None,
+    prompts: Prompts | None = None,
+) -> Trace:
+    """Return the trace of these columns, sorted by arrival (ties as they stand). Raises TraceError when it is empty.
+
+    `prompts` are those of the rows as they stand.
+    """
+    if prompts is not None:
+        columns = {**columns, PROMPT: np.arange(prompts.size, dtype=np.float64)}
     if not len(arrival_s) and "duration_s" not in source.head:
         raise TraceError(f"{source.where}: no requests; one row per request is needed after the header")
     if (arrival_s[1:] < arrival_s[:-1]).any():
@@ -139,4 +151,4 @@ def built(source: Source, arrival_s: Floats, columns: dict[str, NDArray[Any]], s
         arrival_s, columns = arrival_s[order], {key: values[order] for key, values in columns.items()}
     # An empty trace is given its window when the head of the file is applied.
     duration = float(arrival_s[-1]) if len(arrival_s) else 1.0
-    return Trace(arrival_s, columns, duration, start, name=source.where)
+    return Trace(arrival_s, columns, duration, start, name=source.where, prompts=prompts)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headway.errors import nearest
+from headway.errors import TraceError, nearest
+from headway.trace.prompts import BLOCK_TOKENS, HASH_IDS, Prompts
 from headway.trace.rows import ANY, AT_LEAST_0, TIME_S, BadRow, Source, built, in_range, number, table
 from headway.trace.trace import Trace
 
@@ -54,7 +55,7 @@ def csv_reader(format: str) -> Callable[[Source, str], Trace]:
             columns = list(zip(*rows, strict=True))
             return [kind.whole(columns[index]) for index, kind in zip(where, kinds, strict=True)]
 
-        def single(line: str) -> Sequence[float]:
+        def single(line: str) -> Sequence[Any]:
             try:
                 row = cells(line)
             except csv.Error as error:
@@ -70,7 +71,10 @@ def csv_reader(format: str) -> Callable[[Source, str], Trace]:
             origin = int(ticks.min()) if len(ticks) else 0
             start = str(np.datetime64(origin, "ns")).rstrip("0").rstrip(".") + "Z" if len(ticks) else None
             arrays = {"arrival_s": (ticks - origin) / 1e9, **arrays}
-        return built(source, arrays.pop("arrival_s").astype(np.float64), arrays, start)
+        prompts = None
+        if HASH_IDS in arrays:
+            prompts = Prompts.of([blocks.numbers for blocks in arrays.pop(HASH_IDS)], _block_tokens(source))
+        return built(source, arrays.pop("arrival_s").astype(np.float64), arrays, start, prompts)
 
     return reader
 
@@ -89,17 +93,44 @@ class _Kind:
     """How the cells of a column become numbers: many at once, or one with an error that says what is wrong."""
 
     whole: Callable[[Sequence[str]], NDArray[Any]]
-    single: Callable[[str, str], float]
+    single: Callable[[str, str], Any]
 
 
 def _kind(format: str, name: str) -> _Kind:
     if name == "time":
         return _Kind(_times, lambda column, text: int(_times([text], column)[0]))
+    if name == HASH_IDS:
+        return _Kind(
+            lambda texts: np.array([_Blocks.of(text) for text in texts], object), lambda column, text: _Blocks.of(text)
+        )
     valid = TIME_S if name == "arrival_s" else ANY if format == "csv" else AT_LEAST_0
     return _Kind(
         lambda texts: in_range(np.array(list(map(float, texts))), valid),
         lambda column, text: number(column, text, valid),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """The blocks of one prompt."""
+
+    numbers: list[int]
+
+    @classmethod
+    def of(cls, text: str) -> _Blocks:
+        try:
+            return cls([int(number) for number in text.split()])
+        except ValueError:
+            raise BadRow(
+                f"{HASH_IDS} is {text!r}; write whole numbers with blanks between, like 0 1 2"
+            ) from None
+
+
+def _block_tokens(source: Source) -> int:
+    text = source.head.get("block_tokens", str(BLOCK_TOKENS))
+    if not text.isdecimal():
+        raise TraceError(f"{source.where}: '# block_tokens: {text}' is not a number of tokens")
+    return int(text)
 
 
 def _times(texts: Sequence[str], column: str = "TIMESTAMP") -> NDArray[np.int64]:

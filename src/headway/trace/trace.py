@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from headway.errors import TraceError
 from headway.files import content_hash, write_atomic
+from headway.trace.prompts import PROMPT, Prompts
 
 Floats = NDArray[np.float64]
 Readable = str | os.PathLike[str] | io.BufferedReader
@@ -36,7 +37,8 @@ class Trace:
     `arrival_s`: seconds from the start of the window, shape (n,), sorted, from 0 to `MAX_TIME_S`.
     `columns`: further numbers per request, each of shape (n,) and finite (`input_tokens`, `payload`, `visits.STAGE`).
     `duration_s`: length of the observed window, at least the last arrival. `start`: its begin on the clock (ISO-8601,
-    UTC). `skipped`: malformed rows that were left out on request when the trace was read.
+    UTC). `skipped`: malformed rows that were left out on request when the trace was read. `prompts`: of which blocks
+    prompts consist; the column `prompt` then says which of them each request has.
     Raises TraceError when any of this does not hold.
 
     >>> Trace.from_arrivals([0.0, 0.5, 2.0], duration_s=4.0).rate_per_s
@@ -49,6 +51,7 @@ class Trace:
     start: str | None = None
     name: str = ""
     skipped: int = 0
+    prompts: Prompts | None = None
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -63,7 +66,15 @@ class Trace:
         return f"Trace({self.name!r}, {self.requests} requests in {self.duration_s:g} s{columns})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Trace, (self.arrival_s, dict(self.columns), self.duration_s, self.start, self.name, self.skipped)
+        return Trace, (
+            self.arrival_s,
+            dict(self.columns),
+            self.duration_s,
+            self.start,
+            self.name,
+            self.skipped,
+            self.prompts,
+        )
 
     @property
     def requests(self) -> int:
@@ -85,10 +96,13 @@ class Trace:
     @property
     def hash(self) -> str:
         """Content hash: equal for equal arrivals, columns, duration and start; the name does not count."""
-        names = sorted(self.columns)
+        names = sorted(name for name in self.columns if self.prompts is None or name != PROMPT)
         head = json.dumps([self.requests, names, repr(self.duration_s), self.start]).encode()
         arrays = [self.arrival_s, *(self.columns[name] for name in names)]
-        return content_hash(b"\n".join([head, *(array.astype("<f8").tobytes() for array in arrays)]))
+        parts = [head, *(array.astype("<f8").tobytes() for array in arrays)]
+        if self.prompts is not None:
+            parts.append(self.prompts.content(self.columns[PROMPT].astype(np.int64)))
+        return content_hash(b"\n".join(parts))
 
     def without_length(self, verdict: str) -> str:
         """Return the sentence for a trace whose requests all come at one instant, which therefore `verdict`."""
@@ -165,8 +179,9 @@ class Trace:
         if not (math.isfinite(factor) and factor > 0.0):
             raise TraceError(f"scale_time: factor is {factor!r}; it must be a positive number")
         return Trace(
-            self.arrival_s * factor, self.columns, self.duration_s * factor, self.start, self.name, self.skipped
-        )
+            self.arrival_s * factor, self.columns, self.duration_s * factor, self.start, self.name, self.skipped,
+            self.prompts,
+        )  # fmt: skip
 
     def thin(self, keep_ratio: float, seed: int = 0) -> Trace:
         """Keep each request with probability `keep_ratio`, independently; a smaller ratio keeps a subset.
@@ -357,3 +372,9 @@ def _check(trace: Trace) -> None:
             raise TraceError(f"{where}: column {key!r} has {len(values)} values for {len(arrival)} requests")
         if not np.isfinite(values).all():
             raise TraceError(f"{where}: column {key!r} holds a value that is not finite; every request needs a number")
+    if trace.prompts is not None:
+        rows = trace.columns.get(PROMPT)
+        if rows is None:
+            raise TraceError(f"{where}: its prompts' blocks are known, and no column {PROMPT!r} says whose they are")
+        if len(rows) and not (rows.min() >= 0 and rows.max() < trace.prompts.size and (rows == np.rint(rows)).all()):
+            raise TraceError(f"{where}: column {PROMPT!r} must number its {trace.prompts.size} prompts, from 0 on")

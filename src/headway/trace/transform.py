@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from headway.errors import TraceError
 from headway.trace.generate import generator
+from headway.trace.prompts import PROMPT
 from headway.trace.trace import Floats, Trace, later
 
 
@@ -17,7 +18,7 @@ def _chosen(
     trace: Trace, index: NDArray[np.intp] | NDArray[np.bool_], arrival_s: Floats, duration_s: float, start: str | None
 ) -> Trace:
     columns = {key: values[index] for key, values in trace.columns.items()}
-    return Trace(arrival_s, columns, duration_s, start, trace.name, trace.skipped)
+    return Trace(arrival_s, columns, duration_s, start, trace.name, trace.skipped, trace.prompts)
 
 
 def cut(trace: Trace, start_s: float, end_s: float | None) -> Trace:
@@ -87,6 +88,8 @@ def merge(traces: Sequence[Trace]) -> Trace:
         if sorted(trace.columns) != names:
             here, there = ", ".join(names) or "none", ", ".join(sorted(trace.columns)) or "none"
             raise TraceError(f"merge: columns differ ({here} against {there}); all traces need the same columns")
+    if any(trace.prompts is not traces[0].prompts for trace in traces):
+        raise TraceError("merge: blocks of prompts cannot be compared between files; leave hash_ids out of all of them")
     arrival = np.concatenate([trace.arrival_s for trace in traces])
     order = np.argsort(arrival, kind="stable")
     columns = {name: np.concatenate([trace.columns[name] for trace in traces])[order] for name in names}
@@ -98,6 +101,7 @@ def merge(traces: Sequence[Trace]) -> Trace:
         starts.pop() if len(starts) == 1 else None,
         "+".join(dict.fromkeys(trace.name for trace in traces if trace.name)),
         sum(trace.skipped for trace in traces),
+        traces[0].prompts,
     )
 
 
@@ -135,7 +139,8 @@ LONGEST_RATIO = 16.0
 def with_tokens(trace: Trace, input_tokens: float, output_tokens: float, seed: int) -> Trace:
     """Give every request a prompt and an answer of so many tokens on average. Raises TraceError for a mean below 1."""
     rng = generator("tokens", seed)
-    columns = dict(trace.columns)
+    # A prompt of another length has other blocks.
+    columns = {name: values for name, values in trace.columns.items() if trace.prompts is None or name != PROMPT}
     for name, mean, spread in (
         ("input_tokens", input_tokens, INPUT_SPREAD), ("output_tokens", output_tokens, OUTPUT_SPREAD)
     ):  # fmt: skip

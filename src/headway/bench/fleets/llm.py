@@ -78,7 +78,7 @@ def sim_llm(options: BenchOptions) -> Iterator[Row]:
 
 def llm_routing(options: BenchOptions) -> Iterator[Row]:
     """Mean time to first token on parts of a real trace, four engines: the best policy against the usual ones."""
-    trace, _ = real(options.trace_path, "llm-routing")
+    trace = real(options.trace_path, "llm-routing")
     parts = slices(trace, 2 if options.quick else SLICES, SPEED_UP)
     work = [LlmWork.of(part) for part in parts]
     mean_s: dict[str, list[float]] = {}
@@ -110,7 +110,7 @@ def sim_llm_vidur(options: BenchOptions) -> Iterator[Row]:
     """
     from headway.bench.fleets import llm_simpy, llm_vidur
 
-    trace, _ = real(options.trace_path, "sim-llm-vidur")
+    trace = real(options.trace_path, "sim-llm-vidur")
     whole = slices(trace, 1, SPEED_UP)[0]
     made = fleet("round-robin")
     if llm_vidur.installed():

@@ -11,7 +11,6 @@ import numpy as np
 
 from headway.errors import HeadwayError
 from headway.fleet.engines import Engine, LlmFleet
-from headway.fleet.llm_prefix import Prompts, read_mooncake
 from headway.fleet.llm_run import LlmWork
 from headway.fleet.roofline import StepTime, roofline
 from headway.policy.kv_admission import Admission, admission
@@ -67,13 +66,11 @@ def a100() -> StepTime:
     return dataclasses.replace(roofline("llama-2-7b", "a100-80gb").step, pair_s=0.0)
 
 
-def real(path: Path | None, bench: str) -> tuple[Trace, Prompts | None]:
-    """Return a real trace with tokens, and its prompts where it tells of what blocks they are. Raises HeadwayError."""
+def real(path: Path | None, bench: str) -> Trace:
+    """Return a real trace with tokens. Raises HeadwayError."""
     if path is None:
         raise HeadwayError(f"bench {bench}: give a trace with tokens, such as the Azure conversation trace, by --trace")
-    if "mooncake" in path.name:
-        return read_mooncake(path)
-    return Trace.read(path), None
+    return Trace.read(path)
 
 
 def slices(trace: Trace, count: int, speed_up: float) -> Sequence[Trace]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,15 +13,17 @@ from headway.domains.fleet.least import cores_least, llm_least
 from headway.domains.fleet.leaving import CLASS, kinds, slo_classes
 from headway.domains.fleet.llm_station import LlmStation, work_of
 from headway.domains.fleet.times import engine_times, fleet_stage, service_table
-from headway.errors import PlanError
+from headway.errors import PlanError, ProfileError
 from headway.fleet.engines import Engine, LlmFleet
 from headway.plan.config import StageContext
 from headway.policy.kv_admission import admission
 from headway.policy.routing import router
 from headway.policy.scheduling import order
 from headway.policy.token_routing import token_router
-from headway.sim.station import Floats, Station
+from headway.sim.station import Station
 from headway.sim.worklaw import LeastTimes
+from headway.trace import Trace
+from headway.trace.prompts import PROMPT
 
 
 def station(context: StageContext, config: FleetConfig, *, sampled: bool) -> Station:
@@ -50,39 +52,70 @@ def station(context: StageContext, config: FleetConfig, *, sampled: bool) -> Sta
     return CoresStation(context.name, setup, classes, table, stage.affinity)
 
 
-def llm_fleet(context: StageContext, config: LlmConfig) -> LlmFleet:
-    """Return the engines of a configuration behind their balancer."""
+def llm_engine(context: StageContext, config: LlmConfig) -> Engine:
+    """Return what each engine of a configuration is. Raises ProfileError for times that are not known."""
     known = engine_times(context, config.hardware, config.tensor_parallel)
-    engine = Engine(
+    return Engine(
         known.step,
         known.kv_tokens,
         token_budget=config.token_budget,
         most_running=config.most_running,
+        batching=config.batching,
         swap_token_s=known.swap_token_s,
     )
+
+
+def llm_fleet(context: StageContext, config: LlmConfig) -> LlmFleet:
+    """Return the engines of a configuration behind their balancer. Raises ProfileError for times that are not known."""
+    stage, engine = fleet_stage(context), llm_engine(context, config)
     max_wait_s = math.inf if config.max_wait_s is None else config.max_wait_s
     return LlmFleet(
-        (engine,) * config.replicas,
+        tuple(replace(engine, role=role) for role in config.roles),
         token_router(config.routing),
         order(config.order, max_wait_s=max_wait_s),
         admission(config.admission),
-        report_s=fleet_stage(context).reports_every_s,
+        prefix_cache=stage.prefix_cache,
+        report_s=stage.reports_every_s,
+        transfer_token_s=transfer_token_s(context, config),
     )
 
 
-def least_times(
-    context: StageContext, config: FleetConfig, columns: Mapping[str, Floats], requests: int, *, sampled: bool
-) -> LeastTimes:
-    """Return what each request takes at least, by the trace's columns."""
+def transfer_token_s(context: StageContext, config: LlmConfig) -> float:
+    """Return what handing a token's keys and values over to another engine takes, 0 where none are handed over.
+
+    Raises ProfileError where it is neither declared nor known of the accelerator.
+    """
     stage = fleet_stage(context)
+    if not config.prefill_engines:
+        return 0.0
+    if stage.transfer_token_s is not None:
+        return stage.transfer_token_s
+    known_s = engine_times(context, config.hardware, config.tensor_parallel).swap_token_s
+    if math.isinf(known_s):
+        raise ProfileError(
+            f"stages.{context.name}: what handing a token's keys and values over takes on {config.hardware!r} is not "
+            "known; give transfer_token"
+        )
+    return known_s
+
+
+def least_times(context: StageContext, config: FleetConfig, trace: Trace, *, sampled: bool) -> LeastTimes:
+    """Return what each request of a trace takes at least."""
+    stage = fleet_stage(context)
+    columns, requests = trace.columns, trace.requests
     classes = slo_classes(stage)
     kind = kinds(columns.get(CLASS), requests, len(classes), context.name)
     if isinstance(config, LlmConfig):
-        known = engine_times(context, config.hardware, config.tensor_parallel)
-        work = work_of(context.name, np.zeros(requests), columns, stage.max_output_tokens).requests
-        prompt, output = work.prompt.astype(np.float64), work.output.astype(np.float64)
-        engine = (known.step, known.kv_tokens, config.token_budget, config.most_running)
-        return llm_least(*engine, prompt, output, classes, kind)
+        prompts = trace.prompts if stage.prefix_cache else None
+        work = work_of(context.name, np.zeros(requests), columns, stage.max_output_tokens, prompts).requests
+        unseen = None
+        if prompts is not None:
+            unseen = prompts.unseen_tokens(columns[PROMPT].astype(np.int64), work.prompt).astype(np.float64)
+        return llm_least(
+            llm_engine(context, config), work.prompt.astype(np.float64), work.output.astype(np.float64), classes, kind,
+            unseen=unseen, block_tokens=0 if prompts is None else prompts.block_tokens,
+            transfer_token_s=transfer_token_s(context, config),
+        )  # fmt: skip
     table = service_table(context, config.hardware, sampled=sampled)
     service_s = columns.get(SERVICE, np.zeros(requests)) if table is None else np.full(requests, table.min())
     workers = context.spec.supply[config.hardware].threads

@@ -22,7 +22,8 @@ MAX_REPLICAS = 10_000
 class LlmConfig:
     """LLM engines: `replicas` of them, each on `tensor_parallel` accelerators.
 
-    `max_wait_s`: how long a request may be passed over; None where the order alone decides.
+    `max_wait_s`: how long a request may be passed over; None where the order alone decides. Of the replicas, so many
+    `prefill_engines` only compute prompts, and all others only decode; 0: each does both.
 
     >>> LlmConfig("a100-80gb", replicas=2, tensor_parallel=4).accelerators
     8
@@ -37,11 +38,24 @@ class LlmConfig:
     order: str = "fcfs"
     admission: str = "optimistic"
     max_wait_s: float | None = None
+    batching: str = "decode-first"
+    prefill_engines: int = 0
 
     @property
     def accelerators(self) -> int:
         """How many accelerators all engines take."""
         return self.replicas * self.tensor_parallel
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What each replica does.
+
+        >>> LlmConfig("a100-80gb", replicas=3, prefill_engines=1).roles
+        ('prefill', 'decode', 'decode')
+        """
+        if not self.prefill_engines:
+            return ("both",) * self.replicas
+        return ("prefill",) * self.prefill_engines + ("decode",) * (self.replicas - self.prefill_engines)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as it stands in a plan's JSON."""
@@ -84,6 +98,10 @@ class _LlmText(Strict):
     admission: str = Field(default="optimistic", examples=["reserve"], description="When a request may join.")
     max_wait_s: Duration | None = Field(
         default=None, alias="max_wait", gt=0, examples=["30s"], description="How long a request may be passed over."
+    )
+    batching: str = Field(default="decode-first", examples=["static"], description="How an iteration is made up.")
+    prefill_engines: int = Field(
+        default=0, ge=0, le=MAX_REPLICAS, examples=[1], description="How many engines only compute prompts."
     )
 
 
@@ -136,7 +154,14 @@ def _check_policies(config: FleetConfig, where: str) -> None:
         name = getattr(config, field)
         if name not in valid:
             raise PlanError(f"{where}.{field}: {name!r} is not known; valid: {', '.join(valid)}{nearest(name, valid)}")
-    if isinstance(config, LlmConfig) and config.token_budget < config.most_running:
+    if not isinstance(config, LlmConfig):
+        return
+    if config.prefill_engines and config.replicas <= config.prefill_engines:
+        raise PlanError(
+            f"{where}.prefill_engines: {config.prefill_engines} of {config.replicas} replicas leave none to decode; at "
+            f"least {config.prefill_engines + 1} replicas are needed"
+        )
+    if config.batching == "decode-first" and config.token_budget < config.most_running:
         raise PlanError(
             f"{where}.token_budget: {config.token_budget} is below the {config.most_running} of most_running; each "
             "running request makes a token per iteration"

@@ -12,7 +12,7 @@ from headway.domains.fleet.least import beyond
 from headway.domains.fleet.leaving import CLASS, departures, kinds, per_arrival
 from headway.errors import TraceError
 from headway.fleet.llm_slo import SloClass
-from headway.fleet.metrics import by_class, slowdown
+from headway.fleet.metrics import by_class, goodput_per_s, slowdown
 from headway.sim.draws import batch_key, bits_for, draw
 from headway.sim.outcome import percentile
 from headway.sim.station import Arrivals, Departures, Floats
@@ -82,7 +82,9 @@ class CoresStation:
             arrivals.arrival_s + outcome.latency_s,
             ~beyond(outcome.latency_s, self.classes, outcome.kind) if self.classes else np.empty(0, np.bool_),
             busy_s=float(outcome.busy_s.sum()) / self.setup.workers[0],
-            figures=cores_figures(outcome, self.classes) if record and arrivals.item.size else {},
+            figures=cores_figures(outcome, self.classes, float(np.ptp(arrivals.arrival_s)))
+            if record and arrivals.item.size
+            else {},
             record=record,
         )
 
@@ -104,11 +106,12 @@ class CoresStation:
         return self.service_s[drawn]
 
 
-def cores_figures(outcome: RackOutcome, classes: Sequence[SloClass]) -> dict[str, float]:
-    """Return what one latency hides of requests on cores: how long they take for their size, and by class."""
+def cores_figures(outcome: RackOutcome, classes: Sequence[SloClass], span_s: float) -> dict[str, float]:
+    """Return what one latency hides of requests that came within a span: how long for their size, and by class."""
     stretched = slowdown(outcome.latency_s, outcome.service_s)
     stretched = stretched[~np.isnan(stretched)]
     figures = {
+        "e2e_mean_s": float(outcome.latency_s.mean()),
         "e2e_p99_s": percentile(outcome.latency_s, 99),
         "slowdown_p99": percentile(stretched, 99) if stretched.size else 1.0,
         "wait_max_s": float(outcome.wait_s.max()),
@@ -116,9 +119,15 @@ def cores_figures(outcome: RackOutcome, classes: Sequence[SloClass]) -> dict[str
     }
     if classes:
         slowest_s = by_class(outcome.latency_s, outcome.kind, 99)
+        met = ~beyond(outcome.latency_s, classes, outcome.kind)
+        if span_s > 0.0:
+            figures["goodput_per_s"] = goodput_per_s(met.astype(np.float64), span_s)
         for at, p99_s in enumerate(slowest_s.tolist()):
             if not np.isnan(p99_s):
                 figures[f"{classes[at].name}.e2e_p99_s"] = p99_s
-                met = ~beyond(outcome.latency_s, classes, outcome.kind)[outcome.kind == at]
-                figures[f"{classes[at].name}.kept_ratio"] = float(met.mean())
+                own = outcome.kind == at
+                slow = slowdown(outcome.latency_s[own], outcome.service_s[own])
+                if not np.isnan(slow).all():
+                    figures[f"{classes[at].name}.slowdown_p99"] = percentile(slow[~np.isnan(slow)], 99)
+                figures[f"{classes[at].name}.kept_ratio"] = float(met[own].mean())
     return figures

@@ -10,6 +10,7 @@ from pydantic_core import InitErrorDetails
 
 from headway.errors import ServeError, nearest
 from headway.fleet import roofline
+from headway.fleet.engines import BATCHINGS
 from headway.policy.kv_admission import RULES
 from headway.policy.routing import ROUTERS
 from headway.policy.scheduling import ORDERS
@@ -215,6 +216,35 @@ class FleetStage(Stage):
         examples=[["optimistic", "reserve"]],
         description="When a request may join those that an engine runs, to choose from.",
     )
+    batching: Policies = Field(
+        default=["decode-first"],
+        examples=["prefill-first", ["decode-first", "prefill-first"]],
+        description="How an iteration is made up, to choose from: parts of prompts beside what decodes "
+        "(`decode-first`), whole prompts before it (`prefill-first`), or one batch until all of it is done (`static`).",
+    )
+    prefix_cache: bool = Field(
+        default=False,
+        examples=[True],
+        description="Whether engines keep the begins of prompts for others that begin alike; the trace then says in "
+        "`hash_ids` of which blocks prompts consist, as Mooncake's traces do.",
+    )
+    prefill_engines: Annotated[
+        list[Annotated[int, Field(ge=0, le=1_000_000)]],
+        BeforeValidator(_as_list, json_schema_input_type=int | list[int]),
+        AfterValidator(_each_once),
+        Field(min_length=1),
+    ] = Field(
+        default=[0],
+        examples=[2, [0, 1, 2]],
+        description="How many of the engines only compute prompts and hand them over to all others, which only decode, "
+        "to choose from; 0: every engine does both.",
+    )
+    transfer_token_s: Duration | None = Field(
+        default=None,
+        alias="transfer_token",
+        examples=["5us"],
+        description="What handing over takes for each token of context; without it as long as to copy it to the host.",
+    )
     max_wait_s: Duration | None = Field(
         default=None,
         alias="max_wait",
@@ -287,7 +317,7 @@ class FleetStage(Stage):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> FleetStage:
-        problems = [*self._foreign(), *self._unknown_policies(), *self._classes()]
+        problems = [*self._foreign(), *self._unknown_policies(), *self._handed_over(), *self._classes()]
         if problems:
             raise validation_error("FleetStage", problems)
         return self
@@ -300,13 +330,24 @@ class FleetStage(Stage):
             text = f"belongs to servers: {other}, and these are servers: {self.servers}; remove it"
             yield line_error([names[field]], text, getattr(self, field))
 
+    def _handed_over(self) -> Iterator[InitErrorDetails]:
+        """What cannot be where some engines only compute prompts."""
+        if self.servers != LLM:
+            return
+        if self.transfer_token_s is not None and not any(self.prefill_engines):
+            text = "nothing is handed over while every engine does both; give prefill_engines, or leave this out"
+            yield line_error(["transfer_token"], text, self.transfer_token_s)
+        if any(self.prefill_engines) and "static" in self.batching:
+            text = "a static batch decodes what it has computed itself; leave static out, or prefill_engines"
+            yield line_error(["batching"], text, self.batching)
+
     def _unknown_policies(self) -> Iterator[InitErrorDetails]:
         for field, valid in policies_of(self.servers).items():
             for at, name in enumerate(getattr(self, field) or ()):
                 if name not in valid:
                     text = f"{shown(name)} is not known here; valid: {listed(valid)}{nearest(name, valid)}"
                     yield line_error([field, at], text, name)
-        if self.servers == LLM and max(self.token_budget) < min(self.most_running):
+        if self.servers == LLM and "decode-first" in self.batching and max(self.token_budget) < min(self.most_running):
             text = (
                 f"{max(self.token_budget)} is below the {min(self.most_running)} of most_running; each running request "
                 "makes a token per iteration, so give a budget at least as large"
@@ -335,12 +376,17 @@ def policies_of(servers: str) -> dict[str, tuple[str, ...]]:
     ('one', 'slo', 'priority')
     """
     if servers == LLM:
-        return {"routing": (*ROUTERS, *TOKEN_ROUTERS), "order": tuple(ORDERS), "admission": tuple(RULES)}
+        return {
+            "routing": (*ROUTERS, *TOKEN_ROUTERS),
+            "order": tuple(ORDERS),
+            "admission": tuple(RULES),
+            "batching": tuple(BATCHINGS),
+        }
     return {"routing": tuple(ROUTERS), "queues": QUEUES}
 
 
 LLM_FIELDS = frozenset(
-    ("model", "tensor_parallel", "token_budget", "most_running", "order", "admission", "max_wait_s", "kv_tokens",
-     "max_output_tokens")
+    ("model", "tensor_parallel", "token_budget", "most_running", "order", "admission", "batching", "prefix_cache",
+     "prefill_engines", "transfer_token_s", "max_wait_s", "kv_tokens", "max_output_tokens")
 )  # fmt: skip
 CORES_FIELDS = frozenset(("quantum_s", "switch_s", "queues", "network_s", "report_loss", "affinity"))

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from headway.plan.oracle import Oracle
     from headway.serve.run import ServeOptions
     from headway.serve.station import LiveStation
-    from headway.sim.station import Floats, Station
+    from headway.sim.station import Station
     from headway.sim.worklaw import LeastTimes
     from headway.spec.model import Hardware, Stage
+    from headway.trace import Trace
 
 MOST_REPLICAS = 256
 """Servers of a stage beyond which no plan is looked for."""
@@ -72,7 +73,7 @@ class FleetDomain:
             most = self.most_replicas(context, single)
             if price > 0 and max_cost_usd_per_hour < math.inf:
                 most = min(most, int(max_cost_usd_per_hour / price + 1e-9))
-            for replicas in range(1, most + 1):
+            for replicas in range(least_replicas(single), most + 1):
                 yield dataclasses.replace(single, replicas=replicas)
 
     def most_usd_per_hour(self, context: StageContext, items: int) -> float:
@@ -97,16 +98,21 @@ class FleetDomain:
                 for quantum_s, routing, queues in itertools.product(quanta, stage.routings, stage.queues):
                     yield CoresConfig(hardware, 1, quantum_s, routing, queues)
                 continue
-            for parallel, budget, running, routing, order, admission in itertools.product(
+            for parallel, budget, running, routing, order, admission, batching, prefill in itertools.product(
                 parallelisms(context, hardware),
                 stage.token_budget,
                 stage.most_running,
                 stage.routings,
                 stage.order,
                 stage.admission,
+                stage.batching,
+                stage.prefill_engines,
             ):
-                if budget >= running:
-                    yield LlmConfig(hardware, 1, parallel, budget, running, routing, order, admission, stage.max_wait_s)
+                if budget >= running or batching != "decode-first":
+                    yield LlmConfig(
+                        hardware, 1, parallel, budget, running, routing, order, admission, stage.max_wait_s, batching,
+                        prefill,
+                    )  # fmt: skip
 
     def hardware(self, context: StageContext) -> tuple[str, ...]:
         """Hardware that servers may be: as declared, else any of supply for which times are known.
@@ -133,7 +139,7 @@ class FleetDomain:
 
     def moves(self, context: StageContext, config: FleetConfig) -> Iterator[tuple[str, FleetConfig]]:
         """One server more or less, or another of the declared choices in one field."""
-        if config.replicas > 1:
+        if config.replicas > least_replicas(config):
             yield "remove_replica", dataclasses.replace(config, replicas=config.replicas - 1)
         if config.replicas < self.most_replicas(context, config):
             yield "add_replica", dataclasses.replace(config, replicas=config.replicas + 1)
@@ -143,14 +149,14 @@ class FleetDomain:
             changed = {name: value for name, value in other.items() if value != now[name]}
             if len(changed) == 1:
                 found = dataclasses.replace(config, **changed)
-                if config.replicas <= self.most_replicas(context, found):
+                if least_replicas(found) <= config.replicas <= self.most_replicas(context, found):
                     yield f"change_{next(iter(changed))}", found
 
     def richest(self, context: StageContext, variant: str | None, share: float) -> Iterator[FleetConfig]:
         """As many servers as supply allows, of every choice that decides how quick one is; the quickest first."""
         known: dict[object, FleetConfig] = {}
         for single in self.singles(context):
-            replicas = max(1, int(share * self.most_replicas(context, single) + 1e-9))
+            replicas = max(least_replicas(single), int(share * self.most_replicas(context, single) + 1e-9))
             known.setdefault(self.work_law(single), dataclasses.replace(single, replicas=replicas))
         yield from sorted(known.values(), key=lambda config: self._quickest_s(context, config, sampled=False))
 
@@ -182,16 +188,17 @@ class FleetDomain:
     def work_law(self, config: FleetConfig) -> tuple[object, ...]:
         """What `least_times` depends on: how quick a server is, and how much it takes at once."""
         if isinstance(config, LlmConfig):
-            return config.hardware, config.tensor_parallel, config.token_budget, config.most_running
+            return (
+                config.hardware, config.tensor_parallel, config.token_budget, config.most_running, config.batching,
+                bool(config.prefill_engines),
+            )  # fmt: skip
         return (config.hardware,)
 
-    def least_times(
-        self, context: StageContext, config: FleetConfig, columns: Mapping[str, Floats], requests: int, *, sampled: bool
-    ) -> LeastTimes:
-        """Return what each request takes at least, alone and of a server's time, by the trace's columns."""
+    def least_times(self, context: StageContext, config: FleetConfig, trace: Trace, *, sampled: bool) -> LeastTimes:
+        """Return what each request of a trace takes at least, alone and of a server's time."""
         from headway.domains.fleet.build import least_times
 
-        return least_times(context, config, columns, requests, sampled=sampled)
+        return least_times(context, config, trace, sampled=sampled)
 
     def evidence(self, context: StageContext, config: FleetConfig) -> Evidence | None:
         """Return what the times of engines rest on; of cores the profile's rows say it."""
@@ -270,7 +277,8 @@ def _fewest(
     def feasible(replicas: int) -> bool:
         return oracle.feasible({name: dataclasses.replace(single, replicas=replicas)})
 
-    low = needed_capacity(oracle, name, single, DOMAIN.work_law(single), variants) - 1
+    needed = needed_capacity(oracle, name, single, DOMAIN.work_law(single), variants)
+    low = max(needed, least_replicas(single)) - 1
     step = 1
     high = low + step
     while high <= most and not feasible(high):
@@ -284,6 +292,15 @@ def _fewest(
         middle = (low + high) // 2
         low, high = (low, middle) if feasible(middle) else (middle, high)
     return {name: dataclasses.replace(single, replicas=high)}
+
+
+def least_replicas(config: FleetConfig) -> int:
+    """Return how many servers a configuration needs at least: one, beside those that only compute prompts.
+
+    >>> least_replicas(LlmConfig("a100-80gb", prefill_engines=2))
+    3
+    """
+    return 1 + config.prefill_engines if isinstance(config, LlmConfig) else 1
 
 
 def _units(config: FleetConfig) -> int:

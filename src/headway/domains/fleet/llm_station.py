@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from headway.domains.fleet.least import llm_work_s
+from headway.domains.fleet.least import llm_least, llm_work_s
 from headway.domains.fleet.leaving import CLASS, departures, kinds, per_arrival
+from headway.errors import TraceError
 from headway.fleet.engines import Engine, LlmFleet
 from headway.fleet.llm_run import LlmOutcome, LlmWork, simulate_llm
-from headway.fleet.llm_slo import SloClass, kept
+from headway.fleet.llm_slo import SloClass, kept, tokens_per_tenant
+from headway.fleet.metrics import goodput_per_s, jain, slowdown
 from headway.sim.draws import batch_key
 from headway.sim.outcome import percentile
 from headway.sim.station import Arrivals, Departures, Floats, Ints
 from headway.trace import Trace
+from headway.trace.prompts import BLOCK_TOKENS, PROMPT, Prompts
 
 COLUMNS = ("input_tokens", "output_tokens", "max_tokens", "predicted_tokens", "tenant", "session")
 """The columns of a trace that engines and their policies go by; the first two are needed."""
 
+NO_PROMPTS = Prompts.of([], BLOCK_TOKENS)
 
-def work_of(name: str, arrival_s: Floats, columns: Mapping[str, Floats], max_output_tokens: int) -> LlmWork:
-    """Return the requests that a stage's engines get. Raises TraceError, beginning with the stage, for what lacks."""
+
+def work_of(
+    name: str,
+    arrival_s: Floats,
+    columns: Mapping[str, Floats],
+    max_output_tokens: int,
+    prompts: Prompts | None = None,
+) -> LlmWork:
+    """Return the requests that a stage's engines get; `prompts` are those that a prefix cache knows blocks of.
+
+    Raises TraceError, beginning with the stage, for what lacks.
+    """
     last_s = float(arrival_s[-1]) if arrival_s.size else 0.0
-    known = {column: columns[column] for column in COLUMNS if column in columns}
+    wanted = COLUMNS if prompts is None else (*COLUMNS, PROMPT)
+    known = {column: columns[column] for column in wanted if column in columns}
     trace = Trace.from_arrivals(arrival_s, known, duration_s=max(last_s, 1.0), name=f"of stages.{name}")
-    return LlmWork.of(trace, max_output_tokens=max_output_tokens)
+    return LlmWork.of(trace, prompts, max_output_tokens=max_output_tokens)
 
 
 @dataclass(frozen=True)
@@ -70,8 +85,18 @@ class LlmStation:
         n = arrivals.arrival_s.size
         columns = {name: values for name in COLUMNS if (values := per_arrival(arrivals, name)) is not None}
         if not n:
-            columns |= {name: np.empty(0) for name in COLUMNS[:2]}
-        work = work_of(self.name, arrivals.arrival_s, columns, self.max_output_tokens)
+            columns |= {name: np.empty(0) for name in (*COLUMNS[:2], PROMPT)}
+        prompts = None
+        if self.fleet.prefix_cache:
+            prompts = arrivals.prompts if n else NO_PROMPTS
+            if prompts is None:
+                raise TraceError(
+                    f"stages.{self.name}: prefix_cache needs to know of which blocks prompts consist; give a trace "
+                    "with hash_ids, as Mooncake's have them, or leave prefix_cache out"
+                )
+            if n:
+                columns[PROMPT] = arrivals.attributes[PROMPT][arrivals.request[arrivals.item]]
+        work = work_of(self.name, arrivals.arrival_s, columns, self.max_output_tokens, prompts)
         kind = kinds(per_arrival(arrivals, CLASS), n, len(self.classes), self.name)
         return simulate_llm(self.fleet, work, seed=batch_key(seed, self.name)), kind
 
@@ -84,38 +109,77 @@ class LlmStation:
             outcome.done_s,
             kept(outcome, self.classes, kind) if self.classes else np.empty(0, np.bool_),
             busy_s=self._busy_s(outcome),
-            figures=llm_figures(outcome, self.classes, kind) if record else {},
+            figures=llm_figures(self, outcome, kind) if record else {},
             record=record,
         )
 
+    def alone_s(self, outcome: LlmOutcome) -> Floats:
+        """The least that each request takes with no other there, nothing of its prompt cached."""
+        prompt, output = outcome.prompt.astype(np.float64), outcome.output.astype(np.float64)
+        transfer_s = self.fleet.transfer_token_s
+        return llm_least(self.engine, prompt, output, (), np.zeros(0, np.int32), transfer_token_s=transfer_s).alone_s
+
     def _busy_s(self, outcome: LlmOutcome) -> float:
         """The engines' time that what was answered takes at least: the largest of the ways to count it."""
-        engine, answered = self.engine, np.isfinite(outcome.done_s)
-        prompt, output = (values[answered].astype(np.float64) for values in (outcome.prompt, outcome.output))
-        ways = llm_work_s(engine.step, engine.kv_tokens, engine.token_budget, engine.most_running, prompt, output)
+        answered = np.isfinite(outcome.done_s)
+        columns = outcome.prompt, outcome.output, outcome.cached
+        prompt, output, cached = (values[answered].astype(np.float64) for values in columns)
+        unseen = prompt - np.minimum(cached, prompt - 1.0) if self.fleet.prefix_cache else None
+        ways = llm_work_s(self.engine, prompt, output, unseen)
         return max(float(way.sum()) for way in ways)
 
 
-def llm_figures(outcome: LlmOutcome, classes: Sequence[SloClass], kind: Ints) -> dict[str, float]:
-    """Return what one latency hides of LLM requests, over all and by class; infinite for what was never answered."""
+def llm_figures(station: LlmStation, outcome: LlmOutcome, kind: Ints) -> dict[str, float]:
+    """Return what one latency hides of LLM requests, over all and by class; infinite for what was never answered.
+
+    A slowdown is the time to the last token over the least that the request takes alone.
+    """
     if not outcome.offered:
         return {}
-    tpot_s = outcome.tpot_s[~np.isnan(outcome.tpot_s)]
+    tpot_s, normalized_s = (values[~np.isnan(values)] for values in (outcome.tpot_s, outcome.normalized_s))
+    slow = slowdown(outcome.e2e_s, station.alone_s(outcome))
     figures = {
         "ttft_mean_s": float(outcome.ttft_s.mean()),
         "ttft_p99_s": percentile(outcome.ttft_s, 99),
+        "tpot_mean_s": float(tpot_s.mean()) if tpot_s.size else 0.0,
         "tpot_p99_s": percentile(tpot_s, 99) if tpot_s.size else 0.0,
+        "e2e_mean_s": float(outcome.e2e_s.mean()),
         "e2e_p99_s": percentile(outcome.e2e_s, 99),
+        "per_token_mean_s": float(normalized_s.mean()),
+        "slowdown_p99": percentile(slow, 99),
         "wait_max_s": float(outcome.wait_s.max()),
         "iterations": float(outcome.iterations),
         "preemptions": float(outcome.preemptions),
         "wasted_ratio": outcome.wasted_ratio,
     }
-    if classes:
-        met = kept(outcome, classes, kind)
-        for at, each in enumerate(classes):
+    if station.fleet.prefix_cache:
+        figures["cached_ratio"] = outcome.hit_ratio
+    if outcome.tenant.max() > outcome.tenant.min():
+        figures["tenant_fairness"] = fairness(outcome)
+    if station.classes:
+        met = kept(outcome, station.classes, kind)
+        span_s = float(np.ptp(outcome.arrival_s))
+        if span_s > 0.0:
+            figures["goodput_per_s"] = goodput_per_s(met.astype(np.float64), span_s)
+        for at, each in enumerate(station.classes):
             own = kind == at
             if own.any():
+                own_tpot_s = outcome.tpot_s[own & ~np.isnan(outcome.tpot_s)]
                 figures[f"{each.name}.ttft_p99_s"] = percentile(outcome.ttft_s[own], 99)
+                if own_tpot_s.size:
+                    figures[f"{each.name}.tpot_p99_s"] = percentile(own_tpot_s, 99)
+                figures[f"{each.name}.e2e_p99_s"] = percentile(outcome.e2e_s[own], 99)
+                figures[f"{each.name}.slowdown_p99"] = percentile(slow[own], 99)
                 figures[f"{each.name}.kept_ratio"] = float(met[own].mean())
     return figures
+
+
+def fairness(outcome: LlmOutcome) -> float:
+    """Return how alike tenants are served: Jain's index of what share of their tokens was done when the last came.
+
+    1 when every tenant has got the same share of what it asked for by then.
+    """
+    asked = np.bincount(outcome.tenant, weights=outcome.prompt + outcome.output)
+    served = tokens_per_tenant(outcome, float(outcome.arrival_s[-1]))
+    share = served[asked > 0.0] / asked[asked > 0.0]
+    return jain(share) if share.any() else 1.0

@@ -11,6 +11,7 @@ from typing import Any
 from headway.files import write_atomic
 from headway.report import format as fmt
 from headway.report import gearing_sections, sections, words
+from headway.report.fleets import fleets
 from headway.report.gearing import gearings
 from headway.report.gears import gears
 from headway.report.markup import Markup, join, tag
@@ -24,6 +25,7 @@ SECTIONS = (
     gears,
     gearing_sections.used,
     sections.latency,
+    fleets,
     sections.queue_waits,
     sections.costs,
     sections.frontier,
@@ -42,15 +44,24 @@ def render(story: Story) -> str:
     '<!doctype html>'
     """
     found = [markup for build in SECTIONS if (markup := build(story)) is not None]
+    return document(story.title, _answer(story), *found)
+
+
+def document(title: str, *parts: Markup) -> str:
+    """Return a self-contained page of these parts.
+
+    >>> document("A < B").count("<title>A &lt; B</title>")
+    1
+    """
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name_="generator", content="Headway"),
-        tag("title", story.title),
+        tag("title", title),
         tag("style", Markup(_asset("page.css"))),
     )
-    body = tag("body", tag("main", _answer(story), *found), tag("script", Markup(_asset("page.js"))))
+    body = tag("body", tag("main", *parts), tag("script", Markup(_asset("page.js"))))
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 

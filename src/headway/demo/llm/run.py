@@ -98,6 +98,7 @@ def run_all(run: Run, teller: Any, model: Path | None, trace: Trace | None) -> N
         with steps.step("simulate the same, and write the files") as step:
             simulate(run)
             step.result = str(teller.write(run))
+            teller.page(run)
     teller.result(run)
 
 

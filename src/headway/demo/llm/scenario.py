@@ -25,6 +25,9 @@ LEAST_PROMPT, LEAST_OUTPUT = 8.0, 2.0
 LONGEST = 4.0
 """The longest prompt or answer, in units of the mean one."""
 
+SHORT_TTFT_S, LONG_TTFT_S = 3.0, 6.0
+"""What prompts up to the mean, and longer ones, are promised to their first token."""
+
 ENOUGH = 2_000
 """More requests than any engine is sent here."""
 

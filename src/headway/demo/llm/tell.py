@@ -23,6 +23,7 @@ from headway.files import canonical_json, write_atomic
 from headway.fleet.metrics import time_per_output_token_s
 from headway.profile.stamp import machine
 from headway.report import format as fmt
+from headway.report.fleets import Compared
 from headway.report.tables import table
 from headway.sim.outcome import number, percentile
 from headway.sim.station import Floats
@@ -42,6 +43,9 @@ NAMES = {
 """What is told of a replay, by its name in JSON: time to first token, per token after it, and to the last one."""
 
 SAMPLE_WORDS = 24
+PAGE = "llm.html"
+WAITED_S = 1e-3
+"""A request that the gateway sends at once is on its way within this."""
 
 
 class LlmTeller(Printer):
@@ -87,6 +91,17 @@ class LlmTeller(Printer):
         write_atomic(self.folder / "demo.json", canonical_json(told(run)))
         return self.folder
 
+    def page(self, run: Run) -> Path:
+        """Write the page that shows all of it; return where it is."""
+        from headway.report.fleets import measured_page
+        from headway.report.html import document
+
+        path = self.folder / PAGE
+        write_atomic(
+            path, document("Headway demo: language models", *measured_page(told(run), compared(run), loads(run)))
+        )
+        return path
+
     def result(self, run: Run) -> None:
         """Tell measured against simulated, where requests went, and a sentence of an answer; or all of it as JSON."""
         if self.as_json:
@@ -100,6 +115,9 @@ class LlmTeller(Printer):
         self.print("", heading(f"{scenario.POLICY}, sent for real"), table(["", "simulated", "measured", "off"], rows))
         went = [[name, fmt.count(here), fmt.count(there)] for name, (here, there) in routed(run).items()]
         self.print(heading("where requests went"), table(["engine", "simulated", "measured"], went))
+        kept_rows = [[name, *(fmt.percent(each[who]) for who in ("simulated", "measured"))]
+                     for name, each in promises(run).items()]  # fmt: skip
+        self.print(heading("promises kept"), table(["promise", "simulated", "measured"], kept_rows))
         self.print(*(Text(each) for each in run.notes), Text(paragraph(run)))
 
 
@@ -142,6 +160,63 @@ def routed(run: Run) -> dict[str, tuple[int, int]]:
     return {endpoint.name: (here[at], there[endpoint.name]) for at, endpoint in enumerate(run.endpoints)}
 
 
+def why(run: Run) -> dict[str, int]:
+    """Return how many requests the gateway sent for which reason, by what it saw when it did."""
+    reasons = dict.fromkeys(
+        ("its engine had nothing to do", "earliest first token of all", "after a wait", "tried again"), 0
+    )
+    for decision in run.decisions:
+        if (decision.get("attempt") or 1) > 1:
+            reasons["tried again"] += 1
+        elif (decision.get("waited_s") or 0.0) > WAITED_S:
+            reasons["after a wait"] += 1
+        elif (decision.get("in_flight") or 0) <= 1:
+            reasons["its engine had nothing to do"] += 1
+        else:
+            reasons["earliest first token of all"] += 1
+    return {reason: count for reason, count in reasons.items() if count}
+
+
+def compared(run: Run) -> list[Compared]:
+    """Return the times of every request that was answered, simulated and measured."""
+    answers = [answer for answer in run.answers if answer is not None]
+    ttft_s, e2e_s, tokens = (
+        np.array([getattr(answer, name) for answer in answers], np.float64)
+        for name in ("ttft_s", "e2e_s", "output_tokens")
+    )
+    simulated = run.simulated
+    several = tokens > 1
+    tpot_s = time_per_output_token_s(ttft_s, e2e_s, tokens)
+    return [
+        Compared("time to first token", simulated.ttft_s, ttft_s),
+        Compared("time per token after it", simulated.tpot_s[several], tpot_s[several]),
+        Compared("time to last token", simulated.e2e_s, e2e_s),
+    ]
+
+
+def loads(run: Run) -> list[tuple[str, float, float]]:
+    """Return the tokens that each engine read and wrote, simulated and measured."""
+    tokens = run.simulated.prompt + run.simulated.output
+    here = np.bincount(run.simulated.engine, weights=tokens, minlength=len(run.endpoints))
+    there: Counter[str] = Counter()
+    for decision, answer in zip(run.decisions, run.answers, strict=False):
+        if answer is not None:
+            there[str(decision["upstream"])] += answer.prompt_tokens + answer.output_tokens
+    return [(one.name, float(here[at]), float(there[one.name])) for at, one in enumerate(run.endpoints)]
+
+
+def promises(run: Run) -> dict[str, dict[str, float]]:
+    """Return the share of the requests of each class whose first token came in time, simulated and measured."""
+    long = run.answered.columns["input_tokens"] > scenario.PROMPT_TOKENS
+    ttft = compared(run)[0]
+    found = {}
+    for name, own, most_s in (("short", ~long, scenario.SHORT_TTFT_S), ("long", long, scenario.LONG_TTFT_S)):
+        if own.any():
+            said = f"{name} prompts: first token within {fmt.duration(most_s)}"
+            found[said] = {who: float(np.mean(getattr(ttft, who)[own] <= most_s)) for who in ("simulated", "measured")}
+    return found
+
+
 def told(run: Run) -> dict[str, Any]:
     """Return the whole run as JSON values."""
     before, after = figures(run)
@@ -165,6 +240,9 @@ def told(run: Run) -> dict[str, Any]:
         "error": _numbers({key: after[key] / before[key] - 1.0 for key in NAMES}),
         "within": all(abs(after[key] / before[key] - 1.0) <= WITHIN for key in JUDGED),
         "routed": {name: {"simulated": here, "measured": there} for name, (here, there) in routed(run).items()},
+        "why": why(run),
+        "classes": promises(run),
+        "interval": {each.name: [number(each.off.low), number(each.off.high)] for each in compared(run)},
         "requests": {"offered": len(run.answers), "answered": run.answered.requests},
         "tokens": {name: int(run.answered.columns[f"{name}_tokens"].sum()) for name in ("input", "output")},
         "duration_s": run.trace.duration_s,

@@ -122,7 +122,9 @@ class Compared:
         half = "" if math.isnan(off.low) else f" ±{50 * (off.high - off.low):.0f} points"
         cells = [f"{fmt.duration(float(self.simulated.mean()))}", f"{fmt.duration(float(self.measured.mean()))}"]
         for percent in (50, 95):
-            cells += [fmt.duration(percentile(values, percent)) for values in (self.simulated, self.measured)]
+            cells.append(
+                " → ".join(fmt.duration(percentile(each, percent)) for each in (self.simulated, self.measured))
+            )
         return [self.name, *cells[:2], f"{fmt.change(off.mean)}{half}", *cells[2:]]
 
 
@@ -169,7 +171,7 @@ def measured_page(told: Value, compared: Sequence[Compared], loads: Sequence[tup
     `told` is the JSON of the demo, `loads` the tokens that each engine read and wrote, simulated and measured.
     """
     keys = legend([("a", "simulated"), ("b", "measured")])
-    head = ["", "simulated", "measured", "mean off", "P50 simulated", "measured", "P95 simulated", "measured"]
+    head = ["", "mean simulated", "measured", "off", "P50", "P95"]
     times = [figure(lambda width, each=each: within(each, width), key=keys) for each in compared]  # type: ignore[misc]
     went = [[name, fmt.count(each["simulated"]), fmt.count(each["measured"])] for name, each in told["routed"].items()]
     reasons = [[name, fmt.count(count)] for name, count in told["why"].items()]
@@ -187,7 +189,7 @@ def measured_page(told: Value, compared: Sequence[Compared], loads: Sequence[tup
         section(
             "Measured against simulated",
             "Every request was sent through the gateway and simulated with the tokens that the engines counted. The "
-            "mean's error has a 95 % interval over paired requests.",
+            "mean's error has a 95 % interval over requests; percentiles stand as simulated → measured.",
             table(head, [each.row() for each in compared]), *times,
         ),
         section(
@@ -209,7 +211,7 @@ def measured_page(told: Value, compared: Sequence[Compared], loads: Sequence[tup
     if told.get("classes"):
         rows = [[name, *(fmt.percent(each[who]) for who in ("simulated", "measured"))]
                 for name, each in told["classes"].items()]  # fmt: skip
-        about = "The share of requests whose first token came in time, and whose tokens after it did."
+        about = "The share of requests whose first token came in time."
         sections.insert(1, section("Promises", about, table(["promise", "simulated", "measured"], rows)))
     return [_head(told, compared), *sections]
 

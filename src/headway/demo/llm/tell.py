@@ -170,7 +170,7 @@ def why(run: Run) -> dict[str, int]:
             reasons["tried again"] += 1
         elif (decision.get("waited_s") or 0.0) > WAITED_S:
             reasons["after a wait"] += 1
-        elif (decision.get("in_flight") or 0) <= 1:
+        elif not decision.get("in_flight"):
             reasons["its engine had nothing to do"] += 1
         else:
             reasons["earliest first token of all"] += 1

@@ -121,10 +121,10 @@ class Compared:
         off = self.off
         half = "" if math.isnan(off.low) else f" ±{50 * (off.high - off.low):.0f} points"
         cells = [f"{fmt.duration(float(self.simulated.mean()))}", f"{fmt.duration(float(self.measured.mean()))}"]
-        for percent in (50, 95):
-            cells.append(
-                " → ".join(fmt.duration(percentile(each, percent)) for each in (self.simulated, self.measured))
-            )
+        cells += [
+            " → ".join(fmt.duration(percentile(each, percent)) for each in (self.simulated, self.measured))
+            for percent in (50, 95)
+        ]
         return [self.name, *cells[:2], f"{fmt.change(off.mean)}{half}", *cells[2:]]
 
 

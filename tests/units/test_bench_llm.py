@@ -10,7 +10,7 @@ import pytest
 
 from headway.bench.book import Book
 from headway.bench.fleets import llm_cells, llm_page, llm_simpy
-from headway.bench.fleets.llm_cases import engine, fleet, shaped, slices
+from headway.bench.fleets.llm_cases import MAX_WAIT_S, engine, fleet, shaped, slices
 from headway.bench.fleets.llm_cells import Cell, Result
 from headway.bench.page import NOT_COMPUTED
 from headway.fleet.llm_run import simulate_llm
@@ -50,11 +50,32 @@ def test_results_are_kept_and_the_page_is_written_from_them(tmp_path: Path) -> N
         book.add([dataclasses.replace(made, date="2026-01-01", machine="here")])
     again = Book(Result, tmp_path / "llm_scheduling.csv").results
     assert [result.seed for result in again] == [1, 2]
-    names = ("provenance", "routers", "orders", "memory", "batching", "prefix", "tenants", "routers-code", "headline")
-    page = "".join(f"<!-- results: {name} -->\n<!-- end -->\n" for name in names if name != "headline")
+    names = ("provenance", "routers", "rates", "orders", "memory", "batching", "prefix", "tenants", "routers-code")
+    page = "".join(f"<!-- results: {name} -->\n<!-- end -->\n" for name in names)
     (tmp_path / "llm_scheduling.md").write_text(page, encoding="utf-8")
     llm_page.write(tmp_path, again)
     text = (tmp_path / "llm_scheduling.md").read_text(encoding="utf-8")
     assert "| `sal` |" in text
     assert "over 2 parts" in text
     assert text.count(NOT_COMPUTED) == 6
+
+
+def test_every_policy_meets_every_trace_at_several_rates_on_one_and_on_several_engines() -> None:
+    for workload in llm_cells.ROUTER_LOADS:
+        several, one = list(llm_cells.router_cells(workload)), list(llm_cells.order_cells(workload))
+        assert {cell.fleet.size for cell in one} == {1}
+        assert min(cell.fleet.size for cell in several) >= 4
+        for cells, loads in ((several, llm_cells.ROUTER_LOADS), (one, llm_cells.ORDER_LOADS)):
+            assert {cell.load for cell in cells} == set(loads[workload])
+            assert len(loads[workload]) == 3
+        keys = [(cell.setting, cell.policy, cell.load) for cell in several]
+        assert len(set(keys)) == len(keys)
+        assert {"0.5 s old", "2 s old + sent"} < {cell.setting for cell in several}
+        assert {"none", f"{MAX_WAIT_S:g} s"} == {cell.setting for cell in one}
+
+
+def test_mooncakes_prompts_are_kept_as_prefixes_but_where_that_is_what_is_compared() -> None:
+    cells = [*llm_cells.router_cells("mooncake"), *llm_cells.order_cells("mooncake")]
+    assert all(cell.fleet.prefix_cache for cell in cells)
+    assert not any(cell.fleet.prefix_cache for cell in (*llm_cells.prefix_cells(), *llm_cells.order_cells("code-like")))
+    assert {cell.fleet.engines[0].kv_tokens for cell in llm_cells.memory_cells("mooncake")} == {150_000}

@@ -15,7 +15,6 @@ from headway.bench.book import Book, Stamp
 from headway.bench.fleets.llm_cases import CHUNK, MAX_WAIT_S, MOST_RUNNING, SPEED_UP, engine, fleet, slices
 from headway.files import content_hash
 from headway.fleet.engines import Engine, LlmFleet
-from headway.fleet.llm_prefix import read_mooncake
 from headway.fleet.llm_run import LlmOutcome, LlmWork, simulate_llm
 from headway.fleet.llm_slo import SloClass, kept, tokens_per_tenant
 from headway.fleet.metrics import jain
@@ -31,6 +30,8 @@ SLO = SloClass("interactive", ttft_s=1.0, tpot_s=0.05)
 """What goodput is counted by."""
 
 TIGHT_KV_TOKENS = 24_000
+TIGHT_LONG_KV_TOKENS = 150_000
+"""Little for Mooncake's prompts: the longest of them just fits."""
 SWAP_TOKEN_S = 524_288 / (3.2e10 * 0.8)
 """Copying a token's keys and values of Llama-2-7B over PCIe 4."""
 
@@ -87,9 +88,18 @@ class Cell:
 
 Parts = Sequence[LlmWork]
 
+ROUTER_LOADS: Mapping[str, Sequence[float]] = {
+    "conversation": (SPEED_UP, 3.0, 4.2), "code-like": (SPEED_UP, 1.8, 2.7), "mooncake": (1.0, 0.8, 1.2),
+}  # fmt: skip
+"""How many times as fast as it came a trace is played to several engines: first where reports are made old too."""
+MOONCAKE_ENGINES = 6
 ROUTER_NAMES = (
     "round-robin", "random", "least-loaded", "power-of-d", "least-memory", "least-prefill", "lmetric", "sal",
     "first-token",
+)  # fmt: skip
+MOONCAKE_NAMES = (
+    "round-robin", "consistent-hash", "least-loaded", "power-of-d", "least-prefill", "lmetric", "sal", "first-token",
+    "prefix-aware",
 )  # fmt: skip
 SIGNALS: Mapping[str, Mapping[str, Any]] = {
     "fresh": {},
@@ -98,41 +108,61 @@ SIGNALS: Mapping[str, Mapping[str, Any]] = {
     "2 s old + sent": {"report_s": 2.0},
 }
 ORDER_NAMES = ("fcfs", "sjf", "aged", "hrrn", "srpt", "mlfq", "larry", "larry-backlog")
-ORDER_LOADS = (0.9, 1.0, 1.1)
+ORDER_LOADS: Mapping[str, Sequence[float]] = {
+    "conversation": (0.9, 1.0, 1.1), "code-like": (0.7, 0.9, 1.1), "mooncake": (0.14, 0.17, 0.2),
+}  # fmt: skip
+"""The same for one engine: below, about at and above what it carries."""
 RULE_NAMES = ("optimistic", "headroom", "peak", "reserve")
 
 
-def router_cells(workload: str, load: float) -> Iterator[Cell]:
-    """Balancers in front of four engines, with fresh and with old reports."""
-    for name in ROUTER_NAMES:
+def served_by(workload: str, router: str, engines: int, **changes: Any) -> LlmFleet:
+    """Return the fleet that serves a workload: Mooncake's long prompts go to Llama-3-8B with a prefix cache."""
+    if workload != "mooncake":
+        return fleet(router, engines, **changes)
+    known = roofline("llama-3-8b", "a100-80gb")
+    changes.setdefault("made", Engine(known.step, known.kv_tokens, 2048, MOST_RUNNING))
+    return fleet(router, engines, **{"prefix_cache": True, **changes})
+
+
+def router_cells(workload: str) -> Iterator[Cell]:
+    """Balancers in front of several engines at several loads; with fresh and with old reports at the first of them."""
+    engines, names = (4, ROUTER_NAMES) if workload != "mooncake" else (MOONCAKE_ENGINES, MOONCAKE_NAMES)
+    first, *others = ROUTER_LOADS[workload]
+    for name in names:
         for signal, changes in SIGNALS.items():
-            if signal == "fresh" or name not in ("round-robin", "random"):
-                yield Cell("routers", workload, signal, name, load, fleet(name, **changes))
-    for stale_s in (1.0,):
-        guarded = dataclasses.replace(
-            fleet("first-token", report_s=2.0), router=token_router("first-token", stale_s=stale_s)
-        )
-        yield Cell("routers", workload, "2 s old + sent", "first-token, stale after 1 s", load, guarded)
+            if signal == "fresh" or name not in ("round-robin", "random", "consistent-hash"):
+                yield Cell("routers", workload, signal, name, first, served_by(workload, name, engines, **changes))
+        for load in others:
+            yield Cell("routers", workload, "fresh", name, load, served_by(workload, name, engines))
+    guarded = dataclasses.replace(
+        served_by(workload, "first-token", engines, report_s=2.0), router=token_router("first-token", stale_s=1.0)
+    )
+    yield Cell("routers", workload, "2 s old + sent", "first-token, stale after 1 s", first, guarded)
 
 
-def order_cells() -> Iterator[Cell]:
+def order_cells(workload: str) -> Iterator[Cell]:
     """Orders within one engine, below, at and above what it carries, without and with a maximum wait."""
-    for load in ORDER_LOADS:
+    for load in ORDER_LOADS[workload]:
         for name in ORDER_NAMES:
             for bound, most_s in (("none", math.inf), (f"{MAX_WAIT_S:g} s", MAX_WAIT_S)):
                 if name == "fcfs" and most_s < math.inf:
                     continue
-                made = fleet("random", 1, ordered=order(name, max_wait_s=most_s, reach_tokens=14_000.0))
-                yield Cell("orders", "conversation", bound, name, load, made)
+                ordered = order(name, max_wait_s=most_s, reach_tokens=14_000.0)
+                yield Cell("orders", workload, bound, name, load, served_by(workload, "random", 1, ordered=ordered))
 
 
-def memory_cells() -> Iterator[Cell]:
+def memory_cells(workload: str) -> Iterator[Cell]:
     """Admission rules and ways to preempt in one engine whose memory is short."""
     for swap_s, setting in ((math.inf, "recompute"), (SWAP_TOKEN_S, "swap or recompute")):
-        short = engine(kv_tokens=TIGHT_KV_TOKENS, swap_token_s=swap_s)
+        short, load = engine(kv_tokens=TIGHT_KV_TOKENS, swap_token_s=swap_s), 0.5
+        if workload == "mooncake":
+            known = roofline("llama-3-8b", "a100-80gb")
+            # A token of Llama-3-8B has a quarter of the keys and values of one of Llama-2-7B.
+            short = Engine(known.step, TIGHT_LONG_KV_TOKENS, 2048, MOST_RUNNING, swap_token_s=swap_s / 4)
+            load = ORDER_LOADS[workload][0]
         for name in RULE_NAMES:
-            made = fleet("random", 1, admitted=admission(name), made=short)
-            yield Cell("memory", "conversation", setting, name, 0.5, made)
+            made = served_by(workload, "random", 1, admitted=admission(name), made=short)
+            yield Cell("memory", workload, setting, name, load, made)
 
 
 def batching_cells() -> Iterator[Cell]:
@@ -152,13 +182,9 @@ def tenant_cells() -> Iterator[Cell]:
 
 
 def prefix_cells() -> Iterator[Cell]:
-    """Prompts with common begins: six engines of Llama-3-8B with a prefix cache."""
-    known = roofline("llama-3-8b", "a100-80gb")
-    made = Engine(known.step, known.kv_tokens, 2048, MOST_RUNNING)
-    for name in ("round-robin", "least-loaded", "consistent-hash", "least-prefill", "first-token", "prefix-aware"):
-        made_fleet = dataclasses.replace(fleet(name, 6, made=made), prefix_cache=True)
-        yield Cell("prefix", "mooncake", "cached", name, 1.0, made_fleet)
-    yield Cell("prefix", "mooncake", "no cache", "least-prefill", 1.0, fleet("least-prefill", 6, made=made))
+    """Mooncake's prompts on engines that keep no prefixes, beside what `router_cells` has of those that do."""
+    made = served_by("mooncake", "least-prefill", MOONCAKE_ENGINES, prefix_cache=False)
+    yield Cell("prefix", "mooncake", "no cache", "least-prefill", ROUTER_LOADS["mooncake"][0], made)
 
 
 def code_like(seconds: float, seed: int) -> Trace:
@@ -187,7 +213,10 @@ def workloads(real: Mapping[str, Path], quick: bool) -> Iterator[tuple[Callable[
         def conversation(load: float) -> Parts:
             return [LlmWork.of(part) for part in slices(trace, count, load)]
 
-        cells = [*router_cells("conversation", SPEED_UP), *order_cells(), *memory_cells(), *batching_cells()]
+        cells = [
+            *router_cells("conversation"), *order_cells("conversation"), *memory_cells("conversation"),
+            *batching_cells(),
+        ]  # fmt: skip
         yield conversation, cells
 
         def tenants(load: float) -> Parts:
@@ -195,19 +224,21 @@ def workloads(real: Mapping[str, Path], quick: bool) -> Iterator[tuple[Callable[
 
         yield tenants, list(tenant_cells())
     if "mooncake" in real:
-        shared, prompts = read_mooncake(real["mooncake"])
+        shared = Trace.read(real["mooncake"])
         few = limited(shared, 400)
 
         def mooncake(load: float) -> Parts:
-            return [LlmWork.of(part, prompts) for part in slices(few, count, load)]
+            return [LlmWork.of(part, shared.prompts) for part in slices(few, count, load)]
 
-        yield mooncake, list(prefix_cells())
+        yield mooncake, [
+            *prefix_cells(), *router_cells("mooncake"), *order_cells("mooncake"), *memory_cells("mooncake"),
+        ]  # fmt: skip
 
     def code(load: float) -> Parts:
         seconds = 60.0 if quick else 1200.0
         return [LlmWork.of(code_like(seconds, seed).scale_time(1 / load)) for seed in range(1, count + 1)]
 
-    yield code, list(router_cells("code-like", SPEED_UP))
+    yield code, [*router_cells("code-like"), *order_cells("code-like")]
 
 
 def _with_tenants(trace: Trace, seed: int) -> Trace:

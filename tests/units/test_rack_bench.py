@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,21 @@ import numpy as np
 import pytest
 
 from headway.bench import BenchOptions
-from headway.bench.fleets import rack, rack_page, rack_reference, racksched
+from headway.bench.fleets import rack, rack_noise, rack_page, rack_reference, racksched
 from headway.bench.fleets.rack_cases import EQUAL, SYSTEMS, TYPED, UNEQUAL, WORKS, carried, p99_us
-from headway.bench.fleets.racksched import FIGURES, LOADS, SERIES, Result, happened, loaded, name_of
+from headway.bench.fleets.racksched import (
+    FIGURES,
+    LOADS,
+    PROTOTYPE,
+    SERIES,
+    SERIES_SYSTEMS,
+    Result,
+    happened,
+    loaded,
+    name_of,
+)
+from headway.bench.page import NOT_COMPUTED
+from headway.fleet.rack_run import simulate_rack
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "reproductions" / "racksched.md"
 
@@ -54,10 +67,49 @@ def test_the_prototypes_tables_are_whole() -> None:
     assert names <= set(SYSTEMS)
 
 
-def test_a_figure_of_one_seed_is_met_by_noise_or_its_makers_own_error_and_not_beyond() -> None:
-    assert rack._beside("a", [100.0, 101.0, 99.0], 103.0, "us").met
-    assert rack._beside("a", [90.0, 110.0, 100.0], 115.0, "us").met
-    assert not rack._beside("a", [100.0, 101.0, 99.0], 110.0, "us").met
+def test_one_more_run_falls_where_it_is_said_to_with_the_share_that_is_said() -> None:
+    drawn = np.random.default_rng(1).normal(100.0, 5.0, (4000, 9))
+    met = [rack_noise.within(list(eight), one, 0.0) for *eight, one in drawn.tolist()]
+    assert np.mean(met) == pytest.approx(rack_noise.EXPECTED, abs=0.01)
+
+
+def test_digits_that_were_not_printed_are_not_held_against_a_figure() -> None:
+    assert rack_noise.within([505.0] * 8, 505.4, 0.5)
+    assert not rack_noise.within([505.0] * 8, 506.0, 0.5)
+
+
+def test_chances_are_binomial() -> None:
+    assert rack_noise.chance_of_as_few(111, 111) == pytest.approx(1.0)
+    assert rack_noise.chance_of_as_few(0, 5, 0.4) == pytest.approx(0.6**5)
+    missed = rack_noise.chance_of_as_few(111 - 104 - 1, 111, 1 - rack_noise.EXPECTED)
+    assert rack_noise.chance_of_as_few(104, 111) == pytest.approx(1.0 - missed)
+
+
+def test_a_seed_that_is_unlike_the_others_lies_outside_when_it_is_left_out() -> None:
+    first, second, *_ = rack_noise.cells()
+    alike, unlike = [100.0, 104.0, 98.0, 102.0], [100.0, 104.0, 98.0, 250.0]
+    assert rack_noise.left_out({first: alike, second: unlike}) == [1.0, 1.0, 1.0, 0.5]
+
+
+def test_the_prototypes_requests_are_drawn_as_it_drew_them_whatever_the_seed() -> None:
+    cell = next(one for one in rack_noise.cells() if one.system == "round-robin" and one.workload == "bimodal")
+    rng = np.random.default_rng(11)
+    service_us = np.where(rng.random(3000) < 0.9, 50.0, 500.0)
+    arrival_us = np.cumsum(rng.exponential(95.0 / (cell.load * 64), 3000))
+    out = simulate_rack(cell.setup, arrival_us * 1e-6, service_us * 1e-6)
+    assert [cell.measure(True, 3000, seed) for seed in (1, 2)] == pytest.approx([out.p(99, skip=0.1) * 1e6] * 2)
+    assert cell.measure(False, 3000, 1) != cell.measure(False, 3000, 2)
+
+
+def test_a_quick_run_holds_every_printed_figure_against_both_sets_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = [cell for cell in rack_noise.cells() if cell.system in ("round-robin", "random")]
+    monkeypatch.setattr(rack_noise, "cells", lambda: few)
+    rows = {row.name: row for row in rack.tables(BenchOptions(quick=True))}
+    for cell in few:
+        assert rows[f"sim-rack/{cell.name}"].baseline == cell.printed
+        assert rows[f"sim-rack/same-requests/{cell.name}"].bar is None
+    judged = [name for name, row in rows.items() if row.bar is not None]
+    assert judged == ["sim-rack/same-requests/cells-within-noise/chance", "sim-rack/same-requests/equal"]
 
 
 def test_a_quick_run_of_carried_load_has_a_row_for_each_baseline() -> None:
@@ -92,19 +144,36 @@ def test_a_series_loses_what_passes_a_balancer_that_is_down_and_recovers() -> No
     assert rows[-1].answered_per_s == pytest.approx(40e3, rel=0.15)
 
 
+FIGURES_OF_ONE = 50.0, 100.0, 60.0, 2.0, 0.9, 850e3, 1.0
+STAMP = "", "2026-01-31", "a machine"
+
+
+def made(experiment: str, workload: str, workers: str, system: str, at: float, seed: int) -> Result:
+    return replace(
+        Result(experiment, workload, workers, system, at, seed, 1000, *FIGURES_OF_ONE, *STAMP), p99_us=100.0 + seed
+    )
+
+
 def some_results() -> list[Result]:
     out = []
-    for number in ("10", "11", "12", "13", "14", "15", "16"):
-        figure = FIGURES[number]
-        for workload in figure.works:
-            for workers in figure.racks:
-                for system in figure.systems:
-                    for seed in (1, 2):
-                        figures = 50.0, 100.0 + seed, 60.0, 2.0, 0.9, None, None
-                        stamp = "", "2026-01-31", "a machine"
-                        base = Result("load", workload, name_of(workers), system, 0.0, seed, 1000, *figures, *stamp)
-                        out += [replace(base, at=load) for load in LOADS]
-                        out.append(replace(base, experiment="carried"))
+    for seed in (1, 2):
+        for figure in FIGURES.values():
+            for workload in figure.works:
+                for workers in figure.racks:
+                    for system in figure.systems:
+                        where = workload, name_of(workers), system
+                        out += [made("load", *where, load, seed) for load in LOADS]
+                        out.append(made("carried", *where, 0.0, seed))
+        for name, case in SERIES.items():
+            ends = [case.window_s * (k + 1) for k in range(round(case.seconds / case.window_s))]
+            out += [made(name, "exp", "8x7", system, round(end, 6), seed) for end in ends for system in SERIES_SYSTEMS]
+        for experiment in PROTOTYPE:
+            for cell in rack_noise.cells():
+                ours = made(experiment, cell.workload, name_of(cell.workers), cell.system, cell.load, seed)
+                off = 2.0 if (cell.system, cell.load, experiment) == ("central", 0.9, "prototype") else 1.0
+                spread = 0.01 * seed if experiment == "prototype" else 0.0
+                value = cell.printed * off * (1.0 + spread)
+                out.append(replace(ours, p99_us=value) if cell.load else replace(ours, carried=value))
     return out
 
 
@@ -114,7 +183,28 @@ def test_the_page_is_written_from_results(tmp_path: Path) -> None:
     written = (tmp_path / "racksched.md").read_text(encoding="utf-8")
     assert "102 (" in written
     assert "Computed 2026-01-31 on a machine" in written
-    assert (tmp_path / "racksched-latency.svg").read_text(encoding="utf-8").startswith("<svg ")
+    for name in ("latency", "growth", "changes"):
+        assert (tmp_path / f"racksched-{name}.svg").read_text(encoding="utf-8").startswith("<svg ")
+
+
+def test_the_page_tells_what_of_a_prototype_is_met_and_which_cells_are_not() -> None:
+    body = rack_page.body(some_results())
+    assert "108 of 111 cells (97.3%) lie" in body("prototype")
+    assert "**111 of 111 cells (100.0%) lie" in body("prototype")
+    assert "**21 of 21 cells whose balancer draws nothing are equal" in body("prototype")
+    assert body("outside").count("one central queue") == 3
+    assert rack_page.body(some_results()[:1])("prototype") == NOT_COMPUTED
+
+
+def test_a_series_costs_what_its_windows_say() -> None:
+    windows = [
+        made("switch-failure", "exp", "8x7", "headway", at, 1) for at in (0.1, 0.32, 0.34, 0.36, 0.38)
+    ]  # fmt: skip
+    windows[1] = replace(windows[1], p99_us=math.nan, lost=500.0, answered_per_s=0.0)
+    windows[3] = replace(windows[3], p99_us=300.0, answered_per_s=100e3)
+    lost, before_us, worst_us, over_ms = rack_page._cost(SERIES["switch-failure"], windows)
+    assert (lost, before_us, worst_us) == (504.0, 101.0, 300.0)
+    assert over_ms == pytest.approx(30.0)
 
 
 def test_servers_are_named_by_their_workers() -> None:

@@ -1,6 +1,7 @@
 """Figures of a prototype that the simulator has to meet: P99 by policy and load, and load carried at a P99 target.
 
-They are of a single seed each (400,000 requests; 200,000 for carried loads) with 1 to 5 % noise.
+They are of a single seed (400,000 requests; 200,000 for carried loads), from which the requests of all cells of a
+workload are drawn: `headway.bench.fleets.rack_noise` says what that means for whoever is to meet them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import math
 COLUMNS = (("exp", math.inf), ("bimodal", math.inf), ("halves", 25e-6))
 """Workload and quantum in seconds, for each group of three columns of `P99_US`."""
 LOADS = (0.8, 0.9, 0.95)
+SEED = 11
+"""Of NumPy's default generator: service times first, then the gaps between arrivals."""
+REQUESTS, CARRIED_REQUESTS = 400_000, 200_000
 
 P99_US: dict[str, tuple[tuple[float | None, ...], ...]] = {
     "random": ((261, 357, 669), (647, 906, 1665), (1326, 2633, 5794)),

@@ -16,15 +16,18 @@ from typing import Any
 import numpy as np
 
 from headway.bench.book import Book, Stamp
+from headway.bench.fleets import rack_noise
+from headway.bench.fleets import rack_reference as reference
 from headway.bench.fleets.rack_cases import EQUAL, SYSTEMS, TYPED, UNEQUAL, US, WARM_UP, WORKS, Work, carried, outcome
 from headway.bench.reproduce import options, reproduce, tell
 from headway.files import content_hash
 from headway.fleet import metrics
 from headway.fleet.rack_run import Change, RackOutcome, RackSetup
+from headway.sim.estimate import Estimate
 from headway.sim.outcome import percentile
 from headway.sim.threads import in_threads
 
-REQUESTS, SEEDS = 200_000, 5
+REQUESTS, SEEDS = 200_000, 8
 LOADS = (0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95)
 PAPER_WORKS = {**WORKS, **TYPED}
 SERVERS = (1, 2, 4, 8, 12)
@@ -103,6 +106,33 @@ SERIES = {
 SERIES_SYSTEMS = ("racksched", "headway")
 
 
+class Found:
+    """The results, by what is asked for."""
+
+    def __init__(self, results: Sequence[Result]) -> None:
+        self.results = list(results)
+        self._at = {result.key: result for result in results}
+        self.seeds = sorted({result.seed for result in results})
+
+    def values(self, field: str, experiment: str, workload: str, workers: str, system: str, at: float) -> list[float]:
+        """Return a figure for each seed; none where a seed is missing."""
+        keys = [(experiment, workload, workers, system, at, seed) for seed in self.seeds]
+        if not keys or any(key not in self._at for key in keys):
+            return []
+        return [float(getattr(self._at[key], field)) for key in keys]
+
+    def estimate(self, field: str, *where: object) -> Estimate | None:
+        """Return a figure with its interval over seeds, None where it is not computed."""
+        values = self.values(field, *where)  # type: ignore[arg-type]
+        return Estimate.of(values) if values else None
+
+    def windows(self, name: str, system: str) -> list[list[Result]]:
+        """Return the windows of a series in order of time, for each seed that it was computed with."""
+        mine = [result for result in self.results if (result.experiment, result.system) == (name, system)]
+        ordered = sorted(mine, key=lambda result: (result.seed, result.at))
+        return [list(some) for _, some in itertools.groupby(ordered, key=lambda result: result.seed)]
+
+
 def name_of(workers: Sequence[int]) -> str:
     """Return servers by their workers.
 
@@ -156,6 +186,43 @@ def happened(series: Series, setup: RackSetup, work: Work, wanted: Result) -> It
         )  # fmt: skip
 
 
+PROTOTYPE = {"prototype": False, "prototype-requests": True}
+"""Experiments that are held against a prototype's figures, by whether its own requests are played again."""
+
+
+def prototype(cell: rack_noise.Cell, replayed: bool, wanted: Result) -> Result:
+    """Return a result with our figure of one seed for a printed one."""
+    value = cell.measure(replayed, wanted.requests, wanted.seed)
+    return replace(wanted, p99_us=value) if cell.load else replace(wanted, carried=value)
+
+
+def printed(book: Book[Result], seeds: Sequence[int], stamp: Stamp, tell: Callable[[str], None]) -> None:
+    """Put what is held against a prototype's figures into the book."""
+    for experiment, replayed in PROTOTYPE.items():
+        for cell in rack_noise.cells():
+            count = reference.REQUESTS if cell.load else reference.CARRIED_REQUESTS
+            inputs = content_hash([repr(cell.setup), repr(WORKS[cell.workload]), count])
+            rack = name_of(cell.workers)
+            every = [
+                _result(experiment, cell.workload, rack, cell.system, cell.load, seed, count, inputs) for seed in seeds
+            ]
+            missing = [each for each in every if book.find(each) is None]
+            if missing:
+                tell(f"{experiment}: {cell.name}")
+            book.add(map(stamp.on, in_threads(partial(prototype, cell, replayed), missing)))
+
+
+def held(found: Found, experiment: str) -> dict[rack_noise.Cell, list[float]]:
+    """Return our figures of each seed for the printed ones, as far as they are computed."""
+    made = {}
+    for cell in rack_noise.cells():
+        where = (experiment, cell.workload, name_of(cell.workers), cell.system, cell.load)
+        values = found.values("p99_us" if cell.load else "carried", *where)
+        if values:
+            made[cell] = values
+    return made
+
+
 def compute(book: Book[Result], seeds: Sequence[int], count: int, stamp: Stamp, tell: Callable[[str], None]) -> None:
     """Put all results into the book; those that it has are not computed."""
     cells = {(name, rack, system) for figure in FIGURES.values() for name in figure.works for rack in figure.racks
@@ -180,10 +247,15 @@ def compute(book: Book[Result], seeds: Sequence[int], count: int, stamp: Stamp, 
             setup = SYSTEMS[system].setup(EQUAL, work)
             inputs = content_hash([repr(setup), repr(work), repr(series)])
             many = int(series.rate_per_s * series.seconds)
-            wanted_row = _result(name, "exp", name_of(EQUAL), system, series.window_s, seeds[0], many, inputs)
-            if book.find(wanted_row) is None:
+            first = [
+                _result(name, "exp", name_of(EQUAL), system, series.window_s, seed, many, inputs) for seed in seeds
+            ]
+            missing = [each for each in first if book.find(each) is None]
+            if missing:
                 tell(f"{name}, {system}")
-                book.add(map(stamp.on, happened(series, setup, work, wanted_row)))
+            windows = in_threads(lambda wanted, c=series, s=setup, w=work: list(happened(c, s, w, wanted)), missing)  # type: ignore[misc]
+            book.add(map(stamp.on, itertools.chain.from_iterable(windows)))
+    printed(book, seeds, stamp, tell)
 
 
 def main() -> int:

@@ -28,6 +28,7 @@ from headway.bench.inferline.workloads import (
 )
 from headway.bench.page import NOT_COMPUTED, filled
 from headway.errors import HeadwayError, TraceError
+from headway.policy.tuners import TUNERS
 from headway.trace import Trace
 
 STAMP = Stamp("2026-01-31", "a machine")
@@ -157,6 +158,30 @@ def test_where_a_system_misses_nothing_the_ratio_is_infinite_and_never_a_number(
 # All of it
 
 
+def test_the_grid_has_every_planner_with_every_tuner_once() -> None:
+    pairs = {(scheme.plan, scheme.tuner, *scheme.parameters.values()) for scheme in tuning.SCHEMES.values()}
+    assert len(pairs) == len(tuning.SCHEMES) == len(tuning.PLANNERS) * len(tuning.TUNERS)
+    assert {scheme.tuner for scheme in tuning.SCHEMES.values()} == set(TUNERS)
+    assert set(tuning.PLANNERS) < set(SYSTEMS)
+    assert set(figures.SCHEME_NAMES) == set(tuning.SCHEMES)
+    assert tuning.SCHEMES["headway"] == tuning.Scheme("headway", "headway")
+    assert tuning.SCHEMES["inferline-plan+autoscale"] == tuning.Scheme("inferline", "autoscale")
+
+
+def test_the_table_of_the_grid_marks_what_keeps_the_promise() -> None:
+    more = {"experiment": "tuning", "workload": "azure"}
+    some = [result("headway", 1, 2.0, 0.01, **more), result("headway-plan", 1, 1.0, 0.011, **more),
+            result("cg-peak+headway", 1, 4.0, 0.0, **more)]  # fmt: skip
+    known = {"tuning": Table(some)}
+    written = page._tuning(known)
+    assert "| pipeline, shape | tuner | CG-Peak | Headway |" in written
+    assert "| Image Processing, azure | Headway | **4.00 (0%)** | **2.00 (1%)** |" in written
+    assert "| Image Processing, azure | no tuner |  | 1.00 (1.1%) |" in written
+    exchanged = page._exchanged(known)
+    assert "| planner | CG-Peak | 2 | 0% |  |  |" in exchanged
+    assert "| tuner | no tuner | 0.5 | 1.1% |  |  |" in exchanged
+
+
 def tiny() -> Sizes:
     return dataclasses.replace(Sizes.quick(), requests=300, most_per_s=10.0)
 
@@ -167,7 +192,7 @@ def one_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grid, "PIPELINES", few)
     monkeypatch.setattr(tuning, "PIPELINES", few)
     schemes = {name: tuning.SCHEMES[name] for name in ("cg-mean+autoscale", "cg-mean+ds2", "inferline", "headway")}
-    for module in (tuning, summary, page, figures):
+    for module in (tuning, summary):
         monkeypatch.setattr(module, "SCHEMES", schemes)
 
 
@@ -193,7 +218,7 @@ def test_a_tiny_evaluation_ends_in_a_page_and_figures_and_is_not_computed_twice(
     text = (tmp_path / "inferline.md").read_text()
     assert NOT_COMPUTED not in text
     assert filled(text, page.body(results)) == text
-    for name in ("cost", "misses", "slo", "tuning"):
+    for name in ("cost", "misses", "slo", "tuning-image"):
         assert (tmp_path / f"inferline-{name}.svg").read_text().startswith("<svg xmlns=")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from headway.bench.inferline.grid import SYSTEMS
 from headway.bench.inferline.pipelines import PIPELINES
 from headway.bench.inferline.summary import Table
-from headway.bench.inferline.tuning import SCHEMES
+from headway.bench.inferline.tuning import PLANNERS, TUNERS, scheme_name
 from headway.report import format as fmt
 from headway.report.markup import Markup, tag
 from headway.report.svg import Frame, Scale, dot, drawing, line, polyline, rect, text
@@ -23,6 +23,7 @@ text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans",Arial
 .curve{fill:none;stroke-width:2}.whisker{stroke-width:1.2}.faint{stroke-dasharray:4 3}.faint2{stroke-dasharray:1 3}
 .own{stroke:var(--own)}.il{stroke:var(--il)}.cg{stroke:var(--cg)}
 .own-fill{fill:var(--own)}.il-fill{fill:var(--il)}.cg-fill{fill:var(--cg)}
+.hollow{fill:none;stroke-width:1.6}
 """
 
 LOOKS = {
@@ -62,50 +63,70 @@ def slos(table: Table) -> Markup:
     return _lines(panels, 2, "promise in ms", "$ per hour", fmt.usd, "Cost of the plans by promise", log=False)
 
 
-def attribution(table: Table) -> Markup:
-    """Return dollars over the run, and misses, of every planner with every tuner, by shape of traffic."""
-    shapes = sorted(table.cells, key=lambda cell: str(cell[0]))
-    left, column, row, top = 176.0, 116.0, 22.0, 52.0
-    width, height = left + 2 * column * len(shapes) + 24, top + row * len(SCHEMES) + 34
+def attribution(table: Table, pipeline: str) -> Markup:
+    """Return dollars over the run, and misses, of every planner with every tuner on a pipeline, by shape of traffic."""
+    shapes = sorted((cell for cell in table.cells if cell[1] == pipeline), key=lambda cell: str(cell[0]))
+    schemes = by_planner(table)
+    left, column, row, gap, top = 116.0, 124.0, 17.0, 26.0, 40.0
+    starts, y = {}, top
+    for plan, some in schemes.items():
+        starts[plan], y = y + gap, y + gap + row * len(some)
+    width, bottom = left + 2 * column * len(shapes), y
     parts = [tag("style", Markup(_STYLE))]
-    for at, name in enumerate(SCHEMES):
-        parts.append(text(0, top + row * at + 15, SCHEME_NAMES[name], "strong" if name == "headway" else ""))
     for number, cell in enumerate(shapes):
         x0 = left + 2 * column * number
-        most = max(table.cost(cell, name).mean for name in table.systems)
-        cost = Scale(0.0, most, x0, x0 + column - 44)
-        share = Scale(LEAST_SHOWN, 1.0, x0 + column + 6, x0 + 2 * column - 22, log=True)
+        cost = Scale(0.0, max(table.cost(cell, name).mean for name in table.systems), x0, x0 + column - 44)
+        share = Scale(LEAST_SHOWN, 1.0, x0 + column + 6, x0 + 2 * column - 26, log=True)
         parts += [text(x0, 14, str(cell[0]), "strong"), text(x0, 34, "$ over the run", "axis-title")]
         parts.append(text(share.start, 34, "misses", "axis-title"))
-        bottom = top + row * len(SCHEMES)
         for tick in (1e-4, 1e-2, 1.0):
-            parts.append(line(share(tick), top - 6, share(tick), bottom, "slo" if tick == ALLOWED else "grid"))
+            parts.append(line(share(tick), top + 4, share(tick), bottom, "slo" if tick == ALLOWED else "grid"))
             parts.append(text(share(tick), bottom + 14, fmt.percent(tick), "tick", "middle"))
-        for at, name in enumerate(SCHEMES):
-            y, look = top + row * at, _look(name)
-            paid, missed = table.cost(cell, name), table.misses(cell, name)
-            parts.append(rect(x0, y + 4, cost(paid.mean) - x0, 13, f"{look}-fill", rx=2))
-            parts.append(text(cost(paid.mean) + 4, y + 15, f"{paid.mean:.2f}", "tick"))
-            parts += _whisker(missed, share, y + 11, look, across=True)
-            parts.append(
-                dot((share(max(missed.mean, LEAST_SHOWN)), y + 11), 4, f"{look}-fill", fmt.percent(missed.mean))
-            )
-    return drawing(width, height, "Cost and misses by planner and tuner", parts)
+        for plan, some in schemes.items():
+            for at, name in enumerate(some.values()):
+                parts += _scheme(table, cell, name, starts[plan] + row * at, (cost, share), _look(plan))
+    for plan, some in schemes.items():
+        parts.append(text(0, starts[plan] - 7, PLAN_NAMES[plan], "strong"))
+        parts += [text(10, starts[plan] + row * at + 12, TUNER_NAMES[tuned], "") for at, tuned in enumerate(some)]
+    return drawing(width, bottom + 24, f"Cost and misses by planner and tuner, {TITLES[pipeline]}", parts)
 
 
+def _scheme(
+    table: Table, cell: tuple[object, ...], name: str, y: float, scales: tuple[Scale, Scale], look: str
+) -> list[Markup]:
+    """One combination's bar and dot in one column; what keeps the promise has a full dot."""
+    (cost, share), paid, missed = scales, table.cost(cell, name), table.misses(cell, name)
+    kept = missed.mean <= ALLOWED
+    at = (share(max(missed.mean, LEAST_SHOWN)), y + 8)
+    return [
+        rect(cost.start, y + 2, cost(paid.mean) - cost.start, 11, f"{look}-fill", rx=2),
+        text(cost(paid.mean) + 4, y + 12, f"{paid.mean:.2f}", "tick"),
+        *_whisker(missed, share, y + 8, look, across=True),
+        dot(at, 4, f"{look}-fill" if kept else f"{look} hollow", fmt.percent(missed.mean)),
+    ]
+
+
+PLAN_NAMES = {"cg-mean": "CG-Mean", "cg-peak": "CG-Peak", "inferline": "InferLine", "headway": "Headway"}
+TUNER_NAMES = {
+    "none": "no tuner", "threshold": "Threshold", "ds2": "DS2, ideal", "ds2-pause": "DS2, pausing",
+    "autoscale": "AutoScale", "inferline": "InferLine", "headway": "Headway",
+}  # fmt: skip
 SCHEME_NAMES = {
-    "cg-mean": "CG-Mean, no tuner", "cg-peak": "CG-Peak, no tuner", "cg-mean+autoscale": "CG-Mean + AutoScale",
-    "cg-peak+autoscale": "CG-Peak + AutoScale", "cg-mean+ds2": "CG-Mean + DS2, ideal",
-    "cg-mean+ds2-pause": "CG-Mean + DS2, pausing", "inferline-plan": "InferLine, no tuner",
-    "inferline-plan+autoscale": "InferLine + AutoScale", "inferline": "InferLine + InferLine",
-    "inferline-plan+headway": "InferLine + Headway", "headway-plan": "Headway, no tuner",
-    "headway-plan+inferline": "Headway + InferLine", "headway": "Headway + Headway",
+    scheme_name(plan, tuned): f"{PLAN_NAMES[plan]}{', ' if tuned == 'none' else ' + '}{TUNER_NAMES[tuned]}"
+    for plan in PLANNERS for tuned in TUNERS
 }  # fmt: skip
 """Plan and tuner as they are called in tables and figures."""
 
 
-def _look(scheme: str) -> str:
-    return {"headway": "own", "inferline": "il"}.get(SCHEMES[scheme].plan, "cg")
+def by_planner(table: Table) -> dict[str, dict[str, str]]:
+    """Return the combinations that a table has, by planner and then by tuner."""
+    grid = {plan: {tuned: scheme_name(plan, tuned) for tuned in TUNERS} for plan in PLANNERS}
+    some = {plan: {t: name for t, name in by.items() if name in table.systems} for plan, by in grid.items()}
+    return {plan: by for plan, by in some.items() if by}
+
+
+def _look(plan: str) -> str:
+    return {"headway": "own", "inferline": "il"}.get(plan, "cg")
 
 
 def _by_rate(table: Table, figure: Callable[[tuple[object, ...], str], Estimate]) -> list[Panel]:

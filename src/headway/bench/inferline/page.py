@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from headway.bench.inferline import figures
-from headway.bench.inferline.figures import NAMES, SCHEME_NAMES, TITLES
+from headway.bench.inferline.figures import NAMES, PLAN_NAMES, SCHEME_NAMES, TITLES, TUNER_NAMES
 from headway.bench.inferline.rows import Result
 from headway.bench.inferline.summary import Cell, Table, tables
-from headway.bench.inferline.tuning import SCHEMES
+from headway.bench.inferline.tuning import TUNERS, scheme_name
 from headway.bench.page import NOT_COMPUTED, draw, rewrite, table, when_and_where
 from headway.report import format as fmt
+from headway.report.markup import Markup
 from headway.sim.estimate import Estimate
 
 Tables = dict[str, Table]
@@ -20,8 +22,12 @@ Tables = dict[str, Table]
 def write(folder: Path, results: Sequence[Result]) -> None:
     """Fill `inferline.md` in a folder and draw its figures beside it. Raises HeadwayError when that fails."""
     known = tables(results)
-    drawn = {"grid": (("cost", figures.costs), ("misses", figures.misses)), "slo": (("slo", figures.slos),),
-             "tuning": (("tuning", figures.attribution),)}  # fmt: skip
+    tuned = sorted({cell[1] for cell in known["tuning"].cells}) if "tuning" in known else []
+    drawn: dict[str, Sequence[tuple[str, Callable[[Table], Markup]]]] = {
+        "grid": (("cost", figures.costs), ("misses", figures.misses)),
+        "slo": (("slo", figures.slos),),
+        "tuning": [(f"tuning-{one}", partial(figures.attribution, pipeline=one)) for one in tuned],
+    }
     for experiment, charts in drawn.items():
         for name, chart in charts if experiment in known else ():
             draw(folder / f"inferline-{name}.svg", chart(known[experiment]))
@@ -119,9 +125,10 @@ def _headline(known: Tables) -> str:
         for system in ("inferline", "headway"):
             cell = max(tuning.cells, key=lambda c: tuning.miss_ratio("cg-mean+autoscale", system, [c]).mean)
             ratio, cost = (f("cg-mean+autoscale", system, [cell]) for f in (tuning.miss_ratio, tuning.cost_ratio))
+            where = f"{TITLES[cell[1]]}, {cell[0]}"
             lines.append(
                 f"- Misses, tuned: CG-Mean + AutoScale misses up to **{ratio.text()} times** as often as "
-                f"{SCHEME_NAMES[system]} ({cell[0]}), at {cost.text()} times its cost; the paper says 34.5 times at "
+                f"{SCHEME_NAMES[system]} ({where}), at {cost.text()} times its cost; the paper says 34.5 times at "
                 "1.6 times the cost, on a shape that is not public."
             )
     return "\n".join(lines)
@@ -180,15 +187,34 @@ def _real(known: Tables) -> str:
 
 def _tuning(known: Tables) -> str:
     tuning, rows = known["tuning"], []
-    for cell in sorted(tuning.cells, key=lambda c: str(c[0])):
-        rows += [
-            [str(cell[0]), SCHEME_NAMES[name], tuning.cost(cell, name).text(lambda v: f"{v:.2f}"),
-             _share(tuning.misses(cell, name)), tuning.cost_ratio("cg-mean+autoscale", name, [cell]).text(),
-             tuning.miss_ratio("cg-mean+autoscale", name, [cell]).text()]
-            for name in SCHEMES
-        ]  # fmt: skip
-    head = ["shape", "planner + tuner", "$ over the run", "misses", "cost of CG-Mean + AutoScale / its",
-            "misses of CG-Mean + AutoScale / its"]  # fmt: skip
+    schemes = figures.by_planner(tuning)
+    for cell in sorted(tuning.cells, key=lambda c: (list(TITLES).index(c[1]), str(c[0]))):
+        for tuned in TUNERS:
+            names = [some.get(tuned) for some in schemes.values()]
+            entries = ["" if name is None else _paid_and_missed(tuning, cell, name) for name in names]
+            rows.append([f"{TITLES[cell[1]]}, {cell[0]}", TUNER_NAMES[tuned], *entries])
+    return table(["pipeline, shape", "tuner", *(PLAN_NAMES[plan] for plan in schemes)], rows, texts=2)
+
+
+def _paid_and_missed(some: Table, cell: Cell, name: str) -> str:
+    """Dollars over the run and the share of misses, strong where the promise is kept."""
+    missed = some.misses(cell, name).mean
+    text = f"{some.cost(cell, name).mean:.2f} ({fmt.percent(missed)})"
+    return f"**{text}**" if missed <= figures.ALLOWED else text
+
+
+def _exchanged(known: Tables) -> str:
+    """What a whole system would cost and miss with another planner, or another tuner."""
+    tuning, rows = known["tuning"], list[list[str]]()
+    for part, others in (("planner", PLAN_NAMES), ("tuner", TUNER_NAMES)):
+        for other, called in others.items():
+            rows.append([part, called])
+            for system in ("headway", "inferline"):
+                name = scheme_name(other, system) if part == "planner" else scheme_name(system, other)
+                whole = {name, system} <= set(tuning.systems)
+                rows[-1].append(tuning.cost_ratio(name, system).text() if whole else "")
+                rows[-1].append(_share(tuning.miss_rate(name)) if whole else "")
+    head = ["exchanged", "for", "cost, Headway + Headway = 1", "misses", "cost, InferLine + InferLine = 1", "misses"]
     return table(head, rows, texts=2)
 
 
@@ -202,6 +228,7 @@ _WRITERS: dict[str, tuple[str, Callable[[Tables], str]]] = {
     "price": ("price", _varied("price", 5, "K80 price", lambda usd: f"${usd:g}/h")),
     "batch": ("batch", _varied("batch", 6, "time per further item", lambda share: f"× {share:g}")),
     "real": ("real", _real),
+    "exchanged": ("tuning", _exchanged),
     "tuning": ("tuning", _tuning),
 }
 """By the name of a marked place: the experiment that it cannot do without, and what writes it."""

@@ -31,22 +31,37 @@ class Scheme(NamedTuple):
     parameters: Mapping[str, Any] = {}
 
 
-SCHEMES: Mapping[str, Scheme] = {
-    "cg-mean": Scheme("cg-mean", "none"),
-    "cg-peak": Scheme("cg-peak", "none"),
-    "cg-mean+autoscale": Scheme("cg-mean", "autoscale"),
-    "cg-peak+autoscale": Scheme("cg-peak", "autoscale"),
-    "cg-mean+ds2": Scheme("cg-mean", "ds2"),
-    "cg-mean+ds2-pause": Scheme("cg-mean", "ds2", {"pause_s": DS2_PAUSE_S}),
-    "inferline-plan": Scheme("inferline", "none"),
-    "inferline-plan+autoscale": Scheme("inferline", "autoscale"),
-    "inferline": Scheme("inferline", "inferline"),
-    "inferline-plan+headway": Scheme("inferline", "headway"),
-    "headway-plan": Scheme("headway", "none"),
-    "headway-plan+inferline": Scheme("headway", "inferline"),
-    "headway": Scheme("headway", "headway"),
+PLANNERS = ("cg-mean", "cg-peak", "inferline", "headway")
+"""The planners of the grid, by their name in `grid.SYSTEMS`."""
+TUNERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "none": ("none", {}),
+    "threshold": ("threshold", {}),
+    "ds2": ("ds2", {}),
+    "ds2-pause": ("ds2", {"pause_s": DS2_PAUSE_S}),
+    "autoscale": ("autoscale", {}),
+    "inferline": ("inferline", {}),
+    "headway": ("headway", {}),
 }
-"""Planner and tuner by the name of the combination; those called after one system alone are wholly that system."""
+"""The tuners of the grid: a name of `headway.policy.tuners` with its parameters."""
+
+
+def scheme_name(plan: str, tuned: str) -> str:
+    """Return what a combination is called; one called after a system alone is wholly that system.
+
+    >>> scheme_name("inferline", "inferline"), scheme_name("inferline", "none"), scheme_name("cg-peak", "ds2")
+    ('inferline', 'inferline-plan', 'cg-peak+ds2')
+    """
+    if plan == tuned:
+        return plan
+    # CG is a planner alone, InferLine and Headway are both.
+    of_plan = f"{plan}-plan" if plan in TUNERS else plan
+    return of_plan if tuned == "none" else f"{of_plan}+{tuned}"
+
+
+SCHEMES: Mapping[str, Scheme] = {
+    scheme_name(plan, tuned): Scheme(plan, *kind) for plan in PLANNERS for tuned, kind in TUNERS.items()
+}
+"""Every planner with every tuner, by the name of the combination."""
 
 
 class Run(NamedTuple):

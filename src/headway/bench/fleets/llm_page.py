@@ -32,6 +32,9 @@ class Rows:
 
     def __init__(self, results: Sequence[Result]) -> None:
         self._all = list(results)
+        self._parts: dict[tuple[object, ...], list[Result]] = {}
+        for result in sorted(results, key=lambda result: result.seed):
+            self._parts.setdefault(result.key[:5], []).append(result)
 
     def policies(self, experiment: str, workload: str) -> list[tuple[str, str, float]]:
         """Return the (policy, setting, load) of an experiment that there are, as they were computed."""
@@ -43,9 +46,9 @@ class Rows:
     def values(self, *at: str | float, field: str) -> list[float]:
         """Return one figure of every part, in their order; `at`: experiment, workload, policy, setting and load."""
         experiment, workload, policy, setting, load = at
-        key = (experiment, workload, setting, policy, load)
-        mine = sorted((r.seed, getattr(r, field)) for r in self._all if r.key[:5] == key)
-        return [math.nan if value is None else float(value) for _, value in mine]
+        found = self._parts.get((experiment, workload, setting, policy, load), [])
+        values = (getattr(result, field) for result in found)
+        return [math.nan if value is None else float(value) for value in values]
 
     def cell(self, *at: str | float, field: str, text: Number = seconds) -> str:
         """Return the mean of a figure over all parts, or a dash where it was not computed."""

@@ -99,8 +99,8 @@ def by_window(arrival_s: NDArray[np.float64], values: NDArray[Any], window_s: fl
 @dataclass(frozen=True, slots=True)
 class StageOutcome:
     """One stage's share of an outcome. `queue_wait_s` has one value per item that was started; `accuracy` is
-    that of its answers, where it is known; `figures` are what its kind of stage tells beside, and `told` more of that as
-    JSON values by field."""
+    that of its answers, where it is known; `figures` are what its kind of stage tells beside, and `told` more of that
+    as JSON values by field."""
 
     items: int
     batches: int

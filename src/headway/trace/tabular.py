@@ -121,9 +121,7 @@ class _Blocks:
         try:
             return cls([int(number) for number in text.split()])
         except ValueError:
-            raise BadRow(
-                f"{HASH_IDS} is {text!r}; write whole numbers with blanks between, like 0 1 2"
-            ) from None
+            raise BadRow(f"{HASH_IDS} is {text!r}; write whole numbers with blanks between, like 0 1 2") from None
 
 
 def _block_tokens(source: Source) -> int:

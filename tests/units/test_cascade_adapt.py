@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -172,12 +173,29 @@ def test_a_model_must_give_scores_of_known_classes(model: Any, message: str) -> 
         scorer(model)
 
 
-def test_an_onnx_file_is_a_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (np.zeros((3, 4)), r"shape \(3, 4\) for 3 rows and 2 classes \(no, yes\); one score per class is needed"),
+        (np.zeros((2, 2)), r"shape \(2, 2\) for 3 rows"),
+        ([{"no": 1.0}] * 3, "it gave a list that is no table of numbers"),
+    ],
+)
+def test_scores_are_one_per_row_and_class(said: Any, message: str) -> None:
+    with pytest.raises(CascadeError, match=message):
+        scorer(lambda block: said, classes=["no", "yes"]).scores(np.zeros((3, 1)))
+
+
+@pytest.mark.parametrize("options", [{"zipmap": False}, {}], ids=["array", "maps"])
+def test_an_onnx_file_is_a_model(tmp_path: Path, options: dict[str, bool]) -> None:
     from skl2onnx import to_onnx
 
     rows = np.random.default_rng(4).normal(size=(80, 3)).astype(np.float32)
-    fitted = LogisticRegression().fit(rows, rows[:, 0] + rows[:, 1] > 0)
+    fitted = LogisticRegression().fit(rows, (rows[:, 0] + rows[:, 1] > 0).astype(int))
     path = tmp_path / "model.onnx"
-    path.write_bytes(to_onnx(fitted, rows[:1], options={"zipmap": False}).SerializeToString())
-    model = scorer(path, classes=[False, True])
+    path.write_bytes(to_onnx(fitted, rows[:1], options=options).SerializeToString())
+    model = scorer(path, classes=[0, 1])
     assert np.allclose(model.scores(rows.astype(np.float64)), fitted.predict_proba(rows), atol=1e-5)
+    path.unlink()
+    again = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(again.scores(rows), model.scores(rows))

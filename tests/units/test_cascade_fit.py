@@ -49,6 +49,19 @@ class Work:
         return computing
 
 
+class Slow(LogisticRegression):  # type: ignore[misc]
+    """A model whose answers take a hundredth of a millisecond of a clock each."""
+
+    def __init__(self, work: Work | None = None) -> None:
+        super().__init__(solver="liblinear")
+        self.work = work
+
+    def predict_proba(self, block: Any) -> Any:
+        assert self.work is not None
+        self.work.now_s += 1e-5 * len(block)
+        return super().predict_proba(block)
+
+
 def population(many: int, seed: int = 1, noise: float = 0.5) -> tuple[Array, NDArray[np.int64]]:
     """A truth, a dear feature that shows it well, and a cheap one that shows it less well."""
     draws = np.random.default_rng(seed)
@@ -113,6 +126,49 @@ def test_a_smaller_tolerance_answers_less_at_once() -> None:
     assert strict.evidence is not None
     assert loose.evidence is not None
     assert strict.evidence.reached[1] > loose.evidence.reached[1]
+
+
+def by_first_column(block: Any) -> Any:
+    yes = 1 / (1 + np.exp(-4 * np.asarray(block)[:, 0]))
+    return np.column_stack([1 - yes, yes])
+
+
+@pytest.mark.parametrize("kind", ["function", "file"])
+@pytest.mark.parametrize("names", [(0, 1), ("early", "late")])
+def test_a_model_that_names_no_classes_scores_the_sorted_labels(
+    kind: str, names: tuple[Any, Any], tmp_path: Path
+) -> None:
+    rows, truth = population(3000)
+    given: Any = by_first_column
+    if kind == "file":
+        from skl2onnx import to_onnx
+
+        given = tmp_path / "given.onnx"
+        model = linear().fit(rows[:500].astype(np.float32), truth[:500])
+        graph = to_onnx(model, rows[:1].astype(np.float32), options={"zipmap": False})
+        given.write_bytes(graph.SerializeToString())
+    clock = Work()
+    dear = Feature(clock.of(1e-6, lambda rows: rows))
+    made = fit_cascade(
+        Parts(Features({"all": dear}), ("all",), Slow(clock)),
+        rows,
+        np.array(names)[truth],
+        models={"given": given},
+        tolerance=0.05,
+        folds=2,
+        clock=clock,
+    )
+    assert made.cascade.models[0] == "given"
+    assert made.classes.tolist() == list(names)
+    fresh, right = population(1000, seed=3)
+    assert np.mean(made.predict(fresh) == np.array(names)[right]) > 0.8
+    assert made.counters.shares["given"] > 0.5
+
+
+def test_a_model_that_scores_other_than_the_labels_is_refused() -> None:
+    rows, truth = population(3000)
+    with pytest.raises(CascadeError, match=r"shape \(\d+, 3\) for [\d,]+ rows and 2 classes \(0, 1\)"):
+        fit_cascade(parts(Work()), rows, truth, models={"three": lambda block: np.zeros((len(block), 3))}, folds=2)
 
 
 def test_explaining_names_steps_costs_and_certificate() -> None:

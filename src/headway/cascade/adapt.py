@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headway.cascade.features import Feature, Features
-from headway.cascade.rows import Block, Columns, Rows, as_block, column_names, stack
+from headway.cascade.onnx import OnnxFile
+from headway.cascade.rows import Block, Columns, Rows, as_block, column_names, count, stack
 from headway.errors import CascadeError
 
 PASSED = (None, "passthrough")
@@ -24,7 +25,8 @@ class Parts:
     """A pipeline in parts: its generators, those whose blocks the model takes in this order, and the model.
 
     The model has `fit` and `predict_proba` (or `decision_function`), as scikit-learn's; one that is fitted already is
-    a callable from a block to scores, or the path of an `.onnx` file, and comes with its `classes`.
+    a callable from a block to scores, or the path of an `.onnx` file; the columns of its scores are `classes`, or the
+    sorted labels.
     Raises CascadeError for an input that is no generator.
 
     >>> Parts(Features({"length": Feature(len)}), ("length",), lambda block: block).inputs
@@ -83,24 +85,27 @@ def scorer(model: Any, classes: Iterable[Any] | None = None) -> Scorer:
     """Return a fitted model as cascades use it.
 
     Takes scikit-learn's models, callables from a block to scores (with `classes`), and the path of an `.onnx` file
-    whose last output is one probability per class. Raises CascadeError for what gives no scores.
+    (with `classes`) whose last output is one probability per class. Raises CascadeError for what gives no scores, and
+    when asked for those of rows, for other than one per class.
 
     >>> model = scorer(lambda block: np.hstack([1 - block, block]), classes=["no", "yes"])
     >>> model.scores(np.array([[0.9]])).tolist(), model.classes.tolist()
     ([[0.09999999999999998, 0.9]], ['no', 'yes'])
     """
     if isinstance(model, str | Path):
-        model = _onnx(Path(model))
+        model = OnnxFile(Path(model))
     for method in ("predict_proba", "decision_function"):
         if hasattr(model, method):
-            return Scorer(partial(_scores, getattr(model, method)), np.asarray(model.classes_), model)
+            known = np.asarray(model.classes_)
+            return Scorer(partial(_scores, getattr(model, method), known), known, model)
     if not callable(model):
         raise CascadeError(
             f"model: a {type(model).__name__} gives no scores; it needs predict_proba, decision_function or a call"
         )
     if classes is None:
         raise CascadeError("model: a callable does not say what its scores are of; give classes, in their order")
-    return Scorer(partial(_scores, model), np.asarray(list(classes)))
+    known = np.asarray(list(classes))
+    return Scorer(partial(_scores, model, known), known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,29 +239,31 @@ def _side_by_side(*values: Any) -> Block:
     return stack([as_block(value, "joined") for value in values])
 
 
-def _scores(method: Callable[[Block], Any], block: Block) -> NDArray[np.float64]:
-    """Scores as two dimensions: one signed distance is two classes."""
-    scores = np.asarray(method(block), dtype=np.float64)
-    return np.column_stack([-scores, scores]) if scores.ndim == 1 else scores
-
-
-def _onnx(path: Path) -> Callable[[Block], Any]:
+def _scores(method: Callable[[Block], Any], classes: NDArray[Any], block: Block) -> NDArray[np.float64]:
+    """Scores as two dimensions, one column per class: one signed distance is two classes."""
+    said = method(block)
     try:
-        import onnxruntime
-    except ModuleNotFoundError:
-        raise CascadeError(f"{path}: onnxruntime is not installed; pip install 'headway[learn]'") from None
-    if not path.is_file():
-        raise CascadeError(f"{path}: there is no such file; give the path of a model in ONNX, or one with `fit`")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors have no base but this one
-        raise CascadeError(f"{path}: is no model that ONNX Runtime can load: {error}") from None
-    given = session.get_inputs()[0].name
+        scores = np.asarray(said, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise CascadeError(
+            f"model: it gave a {type(said).__name__} that is no table of numbers; one score per class "
+            f"({some(classes)}) is needed"
+        ) from None
+    if scores.ndim == 1 and len(classes) == 2:
+        scores = np.column_stack([-scores, scores])
+    if scores.shape != (count(block), len(classes)):
+        raise CascadeError(
+            f"model: its scores have the shape {scores.shape} for {count(block):,} rows and {len(classes)} classes "
+            f"({some(classes)}); one score per class is needed, in this order"
+        )
+    return scores
 
-    def probabilities(block: Block) -> Any:
-        dense = block.toarray() if hasattr(block, "toarray") else block
-        return session.run(None, {given: np.asarray(dense, dtype=np.float32)})[-1]
 
-    return probabilities
+def some(classes: NDArray[Any]) -> str:
+    """Return the first few classes in their order, for an error.
+
+    >>> some(np.arange(9))
+    '0, 1, 2, 3, 4, ...'
+    """
+    shown = ", ".join(map(str, classes[:5].tolist()))
+    return f"{shown}, ..." if len(classes) > 5 else shown

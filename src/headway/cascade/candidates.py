@@ -49,9 +49,12 @@ class Trained:
         return cls(parts, features, known, truth)
 
     def model(self, candidate: Candidate) -> Scorer:
-        """Fit a candidate's model on the blocks of its features; one that is given stays as it is."""
+        """Fit a candidate's model on the blocks of its features; one that is given stays as it is.
+
+        What the scores of a model without `classes_` are of is said by the parts, else they are of the sorted labels.
+        """
         if not hasattr(candidate.model, "fit"):
-            return scorer(candidate.model, self.parts.classes)
+            return scorer(candidate.model, np.unique(self.truth) if self.parts.classes is None else self.parts.classes)
         fitted = copied(candidate.model)
         fitted.fit(self.known.stacked(candidate.features), self.truth)
         return scorer(fitted)

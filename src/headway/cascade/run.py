@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headway.cascade.adapt import Scorer
+from headway.cascade.adapt import Scorer, some
 from headway.cascade.certainty import Certainty
 from headway.cascade.features import Clock, Features, Known, Spent
 from headway.cascade.model import Cascade, Step
@@ -266,12 +266,7 @@ def same_classes(models: Mapping[str, Scorer]) -> NDArray[Any]:
     for name, model in others:
         if not np.array_equal(model.classes, first[1].classes):
             raise CascadeError(
-                f"cascade: models {first[0]!r} and {name!r} differ in their classes: {_some(first[1].classes)} and "
-                f"{_some(model.classes)}; fit them on the same labels"
+                f"cascade: models {first[0]!r} and {name!r} differ in their classes: {some(first[1].classes)} and "
+                f"{some(model.classes)}; fit them on the same labels"
             )
     return first[1].classes
-
-
-def _some(classes: NDArray[Any]) -> str:
-    shown = ", ".join(map(str, classes[:5].tolist()))
-    return f"{shown}, ..." if len(classes) > 5 else shown

@@ -8,6 +8,7 @@ import json
 import pytest
 from tests.e2e.upstreams import ANSWER, CHAT, Asked, Client, Scripted, answer, gateway, play, stream, tokens
 
+from headway.gateway import ApiKey
 from headway.serve.app import HttpLimits
 
 BODY = b'{"model": "small", "messages": []}'
@@ -44,6 +45,29 @@ def test_requests_that_come_at_once_are_answered_in_their_order() -> None:
             assert tokens((await client.answer()).body) == [0, 1, 2]
             assert [one["id"] for one in json.loads((await client.answer()).body)["data"]] == ["small"]
             assert [(await client.answer()).body for _ in asked[1:]] == asked[1:]
+
+    play(scene)
+
+
+def test_an_answer_to_head_has_no_body_whatever_it_says() -> None:
+    pages = {"/healthz": 200, "/v1/models": 200, "/metrics": 200, "/nothing": 404, CHAT: 405}
+
+    async def scene() -> None:
+        async with gateway(Scripted()) as at:
+            client = await at.client()
+            asked = b"".join(b"HEAD %b HTTP/1.1\r\nhost: gateway\r\n\r\n" % path.encode() for path in pages)
+            await said(client, asked + b"GET /healthz HTTP/1.1\r\nhost: gateway\r\n\r\n")
+            heads = [await client.head() for _ in pages]
+            assert [found.status for found in heads] == list(pages.values())
+            assert all(int(found.headers["content-length"]) > 0 for found in heads)
+            assert (await client.answer()).body == b'{"live":true}'
+        async with gateway(Scripted(), keys=(ApiKey("calm", "s1"),)) as at:
+            client = await at.client()
+            await said(client, b"HEAD /metrics HTTP/1.1\r\nhost: gateway\r\n\r\n")
+            assert (await client.head()).status == 401
+            await said(client, b"HEAD /healthz HTTP/1.1\r\nhost: gateway\r\nx-long: %b\r\n\r\n" % (b"x" * 100_000))
+            assert (await client.head()).status == 431
+            assert await client.reader.read() == b""
 
     play(scene)
 

@@ -111,6 +111,35 @@ def test_a_connection_is_kept_and_its_answers_say_how_long_they_are() -> None:
     talk(what)
 
 
+def test_an_answer_to_head_has_no_body_whatever_it_says() -> None:
+    pages = {"/healthz": 200, "/plan": 401, "/nothing": 401}
+
+    async def what(client: Client, front: Front) -> None:
+        for path, wanted in pages.items():
+            await client.send(get(path, "HEAD"))
+            status, headers, _ = await client.answer(bodiless=True)
+            assert (status, int(headers["content-length"]) > 0) == (wanted, True)
+        for path, wanted in {"/nothing": 404, INFER: 405}.items():
+            await client.send(get(path, "HEAD", extra="authorization: Bearer t\r\n"))
+            assert (await client.answer(bodiless=True))[0] == wanted
+        await client.send(get("/healthz") + get("/healthz", "HEAD", extra=f"x: {'x' * 2000}\r\n"))
+        assert json.loads((await client.answer())[2]) == {"live": True}
+        assert (await client.answer(bodiless=True))[0] == 431
+        assert await client.ended()
+
+    talk(what, app=lambda engine: App(engine, token="t", limits=LIMITS))
+
+
+def test_what_is_no_request_is_told_so_after_an_answer_to_head() -> None:
+    async def what(client: Client, front: Front) -> None:
+        await client.send(get("/healthz", "HEAD") + b"\0\0\0")
+        assert (await client.answer(bodiless=True))[0] == 200
+        status, _, found = await client.answer()
+        assert (status, "not a request" in json.loads(found)["error"]) == (400, True)
+
+    talk(what)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from(["a", "b", "GET", "bad", "HEAD"]), min_size=1, max_size=6), st.integers(1, 400))
 def test_requests_cut_anywhere_and_sent_at_once_are_answered_in_order(kinds: list[str], piece: int) -> None:

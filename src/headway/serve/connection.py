@@ -52,6 +52,7 @@ class Connection(asyncio.Protocol):
         self._size = 0
         self._raw_size = 0
         self._refused: Refused | None = None
+        self._bare = False
         self._begun = False
         self._in_head = False
         self._just_begun = False
@@ -249,12 +250,13 @@ class Connection(asyncio.Protocol):
         if message is not self._current:
             return  # the client went away
         keep = self.keeps(message)
+        bare = message.method == b"HEAD"
         if status == 200 and headers is JSON and keep and message.http_version == "1.1":
-            self._transport.write(_OK_JSON % (len(body), body))
+            self._transport.write(_OK_JSON % (len(body), b"" if bare else body))
         else:
             full = (*headers, (b"content-length", b"%d" % len(body)))
             self._transport.write(head(status, full, message.http_version, keep))
-            if message.method != b"HEAD":
+            if not bare:
                 self._transport.write(body)
         self.ended(message, keep)
 
@@ -347,6 +349,8 @@ class Connection(asyncio.Protocol):
         """Answer, after what was asked before, what cannot be a request, and listen no more."""
         self._deaf = True
         self._idle_s = math.inf
+        # Until its URL has come, the parser still gives the method of the request before.
+        self._bare = self._begun and bool(self._url) and self._parser.get_method() == b"HEAD"
         if self._current is None and not self._waiting:
             self._send_refusal(refused)
         else:
@@ -355,7 +359,7 @@ class Connection(asyncio.Protocol):
     def _send_refusal(self, refused: Refused) -> None:
         body = refused.body
         full = (*refused.headers, (b"content-length", b"%d" % len(body)))
-        self._transport.write(head(refused.status, full, "1.1", keep=False) + body)
+        self._transport.write(head(refused.status, full, "1.1", keep=False) + (b"" if self._bare else body))
         # Closing with data unread would reset the connection and take the answer away from the client.
         if self._transport.can_write_eof():
             self._transport.write_eof()

@@ -13,6 +13,7 @@ from tests.units.cascade_family import MODELS, profile, spec, table
 from headway.cascade import ValidationTable
 from headway.cli.app import main
 from headway.domains.cascade.choose import Judge
+from headway.domains.cascade.domain import DOMAIN
 from headway.domains.cascade.family import Family
 from headway.domains.cascade.halves import chosen_on, judged_on
 from headway.domains.cascade.objectives import most_accurate, quickest
@@ -20,6 +21,9 @@ from headway.domains.cascade.planner import GearPlanner
 from headway.errors import PlanError
 from headway.plan import Plan
 from headway.plan.config import StageContext
+from headway.plan.exact import SAME_ACCURACY, preferred, robustness
+from headway.plan.make import make
+from headway.plan.oracle import Oracle
 from headway.sim.simulation import simulate
 from headway.spec.model import Spec
 from headway.trace import Trace
@@ -48,6 +52,29 @@ def test_the_quickest_plan_that_is_right_enough_is_slower_for_a_higher_floor(tmp
     ]
     assert found[0].predicted["p95_s"] < found[1].predicted["p95_s"]
     assert found[1].predicted["accuracy"] >= 0.9
+
+
+def test_of_plans_of_equal_cost_the_most_accurate_is_taken(tmp_path: Path) -> None:
+    declared = spec(tmp_path)
+    cheapest = make(declared, profile("cascade"), TRACE, feasibility="trace", seed=1, explained=False)
+    (stage,) = cheapest.stages.values()
+    best = most_accurate(declared, profile("cascade"), TRACE, stage.to_dict()["devices"], seed=1)
+    assert cheapest.cost_usd_per_hour == best.cost_usd_per_hour
+    assert cheapest.predicted["accuracy"] >= best.predicted["accuracy"] - SAME_ACCURACY
+    assert cheapest.reasons[0].text.startswith("proven cheapest over all that stages may choose; the most accurate of")
+
+
+def test_of_plans_of_equal_cost_and_accuracy_the_most_robust_is_taken(tmp_path: Path) -> None:
+    declared = spec(tmp_path)
+    oracle = Oracle(declared, profile("cascade"), TRACE, feasibility="trace", seed=1)
+    every = [{"cascade": plan} for plan in DOMAIN.configs(oracle.contexts["cascade"], 2.0)]
+    kept = [stages for stages in every if oracle.total_cost(stages) == 2.0 and oracle.feasible(stages)]
+    chosen = preferred(oracle, kept)
+    right, sturdy = oracle.accuracy(chosen) or 0.0, robustness(oracle, chosen)
+    others = {oracle.accuracy(stages) or 0.0: robustness(oracle, stages) for stages in kept}
+    assert right >= max(others) - SAME_ACCURACY
+    assert all(sturdy <= other for accuracy, other in others.items() if accuracy >= max(others) - SAME_ACCURACY)
+    assert min(others.values()) < sturdy
 
 
 def test_a_wish_that_cannot_be_had_names_the_range_and_the_model(tmp_path: Path) -> None:

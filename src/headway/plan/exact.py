@@ -26,6 +26,8 @@ from headway.sim.worklaw import SURE, WorkBound
 BUDGET = 200_000
 TIES = 32
 TIE_BUDGET = 300
+SAME_ACCURACY = 0.001
+"""Simulated accuracies that differ by a tenth of a point are alike."""
 MOST_CAPACITY = 1 << 20
 """More servers than any plan has."""
 
@@ -85,7 +87,7 @@ def search(
     """Return the cheapest feasible plan that costs at most `cap_usd_per_hour`, or the incumbent when it is optimal.
 
     The search stops early after `budget` simulated candidates and then returns the incumbent with the bound proven.
-    Among plans of least cost the one with the fewest misses across traces wins.
+    Among plans of least cost the `preferred` one wins.
     """
     order = oracle.spec.graph.order
     choices = [_options(oracle, choice, cap_usd_per_hour) for choice in variant_choices(oracle)]
@@ -129,14 +131,28 @@ def search(
     for state in result.best:
         configs = (*state.stages, choices[state.choice].configs[len(order) - 1][state.option])
         plans.append(dict(zip(order, configs, strict=True)))
-    best = min(plans, key=lambda stages: robustness(oracle, stages)) if len(plans) > 1 else plans[0]
+    best = preferred(oracle, plans) if len(plans) > 1 else plans[0]
     cost = oracle.total_cost(best)
     return Found(best, cost, cost, result.stop, result.expanded, len(plans))
 
 
+def preferred(oracle: Oracle, plans: Sequence[Mapping[str, Config]]) -> Mapping[str, Config]:
+    """Return which of several feasible plans of equal cost is taken: the most accurate, where stages simulate their
+    answers, and among those within `SAME_ACCURACY` of it, or among all, the one with the fewest misses across traces.
+
+    That a plan is feasible says already that it keeps the promise on nearly all traces: more than that is not worth
+    answers that are wrong.
+    """
+    if oracle.simulations.telling:
+        accuracies = [oracle.accuracy(stages) or 0.0 for stages in plans]
+        least = max(accuracies) - SAME_ACCURACY
+        plans = [stages for stages, accuracy in zip(plans, accuracies, strict=True) if accuracy >= least]
+    return min(plans, key=lambda stages: robustness(oracle, stages))
+
+
 def robustness(oracle: Oracle, stages: Mapping[str, Config]) -> tuple[float, float, float]:
-    """Return what ties are broken by, less is better: the 97th percentile of the miss rate over traces, its mean, and
-    the mean over traces of the promised percentile's latency."""
+    """Return what plans of equal cost and accuracy are compared by, less is better: the 97th percentile of the miss
+    rate over traces, its mean, and the mean over traces of the promised percentile's latency."""
     rates = np.array(oracle.miss_rates(stages))
     latencies = [
         percentile(oracle.simulations.finish_s(k, stages) - oracle.traces[k].arrival_s, oracle.spec.slo.percentile)

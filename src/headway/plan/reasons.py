@@ -25,7 +25,8 @@ def optimality(oracle: Oracle, found: Found, planner: str, choice: Mapping[str, 
         text = f"planned by the baseline {planner}: no bound on how far from optimal it is{_given(oracle, choice)}"
         return Reason("baseline", text, None, {**values, "lower_bound_usd_per_hour": None, "variants": dict(choice)})
     if found.stop == "optimal":
-        among = f"; the most robust of {found.ties} plans of equal cost" if found.ties > 1 else ""
+        most = "accurate" if oracle.simulations.telling else "robust"
+        among = f"; the most {most} of {found.ties} plans of equal cost" if found.ties > 1 else ""
         kinds = {stage.kind for stage in oracle.spec.stages.values()}
         space = (
             "variants, hardware, batch sizes and replicas" if kinds == {"pipeline"} else "all that stages may choose"

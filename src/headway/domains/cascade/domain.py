@@ -69,14 +69,17 @@ class CascadeDomain:
         return self._supply(context, config.hardware).startup_s + slowest_s
 
     def configs(self, context: StageContext, max_cost_usd_per_hour: float) -> Iterator[GearPlan]:
-        """A small family of gear plans for every number of devices that carries the highest rate, at most so dear."""
+        """A small family of gear plans for every number of devices that carries the highest rate, at most so dear.
+
+        Of as many devices the most accurate come first: a search that compares few plans of equal cost sees them.
+        """
         for hardware in self.hardware(context):
             planner = self.planner(context, hardware)
             allowed = self.most_devices(context, planner.family)
             price = self._supply(context, hardware).price_usd_per_hour
             most = allowed if price == 0 else min(allowed, int(max_cost_usd_per_hour / price + 1e-9))
             for devices in range(1, most + 1):
-                yield from _plans(planner, devices)
+                yield from _most_accurate_first(planner, devices)
 
     def most_usd_per_hour(self, context: StageContext, items: int) -> float:
         """As many devices as are worth a look, and of no more use than there are items at once."""
@@ -325,7 +328,7 @@ def fewest_devices(oracle: Oracle, variants: Mapping[str, str]) -> Mapping[str, 
 
 
 def _feasible(oracle: Oracle, name: str, planner: GearPlanner, devices: int) -> dict[str, GearPlan] | None:
-    candidates = ({name: plan} for plan in _plans(planner, devices))
+    candidates = ({name: plan} for plan in _most_accurate_first(planner, devices))
     return next((stages for stages in candidates if oracle.feasible(stages)), None)
 
 
@@ -337,6 +340,10 @@ def _plans(planner: GearPlanner, devices: int) -> list[GearPlan]:
         return [plan for plan in planner.plans(devices) if planner.may_be_right(plan)]
     except TooFew:
         return []
+
+
+def _most_accurate_first(planner: GearPlanner, devices: int) -> list[GearPlan]:
+    return sorted(_plans(planner, devices), key=planner.usual_accuracy, reverse=True)
 
 
 @dataclass(frozen=True)

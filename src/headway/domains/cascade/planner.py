@@ -39,6 +39,8 @@ QUEUE_SHARES = (0.0, 0.1)
 """Shares of the promise for which an item may wait for its first batch to fill."""
 RANGES = 12
 """Load ranges of equal width up to the highest rate; neighbors that share a cascade share a gear."""
+FREQUENT: Floats = 1 / np.arange(1, RANGES + 1)
+"""How frequent rates of each range are taken to be (Zipf's law)."""
 WINDOW_SHARE = 0.25
 """The share of the promise within which a change of load must show."""
 LEAST_WINDOW_S = 0.01
@@ -156,19 +158,17 @@ class GearPlanner:
     def place(self, sizes: Mapping[str, int], devices: int) -> Placement | None:
         """Return the placement that is expected to be right most often; None when none carries the highest rate.
 
-        Low rates are taken to be more frequent than high ones (Zipf's law over the ranges; CascadeServe, section 3.2).
+        Low rates are taken to be more frequent than high ones (CascadeServe, section 3.2).
         """
-        edges = self.up_to_per_s * np.arange(1, RANGES + 1) / RANGES
-        weight = 1 / np.arange(1, RANGES + 1)
-        accuracy = self.judged(sizes).accuracy
+        edges, accuracy = self._edges(), self.judged(sizes).accuracy
         best, value = None, -1.0
         for placement in self._choices(tuple(sizes), devices):
             rates = FULL / peak_utilization(placement, tuple(sizes), self.work(sizes))
             if rates.max() < self.family.max_rate_per_s:
                 continue
             served = np.where(rates[:, None] >= edges, accuracy[:, None], 0.0).max(axis=0)
-            if float(served @ weight) > value + 1e-12:
-                best, value = placement, float(served @ weight)
+            if float(served @ FREQUENT) > value + 1e-12:
+                best, value = placement, float(served @ FREQUENT)
         return best
 
     def place_one(self, sizes: Mapping[str, int], devices: int, row: int) -> Placement | None:
@@ -212,6 +212,17 @@ class GearPlanner:
             return True
         error = self._error(self.judged(self.sizes()[0]))
         return max(gear.accuracy or 0.0 for gear in plan.gears) >= self.accuracy - SURELY * error
+
+    def usual_accuracy(self, plan: GearPlan) -> float:
+        """Return how often a plan's gears are right on the half that chooses, low rates being the more frequent."""
+        up_to = np.array([gear.up_to_per_s for gear in plan.gears])
+        accuracy = np.array([gear.accuracy or 0.0 for gear in plan.gears])
+        at = np.minimum(np.searchsorted(up_to, self._edges()), len(plan.gears) - 1)
+        return float(accuracy[at] @ FREQUENT)
+
+    def _edges(self) -> Floats:
+        """The upper ends of the load ranges."""
+        return self.up_to_per_s * np.arange(1, RANGES + 1) / RANGES
 
     def _choice(self, sizes: Mapping[str, int]) -> Choice:
         """The cascades worth a gear when batches are that large, with what is certain of them."""

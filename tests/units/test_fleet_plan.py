@@ -136,8 +136,13 @@ def test_an_outcome_tells_tokens_and_classes() -> None:
 
 
 def test_a_trace_without_tokens_is_refused_where_they_are_needed() -> None:
-    with pytest.raises(TraceError, match=r"of stages.answer.*no column 'input_tokens'"):
-        planned(llm_spec(), Trace.poisson(2.0, 10.0, seed=1))
+    named = Trace.from_arrivals(Trace.poisson(2.0, 10.0, seed=1).arrival_s, name="arrivals.csv")
+    says = r"stages.answer: trace 'arrivals.csv': no column 'input_tokens'; .* output_tokens .*headway trace edit"
+    with pytest.raises(TraceError, match=says):
+        planned(llm_spec(), named)
+    one_engine = Plan(llm_spec(), NOTHING, {"answer": LlmConfig("a100-80gb", 1, token_budget=512, most_running=64)})
+    with pytest.raises(TraceError, match=says):
+        simulate(one_engine, named)
     with pytest.raises(TraceError, match=r"stages.answer: .*'class' goes from 0 to 1; whole numbers from 0 to 0"):
         planned(llm_spec(classes={"all": {"ttft": "1s"}}), chats(4.0, 20.0, seed=1))
 

@@ -176,7 +176,7 @@ def simulate_llm(fleet: LlmFleet, work: LlmWork, *, seed: int = 0, jump: bool = 
     prefix cache lacks the blocks of the prompts, or these do not fit the blocks of memory.
 
     >>> from headway.fleet.engines import Engine
-    >>> from headway.fleet.roofline import StepTime
+    >>> from headway.fleet.step_time import StepTime
     >>> fleet = LlmFleet((Engine(StepTime(floor_s=0.01, token_s=1e-4), kv_tokens=80_000),))
     >>> trace = Trace.from_arrivals([0.0], {"input_tokens": [500], "output_tokens": [11]})
     >>> outcome = simulate_llm(fleet, LlmWork.of(trace))
@@ -224,7 +224,10 @@ def _tokens(trace: Trace, column: str, default: int | None = None) -> Longs:
     """Return a column of whole numbers of tokens; zero counts as one, since every request is computed and answered."""
     if column not in trace.columns:
         if default is None:
-            raise TraceError(f"trace {trace.name!r}: no column {column!r}; an LLM fleet needs to know its tokens")
+            raise TraceError(
+                f"trace {trace.name!r}: no column {column!r}; an LLM fleet needs input_tokens and output_tokens of "
+                "each request, as a trace with tokens has them or headway trace edit draws them"
+            )
         return np.full(trace.requests, default, np.int64)
     values = trace.columns[column]
     if values.size and values.min() < 0:

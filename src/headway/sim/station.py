@@ -21,8 +21,8 @@ class Arrivals:
     """Items that reach a station, in order of time.
 
     `arrival_s` is sorted; `item` is each one's number within the stage (dense, from 0); `request` maps items to
-    requests; `deadline_s` (per arrival, or empty) is when it is given up; `attributes` are the trace's columns, and
-    `prompts` the blocks of which its prompts consist, where it says so.
+    requests; `deadline_s` (per arrival, or empty) is when it is given up; `attributes` are the trace's columns,
+    `prompts` the blocks of which its prompts consist, where it says so, and `trace` is its name, for errors.
     """
 
     arrival_s: Floats
@@ -31,6 +31,7 @@ class Arrivals:
     deadline_s: Floats = field(default_factory=lambda: np.empty(0))
     attributes: Mapping[str, Floats] = field(default_factory=dict)
     prompts: Prompts | None = None
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)

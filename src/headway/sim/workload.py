@@ -88,7 +88,9 @@ class Workload:
         deadline_s = np.empty(0)
         if self.drop_after_s is not None:
             deadline_s = self.trace.arrival_s[items.request[item]] + self.drop_after_s
-        return Arrivals(arrival_s, item, items.request, deadline_s, self.trace.columns, self.trace.prompts)
+        return Arrivals(
+            arrival_s, item, items.request, deadline_s, self.trace.columns, self.trace.prompts, self.trace.name
+        )
 
     def run(self, stage: str, station: Station, before: Mapping[str, Departures], record: bool = False) -> Departures:
         """Return a stage's departures, given those of all stages above it."""

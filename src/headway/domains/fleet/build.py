@@ -107,7 +107,7 @@ def least_times(context: StageContext, config: FleetConfig, trace: Trace, *, sam
     kind = kinds(columns.get(CLASS), requests, len(classes), context.name)
     if isinstance(config, LlmConfig):
         prompts = trace.prompts if stage.prefix_cache else None
-        work = work_of(context.name, np.zeros(requests), columns, stage.max_output_tokens, prompts).requests
+        work = work_of(context.name, np.zeros(requests), columns, stage.max_output_tokens, prompts, trace.name).requests
         unseen = None
         if prompts is not None:
             unseen = prompts.unseen_tokens(columns[PROMPT].astype(np.int64), work.prompt).astype(np.float64)

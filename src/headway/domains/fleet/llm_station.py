@@ -32,16 +32,20 @@ def work_of(
     columns: Mapping[str, Floats],
     max_output_tokens: int,
     prompts: Prompts | None = None,
+    trace: str = "",
 ) -> LlmWork:
     """Return the requests that a stage's engines get; `prompts` are those that a prefix cache knows blocks of.
 
-    Raises TraceError, beginning with the stage, for what lacks.
+    Raises TraceError, beginning with the stage and the name of the `trace`, for what lacks.
     """
     last_s = float(arrival_s[-1]) if arrival_s.size else 0.0
     wanted = COLUMNS if prompts is None else (*COLUMNS, PROMPT)
     known = {column: columns[column] for column in wanted if column in columns}
-    trace = Trace.from_arrivals(arrival_s, known, duration_s=max(last_s, 1.0), name=f"of stages.{name}")
-    return LlmWork.of(trace, prompts, max_output_tokens=max_output_tokens)
+    requests = Trace.from_arrivals(arrival_s, known, duration_s=max(last_s, 1.0), name=trace)
+    try:
+        return LlmWork.of(requests, prompts, max_output_tokens=max_output_tokens)
+    except TraceError as error:
+        raise TraceError(f"stages.{name}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class LlmStation:
     Time is busy as far as tokens need it at least, in full iterations: an engine that iterates all the time over few
     requests is not full, and utilization says how much of the capacity the traffic takes.
 
-    >>> from headway.fleet.roofline import StepTime
+    >>> from headway.fleet.step_time import StepTime
     >>> engine = Engine(StepTime(floor_s=0.01, token_s=1e-4), kv_tokens=80_000)
     >>> station = LlmStation("answer", LlmFleet((engine,)), (SloClass("chat", ttft_s=0.04),), 4096)
     >>> one = np.zeros(1, np.int32)
@@ -96,7 +100,7 @@ class LlmStation:
                 )
             if n:
                 columns[PROMPT] = arrivals.attributes[PROMPT][arrivals.request[arrivals.item]]
-        work = work_of(self.name, arrivals.arrival_s, columns, self.max_output_tokens, prompts)
+        work = work_of(self.name, arrivals.arrival_s, columns, self.max_output_tokens, prompts, arrivals.trace)
         kind = kinds(per_arrival(arrivals, CLASS), n, len(self.classes), self.name)
         return simulate_llm(self.fleet, work, seed=batch_key(seed, self.name)), kind
 

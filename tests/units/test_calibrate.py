@@ -24,6 +24,7 @@ from headway.sim.outcome import StageOutcome
 from headway.sim.simulation import contexts, simulate
 from headway.spec.model import Spec
 from headway.testing.examples import tiny_plan, tiny_profile
+from headway.testing.observed import simulated_observation
 from headway.trace import Trace
 
 OVERHEADS = Overheads(0.001, {"first": 0.0005}, {"first": 0.4})
@@ -63,6 +64,7 @@ def test_a_profile_without_overheads_is_not_calibrated_and_says_so(tmp_path: Pat
         ({"request_s": True, "batch_s": {}}, "request_s is True"),
         ({"request_s": -0.1, "batch_s": {}}, "request_s is -0.1"),
         ({"request_s": 0.1, "batch_s": {}, "utilization": {"first": float("nan")}}, "utilization.first is nan"),
+        ({"request_s": 0.1, "batch_s": {}, "low_confidence": "late"}, "low_confidence is 'late'; it must be a list"),
         ({"request_s": 0.1, "batch_s": {"frist": 0.1}}, "no rows for stage 'frist'; did you mean 'first'"),
     ],
 )
@@ -98,6 +100,23 @@ def test_a_load_far_above_the_calibrated_one_is_doubted() -> None:
     calm, busy = (simulate(plan, Trace.poisson(rate=r, seconds=100, seed=1)).low_confidence for r in (5, 25))
     assert calm == ()
     assert any("second" in doubt and "calibrated at 0.10" in doubt for doubt in busy)
+
+
+def test_what_was_doubted_when_it_was_calibrated_is_doubted_in_what_is_predicted_with_it(tmp_path: Path) -> None:
+    trace = Trace.poisson(rate=10, seconds=5, seed=1)
+    late = "client: 1% of the requests were sent 327 ms after their time, or later"
+    seen = simulated_observation(tiny_plan(), Trace.poisson(rate=10, seconds=20, seed=1), seed=1)
+    for doubts in ((), (late,)):
+        observed = replace(seen, outcome=replace(seen.outcome, low_confidence=doubts))
+        fit_all(tiny_plan(), [observed, observed]).profile.write(tmp_path / "p.csv")
+        profile = Profile.read(tmp_path / "p.csv")
+        assert profile.overheads is not None
+        assert profile.overheads.low_confidence == doubts
+        plan = replace(tiny_plan(), profile=profile.subset([("first", "default", "cpu"), ("second", "default", "cpu")]))
+        predicted = simulate(Plan.from_dict(json.loads(plan.to_json())), trace).low_confidence
+        assert [doubt for doubt in predicted if late in doubt] == [
+            f"its profile's calibration is in doubt: {doubt}" for doubt in doubts
+        ]
 
 
 # Fits

@@ -72,7 +72,7 @@ def paths(value: Any, at: str = "") -> Iterator[str]:
 def plan() -> Plan:
     rows = [dataclasses.replace(row, samples=9) for row in tiny_profile().rows]
     visits = [RecordedVisits({"first": (1, 1), "second": (0, 1)}, left_out=1)]
-    overheads = Overheads(0.001, {"first": 0.0005}, {"first": 0.4})
+    overheads = Overheads(0.001, {"first": 0.0005}, {"first": 0.4}, ("client: late",))
     profile = Profile.from_rows(rows, visits, {"cpu": "some"}, overheads)
     trace = Trace.poisson(rate=20, seconds=30, seed=1)
     return make(tiny_spec(), profile, trace, feasibility="trace", budget=200)

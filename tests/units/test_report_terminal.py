@@ -115,6 +115,11 @@ def test_durations_keep_three_digits(value_s: float) -> None:
     assert float(figure.replace(",", "")) * UNITS_S[unit] == pytest.approx(value_s, rel=0.0051)
 
 
+@pytest.mark.parametrize(("value_s", "text"), [(2.54e-12, "0 ms"), (-9e-10, "0 ms"), (1e-9, "0.001 µs")])
+def test_durations_below_a_nanosecond_are_nothing(value_s: float, text: str) -> None:
+    assert fmt.duration(value_s) == text
+
+
 @given(st.floats(min_value=1e-5, max_value=1.0))
 def test_percentages_come_close_however_small(share: float) -> None:
     shown = float(fmt.percent(share).rstrip("%")) / 100

@@ -9,7 +9,7 @@ from typing import Any
 
 from headway.errors import ProfileError, nearest
 
-_FIELDS = ("request_s", "batch_s", "utilization")
+_FIELDS = ("request_s", "batch_s", "utilization", "low_confidence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,8 @@ class Overheads:
 
     `request_s` is added to the latency of every request: the way in, between stages and out, which no replica waits
     for. `batch_s[stage]` is added to the service time of every batch of a stage, and occupies the replica. A stage that
-    is not named was not observed. `utilization[stage]` is the load under which they were.
+    is not named was not observed. `utilization[stage]` is the load under which they were. `low_confidence` are the
+    reasons to doubt that observation, which every prediction that uses it repeats.
 
     >>> Overheads(0.001, {"detect": 0.0005}).to_dict()
     {'request_s': 0.001, 'batch_s': {'detect': 0.0005}}
@@ -27,6 +28,7 @@ class Overheads:
     request_s: float
     batch_s: Mapping[str, float] = field(default_factory=dict)
     utilization: Mapping[str, float] = field(default_factory=dict)
+    low_confidence: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check("request_s", self.request_s, "a number of seconds")
@@ -37,8 +39,10 @@ class Overheads:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the overheads as JSON values."""
-        known = {"request_s": self.request_s, "batch_s": dict(self.batch_s)}
-        return {**known, "utilization": dict(self.utilization)} if self.utilization else known
+        known: dict[str, Any] = {"request_s": self.request_s, "batch_s": dict(self.batch_s)}
+        if self.utilization:
+            known["utilization"] = dict(self.utilization)
+        return {**known, "low_confidence": list(self.low_confidence)} if self.low_confidence else known
 
     @classmethod
     def from_dict(cls, value: Any) -> Overheads:
@@ -53,7 +57,10 @@ class Overheads:
         for name in ("request_s", "batch_s"):
             if name not in value:
                 raise ProfileError(f"profile: overheads.{name} is missing; calibrate again, or leave overheads out")
-        return cls(value["request_s"], dict(value["batch_s"]), dict(value.get("utilization", {})))
+        doubts = value.get("low_confidence", [])
+        if not isinstance(doubts, list) or not all(isinstance(doubt, str) and doubt for doubt in doubts):
+            raise ProfileError(f"profile: overheads.low_confidence is {doubts!r}; it must be a list of sentences")
+        return cls(value["request_s"], dict(value["batch_s"]), dict(value.get("utilization", {})), tuple(doubts))
 
     def only(self, stages: frozenset[str]) -> Overheads:
         """Return the overheads of some stages."""
@@ -61,7 +68,7 @@ class Overheads:
             {stage: value for stage, value in named.items() if stage in stages}
             for named in (self.batch_s, self.utilization)
         )
-        return Overheads(self.request_s, batch_s, utilization)
+        return Overheads(self.request_s, batch_s, utilization, self.low_confidence)
 
 
 def _check(name: str, value: Any, what: str) -> None:

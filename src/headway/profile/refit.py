@@ -222,15 +222,18 @@ def refitted(
     request_s: float,
     utilization: Mapping[str, float],
     stamp: Mapping[str, Any],
+    low_confidence: Sequence[str] = (),
 ) -> Profile:
     """Return the profile with fitted rows and overheads in place of its own.
 
-    `utilization` of each stage is the load under which they were observed; `stamp` says what they come from.
+    `utilization` of each stage is the load under which they were observed; `stamp` says what they come from, and
+    `low_confidence` why that is to be doubted.
     """
     new = {(r.stage, r.variant, r.hardware, r.batch_size): r for fit in fits.values() for r in fit.rows}
     rows = [new.get((r.stage, r.variant, r.hardware, r.batch_size), r) for r in profile.rows]
     batch_s = {name: _rounded(fit.overhead.value) for name, fit in fits.items() if fit.overhead is not None}
-    overheads = Overheads(_rounded(request_s), batch_s, {name: _rounded(utilization[name]) for name in batch_s})
+    load = {name: _rounded(utilization[name]) for name in batch_s}
+    overheads = Overheads(_rounded(request_s), batch_s, load, tuple(low_confidence))
     return Profile.from_rows(rows, profile.visits, {**profile.stamp, "calibration": dict(stamp)}, overheads)
 
 

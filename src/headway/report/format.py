@@ -12,14 +12,16 @@ _DURATION_STEPS = ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (600.0, 1.0, "s"), (720
 def duration(value_s: float | None) -> str:
     """Return seconds as text with three significant digits and a fitting unit; infinite (unanswered) is `∞`.
 
-    >>> duration(0.0412), duration(12.34), duration(None)
-    ('41.2 ms', '12.3 s', '—')
+    No clock here tells less than a nanosecond, so less is 0.
+
+    >>> duration(0.0412), duration(12.34), duration(None), duration(2.5e-12)
+    ('41.2 ms', '12.3 s', '—', '0 ms')
     """
     if value_s is None or math.isnan(value_s):
         return DASH
     if math.isinf(value_s):
         return "∞"
-    if value_s == 0:
+    if abs(value_s) < 1e-9:
         return "0 ms"
     for limit_s, factor, unit in _DURATION_STEPS:
         # Rounding first keeps 0.9996 s from becoming 1000 ms.

@@ -239,7 +239,7 @@ class Fitted:
 def fit_all(plan: Plan, parts: Sequence[Observation], *, profile: Profile | None = None) -> Fitted:
     """Return the profile (else the plan's) fitted to several observations of one server, in the order of their time.
 
-    Raises ServeError when they hold too few requests together.
+    The profile keeps the reasons to doubt them. Raises ServeError when they hold too few requests together.
     """
     fits = {name: _fit_stage(plan, name, parts) for name in plan.spec.graph.order if name in parts[0].items}
     request = _request_overhead(parts)
@@ -255,7 +255,9 @@ def fit_all(plan: Plan, parts: Sequence[Observation], *, profile: Profile | None
         name: float(np.mean([part.outcome.stages[name].utilization for part in parts]))
         for name in parts[0].outcome.stages
     }
-    fitted = fitting.refitted(plan.profile if profile is None else profile, fits, request.value, load, stamp)
+    doubts = tuple(dict.fromkeys(doubt for part in parts for doubt in part.outcome.low_confidence))
+    into = plan.profile if profile is None else profile
+    fitted = fitting.refitted(into, fits, request.value, load, stamp, doubts)
     return Fitted(fitted, fits, request)
 
 

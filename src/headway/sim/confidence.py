@@ -49,7 +49,10 @@ def low_confidence(plan: Plan, stages: Mapping[str, StageOutcome], columns: Coll
     `columns` are those of the trace.
     """
     reasons = near_saturation(stages)
-    calibrated = {} if plan.profile.overheads is None else plan.profile.overheads.utilization
+    overheads = plan.profile.overheads
+    if overheads is not None:
+        reasons += [f"its profile's calibration is in doubt: {doubt}" for doubt in overheads.low_confidence]
+    calibrated = {} if overheads is None else overheads.utilization
     for name, stage in stages.items():
         seen = calibrated.get(name)
         if seen is not None and stage.utilization > seen + BEYOND_CALIBRATED:

@@ -50,6 +50,24 @@ def test_it_counts_rows_exits_and_seconds() -> None:
     assert made.counters.shares == {}
 
 
+def test_its_steps_asked_one_by_one_are_a_family_that_answers_as_it_does() -> None:
+    made = runner(0.7)
+    made.certainty = dict.fromkeys(made.models, margin)
+    rows = np.random.default_rng(1).random(200).tolist()
+    small, full = made.member(0).predict(rows), made.member(-1).predict(rows)
+    said = [cheap if sure >= 0.7 else dear for (cheap, sure), (dear, _) in zip(small, full, strict=True)]
+    assert said == made.predict(rows).tolist()
+    assert {type(answer) for answer, _ in small} == {int}
+    assert made.counters.rows == 200
+
+
+def test_a_member_is_a_step_whose_certainty_is_known() -> None:
+    with pytest.raises(CascadeError, match="no step 2; its 2 steps count from 0"):
+        runner().member(2)
+    with pytest.raises(CascadeError, match="nothing says how certain 'full' is"):
+        runner().member(1)
+
+
 def test_no_rows_are_answered_by_nobody() -> None:
     made = runner()
     assert made.predict([]).tolist() == []

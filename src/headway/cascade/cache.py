@@ -43,6 +43,7 @@ class Cache:
 
     A row's age counts from the moment at which its source was asked, not from when it answered: what is served was
     true at most `ttl_s` ago. `ttl_s` None: rows do not age. Safe to share between threads. `clock` is in seconds.
+    A copy or a pickle begins empty and uncounted: another process has another clock.
     Raises CascadeError for less than one entry, and for a `ttl_s` that is not positive.
 
     >>> cache = Cache(max_entries=2, ttl_s=60.0, clock=lambda: 0.0)
@@ -66,6 +67,9 @@ class Cache:
         self._rows: Any = LRUCache(max_entries)
         self._lock = threading.Lock()
         self._hits = self._misses = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.max_entries, self.ttl_s, self.clock)
 
     @property
     def count(self) -> CacheCount:

@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 
 from headway.cascade.adapt import scorer
 from headway.cascade.features import Clock, Feature, Features, Known
+from headway.cascade.onnx import OnnxSession
 from headway.cascade.rows import Block, Rows, count, take
 from headway.errors import CascadeError
 from headway.sim.jit import enabled
 
 if TYPE_CHECKING:
+    from headway.cascade.forest import Forest
     from headway.cascade.run import FittedCascade
 
 Floats = NDArray[np.float64]
@@ -194,19 +196,26 @@ def _method(model: Any) -> str:
     raise CascadeError(f"compiled model: a {type(model).__name__} has no predict; give a fitted model")
 
 
+@dataclass(frozen=True, slots=True)
+class _Linear:
+    """One product: `probable` scores are probabilities, `flat` ones a vector."""
+
+    weights: Floats
+    offset: Floats
+    probable: bool
+    flat: bool
+
+    def __call__(self, block: Block) -> Floats:
+        values: Floats = np.asarray(block @ self.weights) + self.offset
+        if self.probable:
+            return _probabilities(values)
+        return values.ravel() if self.flat else values
+
+
 def _linear(model: Any) -> Form:
     weights = np.ascontiguousarray(np.atleast_2d(model.coef_).T)
-    offset = np.asarray(model.intercept_)
     flat = np.ndim(model.coef_) == 1 or (weights.shape[1] == 1 and _method(model) == "decision_function")
-    probable = _method(model) == "predict_proba"
-
-    def score(block: Block) -> Floats:
-        values: Floats = np.asarray(block @ weights) + offset
-        if probable:
-            return _probabilities(values)
-        return values.ravel() if flat else values
-
-    return score
+    return _Linear(weights, np.asarray(model.intercept_), _method(model) == "predict_proba", flat)
 
 
 def _probabilities(decision: Floats) -> Floats:
@@ -223,7 +232,7 @@ def _probabilities(decision: Floats) -> Floats:
 
 
 def _trees(model: Any) -> Form:
-    from treelite import TreeliteError, gtil, sklearn
+    from treelite import TreeliteError, sklearn
 
     from headway.cascade.forest import flattened
 
@@ -233,19 +242,45 @@ def _trees(model: Any) -> Form:
         raise CascadeError(f"compiled model: treelite cannot take over a {type(model).__name__}: {error}") from error
     probable = _method(model) == "predict_proba"
     flat, link = flattened(forest), str(forest.get_header_accessor().get_field("postprocessor"))
-    if flat is not None and probable and link in ("sigmoid", "softmax"):
-        return lambda block: _probabilities(flat(block))
-    if flat is not None and not probable and link == "identity":
-        return lambda block: flat(block).ravel()
+    walked = flat is not None and link in (("sigmoid", "softmax") if probable else ("identity",))
+    return _Walked(flat, probable) if flat is not None and walked else _Treelite(forest, probable)
 
-    def score(block: Block) -> Floats:
-        found = gtil.predict(forest, block, nthread=1)
-        values: Floats = found.reshape(count(block), -1)
-        if not probable:
+
+@dataclass(frozen=True, slots=True)
+class _Walked:
+    """Trees that one compiled loop walks."""
+
+    forest: Forest
+    probable: bool
+
+    def __call__(self, block: Block) -> Floats:
+        sums = self.forest(block)
+        return _probabilities(sums) if self.probable else sums.ravel()
+
+
+def _treelite(forest: bytes, probable: bool) -> Form:
+    from treelite import Model
+
+    return _Treelite(Model.deserialize_bytes(forest), probable)
+
+
+@dataclass(frozen=True, slots=True)
+class _Treelite:
+    """Trees that treelite walks."""
+
+    forest: Any
+    probable: bool
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _treelite, (self.forest.serialize_bytes(), self.probable)
+
+    def __call__(self, block: Block) -> Floats:
+        from treelite import gtil
+
+        values: Floats = gtil.predict(self.forest, block, nthread=1).reshape(count(block), -1)
+        if not self.probable:
             return values.ravel()
         return np.column_stack((1.0 - values, values)) if values.shape[1] == 1 else values
-
-    return score
 
 
 def _onnx(model: Any, sample: Block) -> Form:
@@ -254,7 +289,7 @@ def _onnx(model: Any, sample: Block) -> Form:
             f"compiled model: a {type(model).__name__} of sparse features has no compiled form; linear models and "
             "dense features have one"
         )
-    import onnxruntime
+    import onnxruntime  # noqa: F401  (missing, it is said before the conversion)
     from skl2onnx import to_onnx
 
     first = np.asarray(sample[:1], dtype=np.float32)
@@ -265,19 +300,21 @@ def _onnx(model: Any, sample: Block) -> Form:
         # What skl2onnx says may hold the whole model.
         said = str(error).partition("\n")[0][:200]
         raise CascadeError(f"compiled model: skl2onnx cannot convert a {type(model).__name__}: {said}") from error
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
-    settings.log_severity_level = 3
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), settings, providers=["CPUExecutionProvider"])
-    wanted = [session.get_outputs()[1 if probable or _method(model) == "decision_function" else 0].name]
-    given = session.get_inputs()[0].name
-    flat = interpreted(model)(sample[:1]).ndim == 1
+    place = 1 if probable or _method(model) == "decision_function" else 0
+    return _Onnx(OnnxSession(graph.SerializeToString()), place, interpreted(model)(sample[:1]).ndim == 1)
 
-    def score(block: Block) -> Floats:
-        values: Floats = session.run(wanted, {given: np.asarray(block, dtype=np.float32)})[0]
-        return values.ravel() if flat else values
 
-    return score
+@dataclass(frozen=True, slots=True)
+class _Onnx:
+    """What ONNX Runtime computes: one output, `flat` as a vector."""
+
+    session: OnnxSession
+    place: int
+    flat: bool
+
+    def __call__(self, block: Block) -> Floats:
+        values: Floats = self.session.output(self.place, block)
+        return values.ravel() if self.flat else values
 
 
 def _difference(exact: Floats, other: Floats) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -37,6 +38,7 @@ class Lookup:
     Unknown keys are cached too. `remote`: fetching waits for something else than this process's cores, so several such
     look-ups are worth doing at the same time (`fetch_together`): in at most `workers` threads each, or without any when
     the source can be asked and heard apart: `fetch.begin(keys)` asks, and returns what waits for the rows.
+    A copy or a pickle asks the same source, with an empty cache, and begins counting at zero.
     Raises CascadeError that names the key when fetching fails, or when a key is unknown and there is no default.
 
     >>> seats = Lookup(lambda keys: {"N14228": [149.0]}, default=[0.0])
@@ -59,6 +61,12 @@ class Lookup:
         self._threads = Threads(workers)
         self._lock = threading.Lock()
         self._calls = self._asked = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None, "_calls": 0, "_asked": 0}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     @property
     def count(self) -> CacheCount:
@@ -221,23 +229,29 @@ def each(fetch_one: Callable[[Any], Any], workers: int = 8) -> Fetch:
     >>> each(lambda key: [float(key)], workers=2)([3, 1])
     [[3.0], [1.0]]
     """
-    threads = Threads(workers)
+    return _Each(fetch_one, Threads(workers))
 
-    def one(key: Key) -> Any:
+
+@dataclass(frozen=True, slots=True)
+class _Each:
+    """Fetches many keys from a source that takes one at a time."""
+
+    fetch_one: Callable[[Any], Any]
+    threads: Threads
+
+    def __call__(self, keys: list[Key]) -> list[Any]:
+        coming = [self.threads.submit(self._one, key) for key in keys[1:]]
+        return [self._one(key) for key in keys[:1]] + [future.result() for future in coming]
+
+    def _one(self, key: Key) -> Any:
         try:
-            return fetch_one(key)
+            return self.fetch_one(key)
         except Exception as error:
             raise CascadeError(f"look-up: fetching the key {key!r} failed: {error!r}") from error
 
-    def fetch(keys: list[Key]) -> list[Any]:
-        coming = [threads.submit(one, key) for key in keys[1:]]
-        return [one(key) for key in keys[:1]] + [future.result() for future in coming]
-
-    return fetch
-
 
 class Threads:
-    """Threads that begin with the first task and end when nothing refers to them any more.
+    """Threads that begin with the first task and end when nothing refers to them any more; a copy has its own.
 
     >>> Threads(1).submit(max, 1, 2).result()
     2
@@ -249,6 +263,9 @@ class Threads:
         self._workers = workers
         self._lock = threading.Lock()
         self._executor: Executor | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._workers,)
 
     def submit(self, task: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Start a task."""

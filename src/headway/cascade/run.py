@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,8 @@ class Evidence:
 class FittedCascade:
     """A cascade with all that it takes to run it: fitted generators, models, and each step's certainty.
 
-    It may be called from several threads. Raises CascadeError when a step's model is missing, a step that is not the
+    It may be called from several threads, copied and pickled; `pickle` asks of functions of one's own that they stand
+    in a module. Raises CascadeError when a step's model is missing, a step that is not the
     last has no certainty, or models differ in their classes.
     """
 
@@ -119,6 +121,13 @@ class FittedCascade:
         self.clock = clock
         self._lock = threading.Lock()
         self.counters = Counters(cascade.models, [0] * len(cascade))
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            return {**self.__dict__, "_lock": None, "counters": deepcopy(self.counters)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     def predict(self, rows: Rows) -> NDArray[Any]:
         """Return the class of each row: that with the highest score at the step that answered.
@@ -173,6 +182,21 @@ class FittedCascade:
         evidence = self._known()
         alone = Cascade((Step(evidence.certificate.reference, evidence.inputs),))
         return FittedCascade(alone, self.features, self.models, {}, clock=self.clock)
+
+    def member(self, place: int) -> Member:
+        """Return the step at a place, 0 the cheapest and -1 the last, as a model of a family that gears are planned for.
+
+        Raises CascadeError when there is no such step, or no certainty is known of its model.
+        """
+        if not -len(self.cascade) <= place < len(self.cascade):
+            raise CascadeError(f"cascade: it has no step {place}; its {len(self.cascade)} steps count from 0")
+        step = self.cascade.steps[place]
+        if step.model not in self.certainty:
+            raise CascadeError(
+                f"cascade: nothing says how certain {step.model!r} is; give its certainty, or leave it out"
+            )
+        alone = Cascade((Step(step.model, step.features),))
+        return Member(FittedCascade(alone, self.features, self.models, self.certainty, clock=self.clock))
 
     def explain(self) -> str:
         """Return what the cascade does, what it was seen to cost, and what is certain of its accuracy, line by line."""
@@ -245,6 +269,23 @@ class FittedCascade:
                 counters.spent.add(name, taken, spent.rows[name])
             for name, taken in seconds.items():
                 counters.model_s[name] = counters.model_s.get(name, 0.0) + taken
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One step of a cascade by itself, as a stage of kind `cascade` asks models: an answer and a certainty per input.
+
+    What steps share is computed by each of them.
+    """
+
+    step: FittedCascade
+
+    def predict(self, batch: list[Any]) -> list[tuple[Any, float]]:
+        """Return each input's class, as a value of JSON where labels are, and how certain it is."""
+        scores = self.step.predict_proba(batch)
+        (model,) = self.step.cascade.models
+        labels = self.step.classes[scores.argmax(axis=1)].tolist()
+        return list(zip(labels, self.step.certainty[model](scores).tolist(), strict=True))
 
 
 def _check_scores(model: str, said: NDArray[np.float64]) -> None:

@@ -17,7 +17,7 @@ from tests.e2e.upstreams import Asked, Scripted
 
 from headway.demo.llm import ask, engines
 from headway.demo.llm.prompts import Prompts
-from headway.fleet.roofline import read_timings
+from headway.fleet.step_time import read_timings
 from headway.serve.http1 import Client
 from headway.trace import Trace
 

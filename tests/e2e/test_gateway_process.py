@@ -65,7 +65,7 @@ DEMO = """
 import sys, time
 from pathlib import Path
 from headway.demo.llm.engines import Endpoint, gateway
-from headway.fleet.roofline import StepTime
+from headway.fleet.step_time import StepTime
 with gateway([Endpoint.of("http://127.0.0.1:9,kind=hosted")], [StepTime(0.1, 0.01)], "random", Path(sys.argv[1])):
     print("serving", flush=True)
     time.sleep(600)

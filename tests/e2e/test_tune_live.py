@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,71 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
+from tests.e2e.sleepers import doubling, gears_file, make_plan, planned_on, settled
 
 from headway.cli.app import main
-from headway.domains.pipeline.declare import ReplicaConfig
 from headway.errors import PlanError, ServeError
 from headway.plan.plan import Plan
 from headway.policy.scaling import Decision, Observation, StageTerms, Terms, Tuner
 from headway.policy.scaling_headway import Headway
 from headway.policy.tuners import TUNERS
-from headway.profile import Profile, Row
 from headway.serve.replay import replay
 from headway.serve.run import running, running_in_thread
-from headway.spec.model import Spec
 from headway.trace import Trace
 from headway.tune.gears import prepared
 from headway.tune.journal import Journal, read
 from headway.tune.live import tune_live
-
-SERVICE_S = 0.02
-
-
-def make_plan(supply: Mapping[str, object] | None = None, latency: str = "400ms", **config: object) -> Plan:
-    """Two stages that sleep, each with a capacity of 100 requests/s, or of 200 in batches of four."""
-    spec = Spec.from_dict(
-        {
-            "name": "sleepers",
-            "slo": {"latency": latency},
-            "supply": {"cpu": {"price": "$1/h", "startup": "500ms", **(supply or {})}},
-            "stages": {"first": {}, "second": {"after": "first"}},
-        }
-    )
-    rows = [Row(stage, "cpu", size, s) for stage in spec.stages for size, s in ((1, SERVICE_S), (4, 2 * SERVICE_S))]
-    chosen = ReplicaConfig("cpu", replicas=2)
-    return Plan(spec, Profile.from_rows(rows), dict.fromkeys(spec.stages, replace(chosen, **config)))  # type: ignore[arg-type]
-
-
-def doubling(first_s: float, then_s: float, then: float = 120.0) -> Trace:
-    """Requests at 60 % of the capacity, then at `then` per second: by default at 120 % of it."""
-    calm = Trace.poisson(rate=60.0, seconds=first_s, seed=1).arrival_s
-    busy = Trace.poisson(rate=then, seconds=then_s, seed=2).arrival_s
-    return Trace.from_arrivals(np.concatenate([calm, first_s + busy]), duration_s=first_s + then_s)
-
-
-def planned_on() -> Trace:
-    return Trace.poisson(rate=60.0, seconds=60.0, seed=3)
-
-
-def gears_file(path: Path, plan: Plan) -> Path:
-    """A gear for two and a half times the traffic: the same replicas, in batches of four."""
-    wide = {stage: {"max_batch_size": 4} for stage in plan.stages}
-    gear = {"name": "2.5x", "rate_ratio": 2.5, "stages": wide}
-    path.write_text(json.dumps({"schema": "headway.gears/1", "plan_hash": plan.hash, "gears": [gear]}))
-    return path
-
-
-def settled(url: str) -> dict[str, Any]:
-    """The server's statistics once every replica that was asked for is there."""
-    end_s = time.monotonic() + 30.0
-    while True:
-        stats: dict[str, Any] = httpx.get(f"{url}/stats", timeout=60.0).json()
-        waiting = any(stage["replicas"]["starting"] for stage in stats["stages"].values())
-        if time.monotonic() > end_s or (stats["swap"]["state"] != "starting" and not waiting):
-            return stats
-        time.sleep(0.1)
 
 
 def test_the_rate_doubles_and_the_tuner_adds_replicas(tmp_path: Path) -> None:
@@ -277,71 +226,6 @@ def test_the_verb_watches_a_server_and_journals(tmp_path: Path, capsys: pytest.C
         assert says in capsys.readouterr().err
 
 
-def test_a_server_brings_its_tuner_in_one_command_and_both_end_together(tmp_path: Path) -> None:
-    plan, last_s = make_plan(supply={"max": 6}), time.monotonic() + 60.0
-    plan.write(tmp_path / "plan.json")
-    planned_on().write(tmp_path / "planned.csv")
-    journal = tmp_path / "decisions.jsonl"
-    tuned = ("--tune", "--apply", "--planned-on", "planned.csv", "--journal", journal.name)
-    command = [sys.executable, "-m", "headway", "serve", "plan.json", "--port", "0", *tuned]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            url = server.stdout.readline().strip()
-            while settled(url)["plan_hash"] == plan.hash and time.monotonic() < last_s:
-                replay(url, Trace.poisson(rate=180.0, seconds=2.0, seed=2))
-        finally:
-            server.terminate()
-            said, told = server.communicate(timeout=60.0)
-    assert (server.returncode, said) == (0, "")
-    assert "first 2 → 3, second 2 → 3: requests come " in told
-    assert "missed the promise" in told
-    assert "error" not in told
-    lines = read(journal)
-    assert [line["kind"] for line in lines[:3]] == ["started", "decided", "applied"]
-    decided, happened = ({line["number"] for line in lines if line["kind"] == kind} for kind in ("decided", "happened"))
-    assert decided == happened
-
-
-def test_a_tuner_that_is_killed_beside_its_server_is_started_again(tmp_path: Path) -> None:
-    make_plan().write(tmp_path / "plan.json")
-    planned_on().write(tmp_path / "planned.csv")
-    journal = tmp_path / "decisions.jsonl"
-    tuned = ("--tune", "--planned-on", "planned.csv", "--journal", journal.name)
-    command = [sys.executable, "-m", "headway", "serve", "plan.json", "--port", "0", *tuned]
-
-    def runs(url: str, started: int) -> int:
-        """The number of the tuner's process, once its journal has begun so many times."""
-        last_s = time.monotonic() + 60.0
-        while not journal.exists() or [line["kind"] for line in read(journal)].count("started") < started:
-            assert time.monotonic() < last_s
-            time.sleep(0.1)
-        told: dict[str, Any] = httpx.get(f"{url}/stats", timeout=60.0).json()["tuner"]
-        assert (told["state"], told["restarts"]) == ("running", started - 1)
-        return int(told["pid"])
-
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            url = server.stdout.readline().strip()
-            os.kill(runs(url, 1), signal.SIGKILL)
-            runs(url, 2)
-        finally:
-            server.terminate()
-            _, told = server.communicate(timeout=60.0)
-    assert server.returncode == 0
-    assert "the tuner has ended by SIGKILL; the plan is served on, and the tuner started again in 1 s" in told
-    assert [line["kind"] for line in read(journal)] == ["started", "started", "ended"]
-
-
-def test_what_is_for_a_tuner_needs_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments, named in ((["--apply"], "--apply"), (["--journal", "j.jsonl"], "--journal")):
-        with pytest.raises(SystemExit) as caught:
-            main(["serve", str(tmp_path / "plan.json"), *arguments])
-        assert caught.value.code == 1
-        assert f"serve: {named} is for a tuner; give --tune as well" in capsys.readouterr().err
-
-
 def test_a_stall_of_the_server_is_outlived_and_its_end_closes_the_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -386,28 +270,3 @@ def test_a_stall_of_the_server_is_outlived_and_its_end_closes_the_journal(
     assert kinds[:3] == ["started", "silent", "back"]
     assert kinds[-1] == "ended"
     assert "cannot be reached" in lines[-1]["why"]
-
-
-def test_wrong_options_of_a_tuner_are_refused_before_serving(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("headway.serve.run.serve", lambda *_, **__: pytest.fail("it served"))
-    monkeypatch.chdir(tmp_path)
-    make_plan().write("plan.json")
-    planned_on().write("planned.csv")
-    Path("other.txt").write_text("hello\n")
-    planned = ("--planned-on", "planned.csv")
-    for options, says in (
-        ((*planned, "--journal", "other.txt"), "other.txt: not a journal of decisions"),
-        ((*planned, "--journal", "none/journal.jsonl"), "cannot open the journal"),
-        (("--planned-on", "other.csv"), "other.csv"),
-        (("--gears", "other.txt"), "other.txt: not a file of gears"),
-        (("--gears", "gears.json"), "there is no such file of gears"),
-        ((), "give the trace it was planned on"),
-        (("--gears", "gears.json", "--tuner", "ds2"), "serve: the tuner 'ds2' has no use for gears"),
-    ):
-        with pytest.raises(SystemExit) as caught:
-            main(["serve", "plan.json", "--port", "0", "--tune", "--apply", *options])
-        assert caught.value.code == 1
-        assert says in capsys.readouterr().err
-    assert Path("other.txt").read_text() == "hello\n"

@@ -9,7 +9,7 @@ import numpy as np
 
 from headway.fleet.engines import BATCHINGS, Engine, LlmFleet
 from headway.fleet.llm_run import LlmWork
-from headway.fleet.roofline import StepTime
+from headway.fleet.step_time import StepTime
 from headway.policy.kv_admission import RULES, admission
 from headway.policy.scheduling import ORDERS, order
 from headway.policy.token_routing import TOKEN_ROUTERS, token_router

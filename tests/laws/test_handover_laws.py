@@ -18,7 +18,7 @@ from headway.fleet import llm_kernel
 from headway.fleet.engines import Engine, LlmFleet
 from headway.fleet.llm_run import rules_of, simulate_llm
 from headway.fleet.llm_state import COMING, DECODING, DONE, MOVES, MOVING, PREFILLING, REFUSED, WAITING, State
-from headway.fleet.roofline import StepTime
+from headway.fleet.step_time import StepTime
 from headway.policy.kv_admission import admission
 from headway.policy.token_routing import token_router
 from headway.trace.prompts import Prompts

@@ -16,7 +16,7 @@ from headway.fleet import llm_kernel
 from headway.fleet.engines import Engine, LlmFleet
 from headway.fleet.llm_run import LlmOutcome, LlmWork, outcome_of, rules_of, simulate_llm
 from headway.fleet.llm_state import DECODING, DONE, PREFILLING, REFUSED, WAITING, Rules, State
-from headway.fleet.roofline import StepTime
+from headway.fleet.step_time import StepTime
 from headway.policy.kv_admission import admission
 from headway.policy.scheduling import ORDERS, order
 from headway.policy.token_routing import token_router

@@ -17,7 +17,7 @@ from headway.demo.llm.prompts import Prompts
 from headway.errors import HeadwayError, TraceError
 from headway.fleet.engines import Engine, LlmFleet
 from headway.fleet.llm_run import LlmWork, simulate_llm
-from headway.fleet.roofline import StepTime
+from headway.fleet.step_time import StepTime
 from headway.policy.kv_admission import admission
 from headway.serve.http1 import Reply
 from headway.trace import Trace

@@ -13,7 +13,7 @@ from headway.errors import HeadwayError, TraceError
 from headway.fleet.engines import Engine, LlmFleet
 from headway.fleet.llm_run import LlmOutcome, LlmWork, simulate_llm
 from headway.fleet.llm_slo import SloClass, kept, tokens_per_tenant
-from headway.fleet.roofline import StepTime
+from headway.fleet.step_time import StepTime
 from headway.policy.kv_admission import admission
 from headway.policy.scheduling import order
 from headway.policy.token_routing import token_router

@@ -8,26 +8,10 @@ import numpy as np
 import pytest
 
 from headway.errors import ProfileError
-from headway.fleet.roofline import (
-    Gpu,
-    Model,
-    StepTime,
-    Timing,
-    all_reduce,
-    all_reduces_s,
-    efficiency,
-    endpoint_timings,
-    fit,
-    fitted,
-    gpus,
-    link_efficiency,
-    models,
-    prior,
-    published,
-    read_timings,
-    reductions,
-    roofline,
-)
+from headway.fleet.all_reduce import all_reduce, all_reduces_s, link_efficiency, reductions
+from headway.fleet.datasheets import Gpu, Model, gpus, models
+from headway.fleet.roofline import efficiency, fitted, prior, published, roofline
+from headway.fleet.step_time import StepTime, Timing, endpoint_timings, fit, read_timings
 
 
 @pytest.mark.parametrize("key", sorted({row[:3] for row in published()}))

@@ -10,7 +10,7 @@ import numpy as np
 
 from headway.errors import HeadwayError, nearest
 from headway.fleet.llm_state import BOTH, DECODE, DECODE_FIRST, PREFILL, PREFILL_FIRST, STATIC, Engines
-from headway.fleet.roofline import StepTime
+from headway.fleet.step_time import StepTime
 from headway.policy.kv_admission import Admission, admission
 from headway.policy.routing import Router
 from headway.policy.scheduling import Order, order

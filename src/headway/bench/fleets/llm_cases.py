@@ -12,7 +12,8 @@ import numpy as np
 from headway.errors import HeadwayError
 from headway.fleet.engines import Engine, LlmFleet
 from headway.fleet.llm_run import LlmWork
-from headway.fleet.roofline import StepTime, roofline
+from headway.fleet.roofline import roofline
+from headway.fleet.step_time import StepTime
 from headway.policy.kv_admission import Admission, admission
 from headway.policy.scheduling import Order, order
 from headway.policy.token_routing import token_router

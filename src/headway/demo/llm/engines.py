@@ -14,7 +14,7 @@ from typing import Any
 
 from headway.errors import HeadwayError, ServeError
 from headway.fleet.engines import Engine
-from headway.fleet.roofline import StepTime
+from headway.fleet.step_time import StepTime
 from headway.gateway.declare import Upstream
 from headway.gateway.written import upstream_of
 from headway.profile.target import available_cores

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from headway.demo.llm.ask import PATH, Answer, body, model_of, together
 from headway.demo.llm.engines import Endpoint
 from headway.demo.llm.prompts import Prompts
-from headway.fleet.roofline import StepTime, Timing, endpoint_timings, fit
+from headway.fleet.step_time import StepTime, Timing, endpoint_timings, fit
 from headway.serve.http1 import Client
 from headway.serve.system import precise_loop
 

@@ -12,7 +12,7 @@ from headway.demo.scenario import STREAM
 from headway.errors import HeadwayError
 from headway.fleet.engines import Engine, LlmFleet
 from headway.fleet.llm_run import LlmOutcome, LlmWork, simulate_llm
-from headway.fleet.roofline import StepTime
+from headway.fleet.step_time import StepTime
 from headway.policy.kv_admission import admission
 from headway.policy.scheduling import order
 from headway.policy.token_routing import token_router

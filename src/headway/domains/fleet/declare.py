@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from pydantic_core import InitErrorDetails
 
 from headway.errors import ServeError, nearest
-from headway.fleet import roofline
+from headway.fleet import datasheets
 from headway.fleet.engines import BATCHINGS
 from headway.policy.kv_admission import RULES
 from headway.policy.routing import ROUTERS
@@ -110,7 +110,7 @@ class ModelFigures(Strict):
 
 
 def _known_model(name: str) -> str:
-    known = roofline.models()
+    known = datasheets.models()
     if name not in known:
         raise ValueError(
             f"{shown(name)} is not a model known here; valid: {listed(known)}{nearest(name, known)}; or give its "

@@ -26,7 +26,7 @@ def llm_work_s(engine: Engine, prompt: Floats, output: Floats, unseen: Floats | 
     With a prefix cache, `unseen` are the tokens of prompts that it cannot spare, memory may be shared, and what is
     computed anew is one token at least that looks at all of its context.
 
-    >>> from headway.fleet.roofline import StepTime
+    >>> from headway.fleet.step_time import StepTime
     >>> engine = Engine(StepTime(floor_s=0.01, token_s=1e-4), 10_000, token_budget=500, most_running=10)
     >>> [float(way[0]) for way in llm_work_s(engine, np.array([400.0]), np.array([11.0]))]
     [0.041, 0.011, 0.004455]

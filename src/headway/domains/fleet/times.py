@@ -7,8 +7,9 @@ from functools import lru_cache
 
 from headway.domains.fleet.declare import FleetStage, ModelFigures
 from headway.errors import PlanError, ProfileError
-from headway.fleet import roofline
-from headway.fleet.roofline import Roofline, Timing
+from headway.fleet import datasheets, roofline
+from headway.fleet.roofline import Roofline
+from headway.fleet.step_time import Timing, fit
 from headway.plan.config import StageContext
 from headway.profile import Row
 from headway.sim.station import Floats
@@ -39,7 +40,7 @@ def engine_times(context: StageContext, hardware: str, tensor_parallel: int) -> 
     """
     stage = fleet_stage(context)
     known = stage.model
-    model = roofline.Model(**known.model_dump()) if isinstance(known, ModelFigures) else known
+    model = datasheets.Model(**known.model_dump()) if isinstance(known, ModelFigures) else known
     rows = tuple(
         row
         for row in context.profile.rows
@@ -64,7 +65,7 @@ LEAST_KV_TOKENS = 16
 def accelerator(context: StageContext, hardware: str) -> str | None:
     """Return by which name an accelerator's figures are known: the `device` of its supply, or its own name."""
     device = context.spec.supply[hardware].device
-    return next((name for name in (device, hardware) if name is not None and name in roofline.gpus()), None)
+    return next((name for name in (device, hardware) if name is not None and name in datasheets.gpus()), None)
 
 
 def parallelisms(context: StageContext, hardware: str) -> tuple[int, ...]:
@@ -88,7 +89,7 @@ def parallelisms(context: StageContext, hardware: str) -> tuple[int, ...]:
 
 @lru_cache(maxsize=512)
 def _times(
-    model: str | roofline.Model | None,
+    model: str | datasheets.Model | None,
     gpu: str | None,
     tensor_parallel: int,
     rows: tuple[Row, ...],
@@ -96,7 +97,7 @@ def _times(
 ) -> Roofline:
     shipped = _shipped(model, gpu, tensor_parallel, needed=not rows)
     if rows:
-        step, error_ratio = roofline.fit(Timing(row.batch_size, 0.0, row.mean_s) for row in rows)
+        step, error_ratio = fit(Timing(row.batch_size, 0.0, row.mean_s) for row in rows)
         if shipped is not None:
             step = replace(step, kv_token_s=shipped.step.kv_token_s, pair_s=shipped.step.pair_s)
         base = shipped or Roofline("", gpu or "", tensor_parallel, step, 0, float("inf"), "", None, "")
@@ -112,7 +113,7 @@ def _times(
 
 
 def _shipped(
-    model: str | roofline.Model | None, gpu: str | None, tensor_parallel: int, *, needed: bool
+    model: str | datasheets.Model | None, gpu: str | None, tensor_parallel: int, *, needed: bool
 ) -> Roofline | None:
     """What is shipped of a model on an accelerator; None where one of them is not known and that is not needed."""
     if model is None or gpu is None:
@@ -122,11 +123,11 @@ def _shipped(
             raise ProfileError("what iterations take is not known; give model, or rows in the profile with kv_tokens")
         raise ProfileError(
             "no accelerator is known by this name; give supply's hardware a device that is: "
-            f"{', '.join(roofline.gpus())}; or rows in the profile with kv_tokens"
+            f"{', '.join(datasheets.gpus())}; or rows in the profile with kv_tokens"
         )
     if isinstance(model, str):
         return roofline.roofline(model, gpu, tensor_parallel)
-    return roofline.prior(model, roofline.gpus()[gpu], tensor_parallel, "the model", gpu)
+    return roofline.prior(model, datasheets.gpus()[gpu], tensor_parallel, "the model", gpu)
 
 
 def _evidence(rows: tuple[Row, ...]) -> str:

@@ -139,7 +139,7 @@ def _folds(data: Texts, options: BenchOptions, until_s: float) -> Iterator[Measu
 
     texts, labels = data
     if options.quick:
-        texts, labels = texts[:QUICK_TEXTS], labels[:QUICK_TEXTS]
+        texts, labels = sampled(data, QUICK_TEXTS, options.seed)
     for again in count():
         began, seed = perf_counter(), options.seed + again
         folds = StratifiedKFold(TEST_FOLDS, shuffle=True, random_state=seed)
@@ -149,6 +149,21 @@ def _folds(data: Texts, options: BenchOptions, until_s: float) -> Iterator[Measu
                 return
         if 2 * perf_counter() - began > until_s:
             return
+
+
+def sampled(data: Texts, rows: int, seed: int) -> Texts:
+    """Return so many rows drawn at random, each label with its share of them; all where there are not more.
+
+    >>> sampled((list("abcdefgh"), np.array([0, 0, 0, 0, 1, 1, 1, 1])), 4, seed=1)[1].tolist().count(1)
+    2
+    """
+    from sklearn.model_selection import train_test_split
+
+    texts, labels = data
+    if rows >= len(texts):
+        return data
+    chosen, _ = train_test_split(np.arange(len(texts)), train_size=rows, stratify=labels, random_state=seed)
+    return [texts[at] for at in chosen], labels[chosen]
 
 
 def _measure(data: Texts, rest: Places, test: Places, seed: int, quick: bool) -> Measured:

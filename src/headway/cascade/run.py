@@ -184,7 +184,7 @@ class FittedCascade:
         return FittedCascade(alone, self.features, self.models, {}, clock=self.clock)
 
     def member(self, place: int) -> Member:
-        """Return the step at a place, 0 the cheapest and -1 the last, as a model of a family that gears are planned for.
+        """Return the step at a place, 0 the cheapest and -1 the last, as a model of a family in gears.
 
         Raises CascadeError when there is no such step, or no certainty is known of its model.
         """

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from headway.bench import BenchOptions
 from headway.bench.book import Book
-from headway.bench.fleets import llm_cells, llm_page, llm_simpy
+from headway.bench.fleets import llm, llm_cells, llm_page, llm_simpy, llm_vidur
 from headway.bench.fleets.llm_cases import MAX_WAIT_S, engine, fleet, shaped, slices
 from headway.bench.fleets.llm_cells import Cell, Result
 from headway.bench.page import NOT_COMPUTED
 from headway.fleet.llm_run import simulate_llm
+from headway.policy.scheduling import order
 from headway.trace import Trace
 
 
@@ -25,6 +27,36 @@ def test_the_rival_in_simpy_gives_the_same_times() -> None:
     first_s, done_s = llm_simpy.serve(made, work.requests)
     np.testing.assert_allclose(outcome.first_s, first_s, rtol=1e-9)
     np.testing.assert_allclose(outcome.done_s, done_s, rtol=1e-9)
+
+
+@pytest.mark.parametrize("most_s", [0.25, 0.5])
+def test_nobody_is_passed_over_any_more_after_the_maximum_wait(most_s: float) -> None:
+    made, work = fleet("round-robin", 2, ordered=order("sjf", max_wait_s=most_s)), shaped(300, 20.0, seed=4)
+    outcome = simulate_llm(made, work)
+    unbound = simulate_llm(dataclasses.replace(made, order=order("sjf")), work)
+    assert 0.0 < llm.passed_over_s(outcome) <= most_s < llm.passed_over_s(unbound)
+    assert float(outcome.wait_s.max()) > most_s
+    assert llm.passed_over_s(simulate_llm(fleet("round-robin", 2), work)) == 0.0
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_the_bar_against_vidur_is_measured_against_simpy_where_that_is_not_installed(
+    there: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = shaped(40, 8.0, seed=1).requests
+    columns = {"input_tokens": work.prompt.astype(float), "output_tokens": work.output.astype(float)}
+    trace = Trace.from_arrivals(work.arrival_s, columns)
+    monkeypatch.setattr(llm, "real", lambda path, bench: trace)
+    monkeypatch.setattr(llm, "QUICK_VIDUR_REQUESTS", 30)
+    monkeypatch.setattr(llm, "QUICK_SIMPY_REQUESTS", 39)
+    monkeypatch.setattr(llm_vidur, "installed", lambda: there)
+    monkeypatch.setattr(llm_vidur, "serve", lambda fleet, requests: (*llm_simpy.serve(fleet, requests), 1.0))
+    rows = {row.name: row for row in llm.sim_llm_vidur(BenchOptions(quick=True))}
+    said = capsys.readouterr().err
+    vidur, simpy = rows["sim-llm-vidur/vidur"], rows["sim-llm-vidur/simpy"]
+    assert (vidur.bar, simpy.bar) == ((">= 300", None) if there else (None, ">= 300"))
+    assert (vidur.to_dict()["value"] is None) == (not there)
+    assert ("pip install --no-deps vidur" in said) == (not there)
 
 
 def test_parts_of_a_trace_have_all_of_its_requests() -> None:

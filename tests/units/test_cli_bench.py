@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,6 +96,14 @@ def test_a_benchmark_that_fails_does_not_lose_the_others(capsys: pytest.CaptureF
     assert "stopped/first" in out
     assert "bench broken: no trace" in err
     assert "bench stopped: the server is gone" in err
+
+
+def test_what_cannot_be_measured_is_shown_so_and_meets_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    row = Row("a", math.nan, "s", bar="<= 1")
+    assert (row.met, row.to_dict()["value"]) == (False, None)
+    assert Row("a", math.nan, "s").met is None
+    emit([], False, lambda: bench.table([row]))
+    assert "cannot be measured" in capsys.readouterr().out
 
 
 def test_no_figure_of_a_wide_table_is_cut_short_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:

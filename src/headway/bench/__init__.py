@@ -7,6 +7,7 @@ takes long yields its rows as it measures them, so that those are not lost when 
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import platform
 import re
@@ -31,6 +32,7 @@ class Row:
 
     `value` is in `unit`; `baseline` is the same figure of what it is compared with, in the same unit; `ratio` relates
     the two. `bar` is what has to hold, `">= 130"` or `"<= 45%"`: of the ratio where there is one, else of the value.
+    A value that cannot be measured here is not a number, and meets no bar.
     `met` follows from the bar unless given. `seed`, `machine` and `date` are filled in by `run`.
     Raises HeadwayError for a bar that is no comparison and comes without `met`.
 
@@ -60,8 +62,8 @@ class Row:
         object.__setattr__(self, "met", judged >= limit if match[1] == ">=" else judged <= limit)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the row as JSON values."""
-        return asdict(self)
+        """Return the row as JSON values; null for a value that cannot be measured."""
+        return asdict(self) | {"value": None if math.isnan(self.value) else self.value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,4 +207,6 @@ def table(rows: Iterable[Row]) -> Table:
 def _short(value: float | None) -> str:
     if value is None:
         return ""
+    if math.isnan(value):
+        return "cannot be measured"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -22,6 +22,7 @@ from headway.fleet.engines import LlmFleet
 from headway.fleet.llm_state import Requests
 from headway.sim.station import Floats
 
+MISSING = "vidur is not installed; pip install --no-deps vidur, beside pandas and scikit-learn"
 UNUSED = ("wandb", "plotly_express", "fasteners", "ddsketch", "ddsketch.ddsketch", "huggingface_hub")
 
 
@@ -57,7 +58,7 @@ def serve(fleet: LlmFleet, requests: Requests) -> tuple[Floats, Floats, float]:
     Engines are equal, decode-first and dealt to in turn. Raises HeadwayError where Vidur is not installed.
     """
     if not installed():
-        raise HeadwayError("bench sim-llm-vidur: vidur is not installed; pip install --no-deps vidur")
+        raise HeadwayError(f"bench sim-llm-vidur: {MISSING}")
     for name in UNUSED:
         try:
             importlib.import_module(name)

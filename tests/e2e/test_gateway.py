@@ -116,6 +116,39 @@ def test_more_than_may_wait_is_refused_with_a_time_to_come_back() -> None:
     play(scene)
 
 
+def test_a_request_that_is_tried_again_keeps_its_place_and_counts_towards_the_limit_for_others() -> None:
+    async def scene() -> None:
+        crash = asyncio.Event()
+
+        async def dies(asked: Asked) -> None:
+            await crash.wait()
+            await asked.head()
+            asked.die()
+
+        async def serves(asked: Asked) -> None:
+            await served.wait()
+            await asked.reply(ANSWER)
+
+        served = asyncio.Event()
+        ill, well = Scripted(dies), Scripted(serves)
+        async with gateway(
+            ill, well, declared={"max_in_flight": 3}, policy="round-robin", queue_limit=2, failures=1, open_s=60.0
+        ) as stage:
+            clients = [await stage.client() for _ in range(6)]
+            for client in clients:
+                await client.ask()
+            await stage.until(lambda: len(ill.asked) == len(well.asked) == 3)
+            crash.set()
+            await stage.until(lambda: stage.gateway.queue.size == 3)
+            assert (await stage.ask()).status == 429
+            served.set()
+            assert [(await client.answer()).status for client in clients] == [200] * 6
+            assert (await stage.ask()).status == 200
+            assert stage.gateway.counts.by_status["rejected"] == 1
+
+    play(scene)
+
+
 def test_a_model_is_asked_of_those_that_serve_it() -> None:
     async def scene() -> None:
         async with gateway(Scripted(models=("small",)), Scripted(models=("small", "large"))) as stage:

@@ -57,9 +57,11 @@ def test_the_gateway_decides_as_the_simulators_policy_does(policy: str, data: st
     for number in range(data.draw(st.integers(5, 20))):
         now_s += data.draw(st.floats(0.0, 1.5))
         which = data.draw(st.integers(0, 2))
-        event = data.draw(st.sampled_from(["report", "answered", "sent", "sent", "up or down"]))
+        event = data.draw(st.sampled_from(["report", "answered", "sent", "sent", "up or down", "another limit"]))
         if event == "report":
             note_report(chooser.servers, which, data.draw(st.floats(0.0, 9.0)), 0.0, now_s)
+        elif event == "another limit":
+            chooser.servers.places[which] = float(data.draw(st.integers(1, 4)))
         elif event == "up or down":
             chooser.servers.alive[which] = not chooser.servers.alive[which]
         elif event == "answered" and held:

@@ -20,7 +20,7 @@ COMPARE_ALL = ("least-loaded", "jiq", "prequal", "power-of-d")
 
 def random_servers(rng: np.random.Generator, size: int, dead: float = 0.3, unknown: float = 0.2) -> Servers:
     """Return servers with whole numbers as loads, so that there are ties, some of them dead or without a report."""
-    servers = Servers.of(rng.integers(1, 5, size).astype(np.float64))
+    servers = Servers.of(rng.integers(1, 5, size).astype(np.float64), rng.integers(1, 5, size))
     servers.reported[:] = np.where(rng.random(size) < unknown, math.nan, rng.integers(0, 6, size))
     servers.reported_at_s[:] = np.where(np.isnan(servers.reported), -math.inf, rng.integers(0, 10, size))
     for column in (servers.sent, servers.outstanding, servers.assigned, servers.latency_s):
@@ -97,7 +97,7 @@ def test_a_bounded_queue_holds_exactly_when_nobody_has_room(seed: int, size: int
     rng = np.random.default_rng(seed)
     servers = random_servers(rng, size)
     chosen = asked(routing.router("jbsq", depth=depth), servers, rng)
-    room = [at for at in np.flatnonzero(servers.alive) if servers.outstanding[at] < depth * servers.speed[at]]
+    room = [at for at in np.flatnonzero(servers.alive) if servers.outstanding[at] < depth * servers.places[at]]
     if not np.any(servers.alive):
         assert chosen == NOBODY
     elif not room:

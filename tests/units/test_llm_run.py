@@ -168,7 +168,8 @@ def test_requests_wait_for_the_first_replica_and_are_lost_without_one() -> None:
 
 def test_a_bounded_number_per_engine_keeps_the_rest_with_the_balancer() -> None:
     rows = [(0.001 * at, 100, 5) for at in range(12)]
-    outcome = serve(rows, ENGINE, ENGINE, router=token_router("jbsq", depth=2.0))
+    two = dataclasses.replace(ENGINE, most_running=2)
+    outcome = serve(rows, two, two, router=token_router("central"))
     assert outcome.answered == 12
     inside = [(outcome.start_s <= at) & (outcome.done_s > at) for at in np.arange(0.0, 0.5, 0.003)]
     assert max(int(np.count_nonzero(now)) for now in inside) <= 4

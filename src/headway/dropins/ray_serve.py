@@ -28,7 +28,7 @@ VERSIONS: Final = "2.60"
 
 _NEW: Final = 0.1
 """Weight of the newest in the moving average of a replica's latency."""
-_NOTHING_KNOWN: Final[tuple[Any, ...]] = (math.nan, -math.inf, 0.0, 0.0, 0.0, 0.0, 1.0, False)
+_NOTHING_KNOWN: Final[tuple[Any, ...]] = (math.nan, -math.inf, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, False)
 
 
 class PolicyRouter(RequestRouter):  # type: ignore[misc]
@@ -128,7 +128,7 @@ class PolicyRouter(RequestRouter):  # type: ignore[misc]
             queued = self.replica_queue_len_cache.get(replica.replica_id)
             servers.reported[seat] = math.nan if queued is None else float(queued)
             servers.reported_at_s[seat] = now_s
-            servers.speed[seat] = float(replica.routing_stats.get("speed", 1.0))
+            servers.speed[seat] = servers.places[seat] = float(replica.routing_stats.get("speed", 1.0))
             if not servers.alive[seat]:
                 note_alive(servers, seat)
         return seated

@@ -24,6 +24,7 @@ from headway.fleet.llm_state import (
 )
 from headway.policy import kv_admission, routing
 from headway.policy.kv_admission import HEADROOM
+from headway.policy.routing import JBSQ
 from headway.policy.scheduling import OUTPUT_WEIGHT, VTC
 from headway.policy.token_routing import RELEASE_WEIGHT
 from headway.sim.jit import step
@@ -35,9 +36,10 @@ _UNLIMITED = 1 << 60
 
 
 @step
-def lone(engines: Engines) -> bool:
-    """Return whether there is but one engine, always there: then a balancer has nothing to know."""
-    return engines.capacity.size == 1 and engines.ready_s[0] == 0.0 and engines.stop_s[0] == np.inf
+def lone(engines: Engines, rules: Rules) -> bool:
+    """Return whether there is but one engine, always there, that gets all at once: a balancer has nothing to know."""
+    always = engines.ready_s[0] == 0.0 and engines.stop_s[0] == np.inf
+    return engines.capacity.size == 1 and always and rules.router.code != JBSQ
 
 
 @step
@@ -128,7 +130,7 @@ def pass_by(engines: Engines, rules: Rules, state: State, e: int, count: int, gr
         if rules.order.code == VTC:
             for tenant in range(state.account.shape[1]):
                 state.account[e, tenant] += OUTPUT_WEIGHT * count * state.makers[e, tenant]
-    if not lone(engines):
+    if not lone(engines, rules):
         state.release[e] *= (1.0 - RELEASE_WEIGHT) ** count
     if rules.admission.code == HEADROOM:
         state.headroom[e] = headroom_after(rules.admission, state.headroom[e], count)
@@ -194,7 +196,7 @@ def complete(engines: Engines, rules: Rules, requests: Requests, state: State, e
     for at in range(gone):
         r = state.leaving[at]
         drop(rules, requests, state, e, r, requests.prompt[r] + state.made[r] - 1)
-        if not lone(engines):
+        if not lone(engines, rules):
             note_answered(state.balance.servers, e)
         if state.made[r] >= requests.output[r]:
             state.status[r] = DONE
@@ -202,7 +204,7 @@ def complete(engines: Engines, rules: Rules, requests: Requests, state: State, e
             state.counters[ANSWERED] += 1
         else:
             hand_over(rules, requests, state, r, end_s)
-    if not lone(engines):
+    if not lone(engines, rules):
         state.release[e] += RELEASE_WEIGHT * rules.block_tokens * (cache.free[e] + cache.evictable[e] - before)
 
 
@@ -225,7 +227,7 @@ def settle(engines: Engines, rules: Rules, requests: Requests, state: State, e: 
         end_s = end_after(begin_s, step_s, growth_s, count)
         whole = end_s <= now_s
         if not whole:
-            if not split or count == 1 or (lone(engines) and stands(engines, rules, state, e)):
+            if not split or count == 1 or (lone(engines, rules) and stands(engines, rules, state, e)):
                 return
             count = over_by(begin_s, step_s, growth_s, count, now_s)
             if count == 0:

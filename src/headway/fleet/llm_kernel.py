@@ -72,7 +72,7 @@ def advance(engines: Engines, rules: Rules, requests: Requests, state: State, un
             held[counters[HELD_TO]] = counters[NEXT]
             counters[HELD_TO] += 1
             counters[NEXT] += 1
-        if not lone(engines) and (reports or (report_s == 0.0 and counters[HELD_FROM] < counters[HELD_TO])):
+        if not lone(engines, rules) and (reports or (report_s == 0.0 and counters[HELD_FROM] < counters[HELD_TO])):
             look(
                 engines.capacity, state.cache, state.running, state.waiting, state.queued, state.waiting_tokens,
                 state.release, state.balance, rules.block_tokens, now_s,
@@ -90,7 +90,7 @@ def advance(engines: Engines, rules: Rules, requests: Requests, state: State, un
                 )  # fmt: skip
             elif counters[HELD_FROM] < counters[HELD_TO]:
                 r = held[counters[HELD_FROM]]
-                if not lone(engines):
+                if not lone(engines, rules):
                     e = assign(engines, rules, requests, state.balance, r, cacheable(rules, requests, r), now_s)
                 if e < 0:
                     break
@@ -123,7 +123,7 @@ def enqueue(engines: Engines, rules: Rules, requests: Requests, state: State, e:
         total[r] = prompt
     if blocks_of(prompt + requests.limit[r], rules.block_tokens) > engines.capacity[e]:
         state.status[r] = REFUSED
-        if not lone(engines):
+        if not lone(engines, rules):
             note_answered(state.balance.servers, e)
         return
     if not state.loaded[r]:

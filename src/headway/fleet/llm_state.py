@@ -198,7 +198,7 @@ class State(NamedTuple):
             engines.budget.astype(np.float64), full_s, engines.kv_token_s,
             engines.capacity.astype(np.float64) * rules.block_tokens,
         )  # fmt: skip
-        speed = full_s.min() / full_s
+        servers = Servers.of(full_s.min() / full_s, engines.most_running)
         width = draws(rules.router)
         per: dict[str, Any] = {
             **{name: _longs(n) for name in (
@@ -235,7 +235,7 @@ class State(NamedTuple):
             account=np.zeros((size, tenants)),
             leaving=_longs(2 * slots),
             balance=Balance(
-                _longs(size), np.full((size, blocks), NEVER), np.zeros(size), np.zeros(width), Servers.of(speed), known
+                _longs(size), np.full((size, blocks), NEVER), np.zeros(size), np.zeros(width), servers, known
             ),
             **per,
         )

@@ -72,7 +72,7 @@ def advance(
     # `route` in between.
     is_alone = reported.shape[0] == 1 and outstanding.shape[0] == 1 and alive.shape[0] == 1
     alone = Servers(
-        reported[0], reported_at_s[0], sent[0], outstanding[0], assigned[0], latency_s[0], speed, alive[0]
+        reported[0], reported_at_s[0], sent[0], outstanding[0], assigned[0], latency_s[0], speed, workers, alive[0]
     )  # fmt: skip
     directly = router.code if router.explore == 0.0 else -1
 
@@ -240,7 +240,7 @@ def advance(
         if not is_alone:
             known = Servers(
                 reported[at], reported_at_s[at], sent[at], outstanding[by], assigned[by], latency_s[by], speed,
-                alive[living],
+                workers, alive[living],
             )  # fmt: skip
         if directly == routing.POWER_OF_D:
             server = power_of_d(known, u, router.choices, now_s, router.stale_s)

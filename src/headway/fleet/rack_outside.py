@@ -93,7 +93,8 @@ class Outside:
         for by in range(books.outstanding.shape[0]):
             note_alive(
                 Servers(books.reported[0], books.reported_at_s[0], books.sent[0], books.outstanding[by],
-                        books.assigned[by], books.latency_s[by], books.speed, living.copy()), server,
+                        books.assigned[by], books.latency_s[by], books.speed, self.rack.workers, living.copy()),
+                server,
             )  # fmt: skip
         books.alive[:, server] = self.holds[:, server]
 

@@ -40,7 +40,7 @@ class Chooser:
     """Asks the policy. `watch`, where set, is told every decision. Raises ServeError for a policy that is not known."""
 
     def __init__(self, options: GatewayOptions, upstreams: tuple[Upstream, ...]) -> None:
-        self.servers = Servers.of([upstream.speed for upstream in upstreams]).lists()
+        self.servers = _servers(upstreams)
         self.tokens = _tokens(upstreams)
         self.prefixes: Prefixes | None = None
         self.watch: Callable[[Seen], None] | None = None
@@ -65,7 +65,7 @@ class Chooser:
     def seat(self, number: int, upstream: Upstream) -> None:
         """Keep a column for an upstream of which nothing is known yet: one that is free, or the one after the last."""
         columns: Iterable[Any] = (*self.servers, *self.tokens)
-        fresh = (*Servers.of([upstream.speed]).lists(), *_tokens([upstream]))
+        fresh = (*_servers([upstream]), *_tokens([upstream]))
         for column, values in zip(columns, fresh, strict=True):
             column[number : number + 1] = values
         self._unknown = [0.0] * len(self.servers.alive)
@@ -176,6 +176,11 @@ def router_of(options: GatewayOptions) -> Router:
         return token_router(options.policy, stale_s=options.stale_s)
     except ValueError as error:
         raise ServeError(f"gateway: {error}") from None
+
+
+def _servers(upstreams: Sequence[Upstream]) -> Servers:
+    """Return what is known of upstreams that have been sent nothing yet: each has a place for all it may hold."""
+    return Servers.of([one.speed for one in upstreams], [float(one.max_in_flight) for one in upstreams]).lists()
 
 
 def _tokens(upstreams: Sequence[Upstream]) -> Tokens:

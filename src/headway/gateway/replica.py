@@ -120,6 +120,7 @@ class Replica:
         share = self.breaker.share(now_s)
         self.limit = 1 if state == TRIAL else max(1, int(self.upstream.max_in_flight * share))
         self._servers.speed[self.number] = self.upstream.speed * share
+        self._servers.places[self.number] = float(self.limit)
         self._servers.alive[self.number] = up and self.in_flight < self.limit
 
     def checked(self, healthy: bool, now_s: float) -> None:

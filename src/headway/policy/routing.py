@@ -12,6 +12,7 @@ import math
 from typing import Any, NamedTuple
 
 from headway.policy.routing_state import (
+    Counts,
     Flags,
     Floats,
     Servers,
@@ -45,7 +46,7 @@ NOBODY = -2
 class Router(NamedTuple):
     """A policy and its parameters, as scalars; `router` makes it by name.
 
-    `choices`: servers drawn (power of d, Prequal's pool). `depth`: requests a server may have per unit of speed (JBSQ).
+    `choices`: servers drawn (power of d, Prequal's pool). `depth`: requests a server may have per place (JBSQ).
     `explore`: share of requests sent anywhere, which breaks herds. `hot`: share of servers with less load above which
     one is hot (Prequal). `bound`: how many times its fair share a server may have (consistent hash).
     """
@@ -112,7 +113,7 @@ def route(router: Router, servers: Servers, u: Floats, key: int, now_s: float) -
     >>> route(ROUTERS["least-outstanding"], servers, [0.0, 0.0, 0.0], key=0, now_s=0.0)
     1
     """
-    _, _, _, outstanding, assigned, _, speed, alive = servers
+    _, _, _, outstanding, assigned, _, speed, places, alive = servers
     code = router.code
     if code == RANDOM or (router.explore > 0.0 and u[max(router.choices, 2)] < router.explore):
         return at_random(alive, u[0])
@@ -127,9 +128,9 @@ def route(router: Router, servers: Servers, u: Floats, key: int, now_s: float) -
     if code == LEAST_LOADED:
         return least_loaded(servers, u, now_s, router.stale_s)
     if code == LEAST_OUTSTANDING:
-        return jbsq(alive, outstanding, speed, u[0], math.inf)
+        return jbsq(alive, outstanding, speed, places, u[0], math.inf)
     if code == JBSQ:
-        return jbsq(alive, outstanding, speed, u[0], router.depth)
+        return jbsq(alive, outstanding, speed, places, u[0], router.depth)
     if code == JIQ:
         return jiq(servers, u, now_s, router.stale_s)
     if code == PREQUAL:
@@ -202,7 +203,7 @@ def power_of_d(servers: Servers, u: Floats, choices: int, now_s: float, stale_s:
     RackSched's sampling (OSDI 2020) and Mitzenmacher's power of two choices (1996), the load divided by the speed. Two
     servers are compared by their reports when both are fresh, else by what this balancer has outstanding there.
     """
-    reported, at_s, sent, outstanding, _, _, speed, alive = servers
+    reported, at_s, sent, outstanding, _, _, speed, _, alive = servers
     best = at_random(alive, u[0])
     if best < 0:
         return best
@@ -229,7 +230,7 @@ def least_loaded(servers: Servers, u: Floats, now_s: float, stale_s: float) -> i
     By power of two when a report is stale: with old reports all would run to the same server (Mitzenmacher, "How useful
     is old information?", 2000).
     """
-    reported, at_s, sent, _, _, _, speed, alive = servers
+    reported, at_s, sent, _, _, _, speed, _, alive = servers
     size = len(alive)
     at = int(u[0] * size)
     best, least = NOBODY, math.inf
@@ -246,11 +247,12 @@ def least_loaded(servers: Servers, u: Floats, now_s: float, stale_s: float) -> i
     return best
 
 
-def jbsq(alive: Flags, outstanding: Floats, speed: Floats, u: float, depth: float) -> int:
+def jbsq(alive: Flags, outstanding: Floats, speed: Floats, places: Counts, u: float, depth: float) -> int:
     """Return the server with the fewest of this balancer's requests per unit of speed, if it has room, else `HOLD`.
 
-    A server has room for `depth` per unit of speed (join the bounded shortest queue, R2P2, ATC 2019): one is a central
-    queue, infinity is the least outstanding of proxies. Any of several equals is taken.
+    A server has room for `depth` per place, the one that is worked on there included (join the bounded shortest queue,
+    R2P2, ATC 2019): one is a central queue, infinity is the least outstanding of proxies. Any of several equals is
+    taken.
     """
     size = len(alive)
     at = int(u * size)
@@ -259,7 +261,7 @@ def jbsq(alive: Flags, outstanding: Floats, speed: Floats, u: float, depth: floa
         if alive[at]:
             living = True
             this = per_speed(outstanding[at], speed[at])
-            if this < least and outstanding[at] < depth * speed[at]:
+            if this < least and outstanding[at] < depth * places[at]:
                 best, least = at, this
         at += 1
         if at == size:
@@ -272,7 +274,7 @@ def jiq(servers: Servers, u: Floats, now_s: float, stale_s: float) -> int:
 
     Join the idle queue (Lu et al., Performance Evaluation 2011). Who cannot be known to be idle is not.
     """
-    reported, at_s, sent, _, _, _, speed, alive = servers
+    reported, at_s, sent, _, _, _, speed, _, alive = servers
     size = len(alive)
     at = int(u[0] * size)
     for _ in range(size):
@@ -291,7 +293,7 @@ def prequal(servers: Servers, u: Floats, choices: int, hot: float, now_s: float,
     probes. Hot is a server when the share `hot` of the living, or more, have less load. Without two fresh reports among
     those drawn, any server will do.
     """
-    reported, at_s, sent, _, _, latency_s, speed, alive = servers
+    reported, at_s, sent, _, _, latency_s, speed, _, alive = servers
     cold = warm = first = NOBODY
     reports, least = 0, math.inf
     for drawn in range(choices):

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float64] | list[float]
+Counts: TypeAlias = NDArray[np.int64] | Floats
 Flags: TypeAlias = NDArray[np.bool_] | list[bool]
 
 
@@ -22,8 +23,9 @@ class Servers(NamedTuple):
     `reported`: the load in the server's last report, in requests or any other unit of work, NaN when there is none;
     `reported_at_s`: when that was; `sent`: the load sent to it that this report does not contain. `outstanding`:
     requests of this balancer that it has not answered. `assigned`: requests it was ever given. `latency_s`: what
-    requests take there of late. `speed`: its workers, or any measure of how much faster it is than others. `alive`:
-    whether it may be chosen.
+    requests take there of late. `speed`: its workers, or any measure of how much faster it is than others. `places`:
+    requests that it works on at once, as many as a server has workers or an engine runs. `alive`: whether it may be
+    chosen.
     """
 
     reported: Floats
@@ -33,13 +35,14 @@ class Servers(NamedTuple):
     assigned: Floats
     latency_s: Floats
     speed: Floats
+    places: Counts
     alive: Flags
 
     @classmethod
-    def of(cls, speed: Floats) -> Servers:
-        """Return living servers of which nothing is known but their speed.
+    def of(cls, speed: Floats, places: Counts | None = None) -> Servers:
+        """Return living servers of which nothing is known but their speed, and their places where these are not that.
 
-        Raises ValueError where there is none, or a speed is not above 0.
+        Raises ValueError where there is none, or a speed or a number of places is not above 0.
 
         >>> Servers.of([1.0, 2.0]).outstanding.tolist()
         [0.0, 0.0]
@@ -47,11 +50,14 @@ class Servers(NamedTuple):
         speeds = np.array(speed, np.float64)
         if speeds.size == 0 or not np.all(speeds > 0.0):
             raise ValueError(f"servers: the speeds are {speeds.tolist()}; one or more numbers above 0 are needed")
+        seats = speeds.copy() if places is None else np.array(places, np.float64)
+        if seats.size != speeds.size or not np.all(seats > 0.0):
+            raise ValueError(f"servers: the places are {seats.tolist()}; each server has a number of them above 0")
         sent, outstanding, assigned, latency_s = np.zeros((4, speeds.size))
         never = np.full(speeds.size, -np.inf)
         living = np.ones(speeds.size, np.bool_)
         nothing = np.full(speeds.size, np.nan)
-        return cls(nothing, never, sent, outstanding, assigned, latency_s, speeds, living)
+        return cls(nothing, never, sent, outstanding, assigned, latency_s, speeds, seats, living)
 
     def lists(self) -> Servers:
         """Return the same with lists as columns, which Python reads several times as fast as arrays."""

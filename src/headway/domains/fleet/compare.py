@@ -38,8 +38,6 @@ ALL = "all"
 """Stands for every policy of an axis."""
 NEVER = "never"
 """The quantum of servers whose requests run to their end."""
-_BOUNDED = ("jbsq", "central")
-"""Routers that let a server have as many requests as it has workers: an engine has none, it batches."""
 
 
 class Contest(Protocol):
@@ -73,7 +71,7 @@ class LlmContest:
     """LLM engines behind a balancer. `promised`: the classes that goodput is counted by.
 
     >>> from headway.fleet.engines import Engine, LlmFleet
-    >>> from headway.fleet.roofline import StepTime
+    >>> from headway.fleet.step_time import StepTime
     >>> fleet = LlmFleet((Engine(StepTime(floor_s=0.01, token_s=1e-4), kv_tokens=80_000),) * 2)
     >>> present = {"routing": "least-prefill", "order": "fcfs", "admission": "optimistic"}
     >>> contest = LlmContest(LlmStation("answer", fleet, (), 4096), present, (SloClass("all", ttft_s=1.0),))
@@ -89,8 +87,7 @@ class LlmContest:
     @property
     def axes(self) -> Mapping[str, Sequence[str]]:
         """Balancer, and order and admission of the engines."""
-        routers = [name for name in (*ROUTERS, *TOKEN_ROUTERS) if name not in _BOUNDED]
-        return {"routing": routers, "order": list(ORDERS), "admission": list(RULES)}
+        return {"routing": [*ROUTERS, *TOKEN_ROUTERS], "order": list(ORDERS), "admission": list(RULES)}
 
     @property
     def report_s(self) -> float:

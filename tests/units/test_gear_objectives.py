@@ -22,6 +22,7 @@ from headway.errors import PlanError
 from headway.plan import Plan
 from headway.plan.config import StageContext
 from headway.plan.exact import SAME_ACCURACY, preferred, robustness
+from headway.plan.infeasible import Infeasible
 from headway.plan.make import make
 from headway.plan.oracle import Oracle
 from headway.sim.simulation import simulate
@@ -55,7 +56,7 @@ def test_the_quickest_plan_that_is_right_enough_is_slower_for_a_higher_floor(tmp
 
 
 def test_of_plans_of_equal_cost_the_most_accurate_is_taken(tmp_path: Path) -> None:
-    declared = spec(tmp_path)
+    declared = spec(tmp_path, supply={"max": 1}, max_rate="300/s")
     cheapest = make(declared, profile("cascade"), TRACE, feasibility="trace", seed=1, explained=False)
     (stage,) = cheapest.stages.values()
     best = most_accurate(declared, profile("cascade"), TRACE, stage.to_dict()["devices"], seed=1)
@@ -78,16 +79,40 @@ def test_of_plans_of_equal_cost_and_accuracy_the_most_robust_is_taken(tmp_path: 
 
 
 def test_a_wish_that_cannot_be_had_names_the_range_and_the_model(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match=r"1 device cannot serve .* to 3000 requests/s; model 'small'"):
+    with pytest.raises(Infeasible, match=r"1 device cannot serve .* to 3000 requests/s; model 'small'"):
         most_accurate(spec(tmp_path, max_rate="3000/s"), profile("cascade"), TRACE, 1)
-    with pytest.raises(PlanError, match=r"of an accuracy of 0\.99 were found.*model 'large'"):
+    with pytest.raises(Infeasible, match=r"of an accuracy of 0\.99 were found.*model 'large'"):
         quickest(spec(tmp_path, {"accuracy": 0.99}), profile("cascade"), TRACE, 2)
     with pytest.raises(PlanError, match=r"give slo\.accuracy"):
         quickest(spec(tmp_path), profile("cascade"), TRACE, 2)
     alone = spec(tmp_path).to_dict()
     two = {**alone, "stages": {**alone["stages"], "read": {"after": "cascade"}}}
-    with pytest.raises(PlanError, match="a cascade alone; the spec has 2"):
+    with pytest.raises(
+        PlanError, match=r"a cascade alone.*read of kind pipeline; plan the cascade in a spec of its own"
+    ):
         most_accurate(Spec.from_dict(two), profile("cascade"), TRACE, 2)
+    with pytest.raises(PlanError, match="give one"):
+        most_accurate(spec(tmp_path), profile("cascade"), TRACE)
+    with pytest.raises(PlanError, match=r"\$0\.5/h pays for no device; the cheapest costs \$1/h"):
+        most_accurate(spec(tmp_path), profile("cascade"), TRACE, usd_per_hour=0.5)
+    with pytest.raises(PlanError, match=r"devices is 3; supply has from 1 to 2 of gpu"):
+        most_accurate(spec(tmp_path, supply={"max": 2}), profile("cascade"), TRACE, 3)
+
+
+def test_for_so_much_an_hour_no_more_is_spent_than_makes_answers_right(tmp_path: Path) -> None:
+    declared = spec(tmp_path, supply={"max": 4})
+    found = most_accurate(declared, profile("cascade"), TRACE, usd_per_hour=2.5, seed=1)
+    on_two = most_accurate(declared, profile("cascade"), TRACE, 2, seed=1)
+    assert found.cost_usd_per_hour <= 2.5
+    assert found.predicted["accuracy"] >= on_two.predicted["accuracy"] - SAME_ACCURACY
+
+
+def test_a_robust_plan_of_so_many_devices_keeps_its_promise_on_resampled_traces(tmp_path: Path) -> None:
+    declared = spec(tmp_path, {"latency": "60ms"}, max_rate="200/s")
+    found = most_accurate(declared, profile("cascade"), TRACE, 1, feasibility="robust", seed=1)
+    oracle = Oracle(declared, profile("cascade"), TRACE, seed=1)
+    assert oracle.feasible(found.stages)
+    assert "miss_rate_p97" in found.predicted
 
 
 def test_accuracy_is_judged_on_samples_that_no_cascade_was_chosen_on(tmp_path: Path) -> None:
@@ -116,6 +141,25 @@ def test_few_samples_are_not_split(samples: int) -> None:
 
 
 # The command line
+
+
+def test_the_command_line_plans_for_so_many_devices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "spec.yaml").write_text(json.dumps(declared_of(tmp_path, max_rate="200/s")))
+    profile("cascade").write(tmp_path / "profile.csv")
+    TRACE.write(tmp_path / "t.csv")
+    files = ["--profile", str(tmp_path / "profile.csv"), "--trace", str(tmp_path / "t.csv"), "--feasibility", "trace"]
+    said = []
+    for limit in (["--devices", "1"], ["--budget-usd-per-hour", "1.9"]):
+        with pytest.raises(SystemExit) as stop:
+            main(["plan", str(tmp_path / "spec.yaml"), *files, *limit, "--json"])
+        assert stop.value.code == 0
+        said.append(json.loads(capsys.readouterr().out))
+    assert said[0]["stages"] == said[1]["stages"]
+    assert said[0]["stages"]["cascade"]["devices"] == 1
+    for more in (["--budget-usd-per-hour", "1"], ["--planner", "greedy"]):
+        with pytest.raises(SystemExit):
+            main(["plan", str(tmp_path / "spec.yaml"), *files, "--devices", "1", *more])
+        assert "give one" in (err := capsys.readouterr().err) or "leave --planner" in err
 
 
 def planned(capsys: pytest.CaptureFixture[str], folder: Path, declared: dict[str, Any], rate: float) -> tuple[Any, str]:

@@ -118,6 +118,19 @@ def plan(
     budget: Annotated[
         int | None, typer.Option("--budget", min=1, help="Stop after this many simulations with the best so far.")
     ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option("--devices", min=1, help="Of a cascade alone: the most accurate plan of so many devices instead."),
+    ] = None,
+    budget_usd_per_hour: Annotated[
+        float | None,
+        typer.Option(
+            "--budget-usd-per-hour",
+            min=0.0,
+            metavar="USD",
+            help="The most accurate plan for at most so much.",
+        ),
+    ] = None,
     format: Format = None,
     skip_bad: SkipBad = False,
     seed: Seed = 0,
@@ -129,28 +142,48 @@ def plan(
     The plan says why it is this one, how far from the optimum it can be, and how much more traffic it bears.
     Exit code 3 when there is none: the result then names the stage that is too slow, and the smallest promise that
     can be kept.
+
+    With --devices or --budget-usd-per-hour, of a cascade alone: not the cheapest but the most accurate for so much
+    that keeps the promised latency.
     """
     from headway.plan.infeasible import Infeasible
     from headway.plan.make import make, needing_profile
     from headway.report.terminal import plan_view
 
     declared = read_spec(spec)
+    limited = devices is not None or budget_usd_per_hour is not None
+    if limited and (planner is not Planner.EXACT or budget is not None):
+        raise typer.BadParameter("leave --planner and --budget out", param_hint="'--devices'/'--budget-usd-per-hour'")
     if profile is None and (needing := needing_profile(declared)):
         raise typer.BadParameter(f"stages without one: {', '.join(needing)}", param_hint="'--profile'")
     measured = None if profile is None else read_profile(profile, declared)
     requests = read_trace(trace, seed, format, skip_bad)
     with Progress("plan") as progress:
         try:
-            found = make(
-                declared,
-                measured,
-                requests,
-                planner=planner.value,
-                feasibility=feasibility.value,
-                seed=seed,
-                budget=budget,
-                progress=progress.report,
-            )
+            if limited:
+                from headway.domains.cascade.objectives import most_accurate
+                from headway.profile import Profile
+
+                found = most_accurate(
+                    declared,
+                    measured or Profile.from_rows(()),
+                    requests,
+                    devices,
+                    usd_per_hour=budget_usd_per_hour,
+                    feasibility=feasibility.value,
+                    seed=seed,
+                )
+            else:
+                found = make(
+                    declared,
+                    measured,
+                    requests,
+                    planner=planner.value,
+                    feasibility=feasibility.value,
+                    seed=seed,
+                    budget=budget,
+                    progress=progress.report,
+                )
         except Infeasible as refusal:
             progress.close()
             if json:
@@ -212,6 +245,7 @@ VERBS = (
         (
             "headway plan headway.yaml --profile profile.csv --trace requests.csv --json > plan.json",
             "headway plan headway.yaml --profile profile.csv --trace requests.csv --planner greedy --feasibility trace",
+            "headway plan answers.yaml --profile profile.csv --trace requests.csv --devices 2 -o answers-on-two.json",
         ),
     ),
     Verb(diff, ("headway diff current.json plan.json", "headway diff headway.yaml plan.json --trace requests.csv")),

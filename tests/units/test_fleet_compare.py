@@ -73,6 +73,12 @@ def test_every_choice_serves_the_same_requests_and_the_same_seed_gives_the_same_
     assert calm[1].reported["goodput_per_s"] == pytest.approx(2 * calm[0].reported["goodput_per_s"])
 
 
+def test_queues_bounded_by_what_an_engine_runs_at_once_are_compared_too() -> None:
+    contest = contest_of(llm_plan(replicas=2))
+    runs = compare(contest, [tokens()], choices(contest, {"routing": ["least-outstanding", "jbsq", "central"]}))
+    assert len({run.reported["ttft_mean_s"] for run in runs}) == 1
+
+
 def test_who_reads_no_report_does_as_well_with_old_ones_and_who_does_is_told_apart() -> None:
     contest = contest_of(llm_plan(replicas=4))
     runs = compare(contest, [tokens(300, 60.0)], choices(contest, {"routing": ["round-robin", "least-prefill"]}))

@@ -1,0 +1,74 @@
+"""What the gateway tells of its requests and upstreams: metrics, decisions, and the log of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.e2e.upstreams import Scripted, engine, gateway, play, stream
+
+from headway.gateway import ApiKey
+
+
+def test_what_happened_is_told_to_operators(tmp_path: Path) -> None:
+    log = tmp_path / "decisions.jsonl"
+
+    async def scene() -> None:
+        engine_like = Scripted(stream(3), kind="vllm")
+        engine_like.metrics = engine("vllm", running=2, waiting=1, kv_usage=0.25)
+        async with gateway(engine_like, decision_log=log, scrape_every_s=0.05) as stage:
+            await stage.until(lambda: stage.gateway.replicas[0].report is not None)
+            assert (await stage.ask({"model": "small", "stream": True})).status == 200
+            page = (await stage.get("/metrics")).body.decode()
+            name = stage.gateway.replicas[0].name
+            for line in (
+                'headway_requests_total{status="answered"} 1.0',
+                "headway_requests_in_flight 0.0",
+                f'headway_upstream_requests_total{{result="answered",upstream="{name}"}} 1.0',
+                f'headway_upstream_kv_usage{{upstream="{name}"}} 0.25',
+                'headway_key_tokens_total{key="anyone",kind="completion"} 3.0',
+                "headway_first_token_seconds_count 1.0",
+            ):
+                assert line in page, f"{line} is not in\n{page}"
+            [told] = json.loads((await stage.get("/decisions?last=5")).body)
+            assert (told["upstream"], told["answered"], told["status"]) == (name, "answered", 200)
+            assert told["load"] == 3.0
+            [state] = json.loads((await stage.get("/upstreams")).body)
+            assert (state["state"], state["running"], state["sent"]) == ("up", 2.0, 1)
+
+    play(scene)
+    [line] = log.read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["answered"] == "answered"
+
+
+def test_a_key_sees_its_own_decisions_and_the_operator_sees_all() -> None:
+    async def scene() -> None:
+        keys = tuple(ApiKey(name, f"of-{name}") for name in ("alice", "bob"))
+        async with gateway(Scripted(), keys=keys, token="operator") as stage:
+            for secret in ("of-alice", "of-alice", "of-bob"):
+                assert (await stage.ask(extra=f"authorization: Bearer {secret}\r\n")).status == 200
+
+            async def seen(secret: str) -> list[str]:
+                page = await stage.get("/decisions", f"authorization: Bearer {secret}\r\n")
+                return [decision["key"] for decision in json.loads(page.body)]
+
+            assert await seen("of-alice") == ["alice", "alice"]
+            assert await seen("of-bob") == ["bob"]
+            assert await seen("operator") == ["alice", "alice", "bob"]
+
+    play(scene)
+
+
+def test_a_decision_log_that_cannot_be_written_any_more_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene() -> None:
+        async with gateway(Scripted(), decision_log=Path("/dev/full")) as stage:
+            for _ in range(3):
+                assert (await stage.ask()).status == 200
+                await stage.until(lambda: "cannot be written any more" in caplog.text)
+            assert len(stage.gateway.journal.last(10)) == 3
+
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no device that is always full")
+    play(scene)
+    assert caplog.text.count("cannot be written any more") == 1

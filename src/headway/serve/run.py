@@ -96,6 +96,8 @@ class LiveServer:
         self.app = App(self.engine, token=self.options.token, limits=self.options.http)
         self.url = ""
         self._stop = asyncio.Event()
+        self.waits_for_ray = self._ray is not None
+        """Whether Ray is being started or ended: nothing but the end of this process ends a call to it."""
 
     async def run(
         self,
@@ -113,6 +115,7 @@ class LiveServer:
         await front.start(listener)
         try:
             await self.engine.start()
+            self.waits_for_ray = False
             # What is there now stays; without this every full collection looks through all imported modules again.
             gc.collect()
             gc.freeze()
@@ -126,6 +129,7 @@ class LiveServer:
             await front.close()
             listener.close()
             if self._ray is not None:
+                self.waits_for_ray = True
                 await self._ray.stop()
 
     def stop(self) -> None:
@@ -202,15 +206,17 @@ def serve(
         task = asyncio.current_task()
         stopping = False
 
-        def on_signal() -> None:
+        def on_signal(number: int) -> None:
             nonlocal stopping
+            if stopping and server.waits_for_ray:
+                os._exit(128 + number)
             if stopping and task is not None:
                 task.cancel()
             stopping = True
             server.stop()
 
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal)
+            loop.add_signal_handler(number, on_signal, number)
         with contextlib.suppress(asyncio.CancelledError):
             await server.run(announce_there, beside)
 

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from headway.errors import ServeError
+from headway.serve.ray_engine.address import ADDRESS_VARIABLE, AUTO, VALID, check_answers, host_and_port, joins
 from headway.serve.ray_engine.replica import StageReplica
 
-ADDRESS_VARIABLE = "RAY_ADDRESS"
 FOLDER_PREFIX = "hw-ray-"
 _MAX_ERROR_CHARS = 300
 _STARTS = 3
@@ -134,16 +134,30 @@ def _read_environment() -> None:
 @contextlib.contextmanager
 def _joined_ray(address: str) -> Iterator[None]:
     """Be connected to a Ray that runs already, for the length of the block."""
-    if address.startswith("ray://"):
-        raise ServeError(f"{ADDRESS_VARIABLE}={address}: run the server on a node of the cluster, and name it as auto")
+    if address != AUTO:
+        host_and_port(address)
     with _environment({}):
         import ray
 
+        _check_answers(address)
         _init(address, f"{ADDRESS_VARIABLE}={address}: Ray cannot be joined")
         try:
             yield
         finally:
             ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise ServeError when no Ray answers where Ray will look for it, which for a loopback address is elsewhere."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        found = canonicalize_bootstrap_address(address)
+    except ConnectionError:
+        raise ServeError(f"{ADDRESS_VARIABLE}={address}: no Ray runs on this machine; {VALID}") from None
+    except OSError as error:
+        raise ServeError(f"{ADDRESS_VARIABLE}={address}: no such host ({error.strerror}); {VALID}") from None
+    check_answers(address, found or address)
 
 
 def _init(address: str, problem: str, tries: int = 1, **options: Any) -> None:
@@ -226,8 +240,8 @@ class Runtime:
 
         address = os.environ.get(ADDRESS_VARIABLE)
         if not ray.is_initialized():
-            self._owned = not address
-            self._until.enter_context(_joined_ray(address) if address else local_ray())
+            self._owned = not joins(address)
+            self._until.enter_context(_joined_ray(address) if address and joins(address) else local_ray())
         _quiet()
         serve.start(proxy_location="Disabled", logging_config=_serve_logging())
         _quiet()
@@ -290,7 +304,7 @@ def _environment(more: Mapping[str, str]) -> Iterator[None]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         **more,
     }
-    if not os.environ.get(ADDRESS_VARIABLE):
+    if not joins(os.environ.get(ADDRESS_VARIABLE)):
         # Ray's word for: this machine is all there is, so listen on loopback.
         wanted["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     before = {name: os.environ.get(name) for name in wanted}

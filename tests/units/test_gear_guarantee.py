@@ -15,7 +15,7 @@ from rich.console import Console
 from tests.units import cascade_family
 from tests.units.cascade_family import profile, spec
 
-from headway.cascade import Cascade, Step, ValidationTable, certify
+from headway.cascade import Cascade, Step, ValidationTable, certify, samples_needed
 from headway.domains.cascade import DOMAIN, family
 from headway.domains.cascade.baselines import restricted
 from headway.domains.cascade.family import Family
@@ -165,3 +165,17 @@ def test_how_many_samples_the_whole_table_needs_is_said(tmp_path: Path) -> None:
     assert found is not None
     half, whole = (int(number.replace(",", "")) for number in found.groups())
     assert whole == 2 * half
+
+
+def test_where_more_is_lost_than_tolerated_samples_and_a_tolerance_that_would_do_are_said(tmp_path: Path) -> None:
+    sizes = dict.fromkeys(("small", "medium", "large"), 4)
+    with pytest.raises(PlanError) as refusal:
+        family_of(tmp_path, tolerance="0.01%").cascades(sizes)
+    said = str(refusal.value)
+    assert "thresholds" not in said
+    found = re.search(r"samples .*to certify, which half of the table does: ([\d,]+) in all, where it has 600", said)
+    assert found is not None
+    assert int(found.group(1).replace(",", "")) >= 2 * samples_needed(0.0001, 0.0)
+    largest = re.search(r"a tolerance of ([\d.]+)% can be declared", said)
+    assert largest is not None
+    assert family_of(tmp_path, tolerance=f"{largest.group(1)}%").cascades(sizes).certificates

@@ -64,11 +64,14 @@ class Certificate:
 
 
 class NotCertified(CascadeError):
-    """No cascade is sure to lose so little; about `needed` samples like these would do, None where no number does."""
+    """No cascade is sure to lose so little; about `needed` samples like these would do, None where no number does.
 
-    def __init__(self, text: str, needed: int | None) -> None:
-        super().__init__(text)
-        self.needed = needed
+    `found` says it without advice, and `bound` is the loss that is certain of the nearest.
+    """
+
+    def __init__(self, found: str, advice: str, needed: int | None, bound: float) -> None:
+        super().__init__(f"{found}; {advice}")
+        self.found, self.needed, self.bound = found, needed, bound
 
 
 def certify(
@@ -250,10 +253,10 @@ def _why_none(best: _Tested, reference: str, tolerance: float, confidence: float
         f"its loss at {_points(best.bound)} with {confidence:.4g} confidence"
     )
     if best.loss >= tolerance:
-        text = f"{found}; it was seen to lose {_points(best.loss)}, so raise its thresholds or allow a larger loss"
-        return NotCertified(text, None)
+        advice = f"it was seen to lose {_points(best.loss)}, so raise its thresholds or allow a larger loss"
+        return NotCertified(found, advice, None, best.bound)
     needed = samples_needed(tolerance, max(best.spread, abs(best.loss)), best.loss, confidence)
-    return NotCertified(f"{found}; about {needed:,} samples like these are needed", needed)
+    return NotCertified(found, f"about {needed:,} samples like these are needed", needed, best.bound)
 
 
 def _points(share: float) -> str:

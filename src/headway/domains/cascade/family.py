@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from headway.cascade import Cascade, Certificate, ValidationTable, certify, judge
+from headway.cascade import Cascade, Certificate, ValidationTable, certify, judge, samples_needed
 from headway.cascade.guarantee import NotCertified, by_safety
 from headway.cascade.search import Judged, search
 from headway.domains.cascade.declare import CascadeStage
@@ -164,14 +164,22 @@ class Family:
         try:
             passed = certify(certified_on, order, reference, tolerance=self.tolerance, confidence=confidence)
         except NotCertified as error:
-            rows = ""
-            if error.needed is not None:
-                whole = math.ceil(error.needed / (1 - SELECTION))
-                rows = (
-                    f" to certify, which half of the table does: {whole:,} in all, where it has {self.table.samples:,}"
-                )
-            raise PlanError(f"{self.where}.tolerance: {error}{rows}") from None
+            raise PlanError(f"{self.where}.tolerance: {self._uncertified(error, confidence)}") from None
         return {certificate.cascade: certificate for certificate in passed}
+
+    def _uncertified(self, error: NotCertified, confidence: float) -> str:
+        """Why a tolerance is refused, and how many labeled samples or which tolerance would do."""
+        assert self.tolerance is not None
+        needed = error.needed or samples_needed(self.tolerance, 0.0, confidence=confidence)
+        whole = math.ceil(needed / (1 - SELECTION))
+        rows = f"which half of the table does: {whole:,} in all, where it has {self.table.samples:,}"
+        largest = f"a tolerance of {math.ceil(1e4 * error.bound) / 100:g}% can be declared with these"
+        if error.needed is not None:
+            return f"{error} to certify, {rows}; {largest}"
+        return (
+            f"{error.found}; even a cascade that never differs takes {needed:,} labeled samples to certify, {rows}, "
+            f"and one that loses less; {largest}"
+        )
 
 
 def work_s(judged: Judged, models: tuple[str, ...], cost_s: Mapping[str, float]) -> Floats:

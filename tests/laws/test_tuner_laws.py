@@ -264,3 +264,42 @@ def test_steady_traffic_at_any_level_settles() -> None:
         held = {n: StageSeen(ready=r) for n, r in Headway(example_terms()).provided(memory.level)[1].items()}
         again, _ = chosen.decide(dataclasses.replace(seen, stages=held), dataclasses.replace(memory, surge={}))
         assert not again.changes(dataclasses.replace(seen, stages=held))
+
+
+@pytest.mark.parametrize("level", [1.4, 2.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_given_up_under_steady_traffic_is_not_asked_for_again_at_once(
+    plan: Plan, about: Terms, level: float, seed: int
+) -> None:
+    """Within 10 s and a start-up: only a count beyond chance at the lowered level may take a replica back."""
+    trace = Trace.poisson(RATE * level, 200.0, seed=900 + seed)
+    entries = simulate_tuner(plan, trace, tuner("headway", about), about, seed=seed, mode="mean").entries
+    within_s = max(10.0, *(stage.startup_s for stage in about.stages.values()))
+    assert entries
+    for before, after in ((x, y) for x in entries for y in entries if 0 < y.at_s - x.at_s <= within_s):
+        if before.decision.code != "scale_down":
+            continue
+        counts = running_counts(trace.arrival_s[trace.arrival_s <= after.at_s], after.at_s, about.band.windows_s)
+        if (counts > about.band.high(max(1.0, before.decision.values["level"]))).any():
+            continue
+        for name in about.stages:
+            given_up = before.decision.replicas[name] < before.held[name]
+            taken_back = after.decision.replicas[name] > after.held[name]
+            assert not (given_up and taken_back), (before.decision.text, after.decision.text)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), rate=st.floats(1.1, 4.0), level=st.floats(1.2, 8.0))
+def test_a_level_is_lowered_no_further_than_the_same_requests_raise_it(seed: int, rate: float, level: float) -> None:
+    known = example_terms()
+    arrival_s = Trace.poisson(100.0 * rate, 60.0, seed=seed).arrival_s
+    stages = {name: StageSeen(ready=stage.replicas * 9) for name, stage in known.stages.items()}
+    memory = Memory(changed_s=0.0, level=level, off_s=0.0)
+    after = Headway(known).decide(Observation(60.0, 0.0, arrival_s, stages), memory)[1]
+    if not 1.0 < after.level < level:
+        return
+    unsettled = dataclasses.replace(after, lowered_s=0.0, changed_s=60.0)
+    for now_s in np.arange(40.0, 60.1, 2.0):
+        seen = arrival_s[(arrival_s > 30.0) & (arrival_s <= now_s)]
+        again = Headway(known).decide(Observation(now_s, 30.0, seen, stages), unsettled)[1]
+        assert again.level == after.level

@@ -10,7 +10,7 @@ import pytest
 
 from headway.cli.app import main
 from headway.policy.scaling import Decision
-from headway.report.tuning import watched_view
+from headway.report.tuning import tuning_view, watched_view
 from headway.testing.examples import tiny_plan
 from headway.tune.loop import Entry
 
@@ -50,3 +50,18 @@ def test_a_decision_is_told_with_why_another_plan_is_due(
         main(["tune", str(tmp_path / "plan.json"), "--url", "http://127.0.0.1:1"])
     assert caught.value.code == 0
     assert capsys.readouterr().err.splitlines() == LINES
+
+
+@pytest.mark.parametrize(
+    ("tuner", "kept", "says"),
+    [
+        ("none", True, "no decision: this tuner leaves the plan as it is"),
+        ("none", False, "this tuner leaves the plan as it is, and the plan breaks the promise here"),
+        ("headway", True, "the traffic stays within what the plan was made for"),
+        ("threshold", False, "tuner threshold saw no reason to change replicas, though the promise is broken"),
+    ],
+)
+def test_no_decision_is_explained_by_the_tuner_and_by_what_came_of_it(tuner: str, kept: bool, says: str) -> None:
+    outcome = {"miss_rate": 0.0 if kept else 0.8, "p99_s": 0.2, "slo_holds": kept, "cost_usd": 1.0}
+    advice = {"tuner": tuner, "with": outcome, "without": outcome, "decisions": []}
+    assert str(tuning_view(advice).renderables[-1]).strip().endswith(says)

@@ -14,7 +14,8 @@ from headway.policy.drift import scale_ratio, service_ratio
 from headway.policy.envelopes import quantile, running_counts
 from headway.policy.scaling import Gear, Observation, StageSeen, Terms
 from headway.policy.scaling_baselines import AutoScale, Ds2, Threshold
-from headway.policy.scaling_headway import PLAN, Headway, Memory, draining
+from headway.policy.scaling_drain import draining
+from headway.policy.scaling_headway import PLAN, Headway, Memory
 from headway.policy.scaling_inferline import InferLine
 from headway.policy.scaling_inferline import Memory as Published
 from headway.policy.tuners import TUNERS, parameters, written
@@ -280,7 +281,14 @@ def test_a_tuner_is_written_with_its_parameters() -> None:
         ("ds2,pause_s=inf", "0 or more"),
         ("ds2,pause_s=soon", "0 or more"),
         ("autoscale,by_items=1", "by_items is '1'; it is yes or no"),
-        ("autoscale,rate_window_s=0", "more than 0 s"),
+        ("autoscale,rate_window_s=0", "rate_window_s is 0.0; it is more than 0 s and at most 60 s"),
+        ("autoscale,rate_window_s=90", "at most 60 s"),
+        ("autoscale,unit_ratio=0", "unit_ratio is 0.0; it is at least 1"),
+        ("ds2,interval_s=0", "interval_s is 0.0; it is more than 0 s and at most 60 s"),
+        ("ds2,interval_s=61", "at most 60 s"),
+        ("threshold,sync_s=0", "sync_s is 0.0; it is more than 0 s"),
+        ("threshold,tolerance=1.5", "tolerance is 1.5; it is at least 0 and at most 1"),
+        ("headway,drain_s=0", "drain_s is 0.0; it is more than 0 s"),
         ("", "tuner is ''"),
     ],
 )
@@ -288,6 +296,22 @@ def test_a_parameter_that_a_tuner_does_not_know_is_refused(text: str, says: str)
     with pytest.raises(HeadwayError) as caught:
         named(text, example_terms())
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("name", TUNERS)
+@pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
+def test_every_number_of_every_tuner_is_finite_and_in_its_range(name: str, value: float) -> None:
+    for what in (what for what, kind in parameters(name).items() if kind != "bool"):
+        with pytest.raises(ValueError, match=f"^{what} is .*; it is "):
+            TUNERS[name](example_terms(), **{what: value})
+
+
+@pytest.mark.parametrize(("by_items", "counted"), [(False, "the rate needs"), (True, "the rate and the items")])
+def test_autoscale_says_what_it_counted(by_items: bool, counted: str) -> None:
+    known = example_terms()
+    decision, _ = AutoScale(known, by_items=by_items).decide(steady(known, 3.0), None)
+    assert counted in decision.text
+    assert ("items" in decision.text) == by_items
 
 
 def test_decisions_are_those_of_the_golden_file() -> None:

@@ -36,6 +36,19 @@ def most_in_buckets(arrival_s: Floats, now_s: float, look_back_s: float, bucket_
     return int(np.max(np.diff(np.searchsorted(arrival_s, edges, side="right")), initial=0))
 
 
+def most_in_windows(arrival_s: Floats, now_s: float, look_back_s: float, windows_s: Floats) -> NDArray[np.int64]:
+    """Return the most requests in any (t - window, t] within the look-back, wherever it lies, for each window.
+
+    >>> most_in_windows(np.array([0.5, 6.0, 7.0]), 10.0, 10.0, np.array([0.5, 5.0])).tolist()
+    [1, 2]
+    """
+    recent = arrival_s[np.searchsorted(arrival_s, now_s - look_back_s, side="right") :]
+    last = np.arange(1, recent.size + 1)
+    # The fullest window can be moved left until it ends at a request, so only those ends are tried.
+    counts = [np.max(last - np.searchsorted(recent, recent - w, side="right"), initial=0) for w in windows_s]
+    return np.array(counts, dtype=np.int64)
+
+
 def quantile(mean: Floats, variance: Floats, z: float) -> Floats:
     """Return the count that lies `z` standard deviations up (or down) in a Gamma law of this mean and variance.
 

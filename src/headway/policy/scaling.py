@@ -223,6 +223,23 @@ def hold(observation: Observation, text: str = "nothing to change") -> Decision:
     return Decision(observation.held(), text=text)
 
 
+def require(
+    name: str, value: float, unit: str = "", *, least: float = 0.0, above: bool = False, most: float = math.inf
+) -> None:
+    """Raise ValueError unless a tuner's number is finite and in its range: from `least` (or `above` it) to `most`.
+
+    >>> require("interval_s", 0.0, "s", above=True)
+    Traceback (most recent call last):
+    ValueError: interval_s is 0.0; it is more than 0 s
+    """
+    low_enough = value > least if above else value >= least
+    if low_enough and value <= most and math.isfinite(value):
+        return
+    valid = f"{'more than' if above else 'at least'} {least:g} {unit}".rstrip()
+    valid += f" and at most {most:g} {unit}".rstrip() if most < math.inf else ""
+    raise ValueError(f"{name} is {value!r}; it is {valid}{'' if math.isfinite(value) else ', and finite'}")
+
+
 def told(observation: Observation, replicas: Mapping[str, int], text: str, **more: Any) -> Decision:
     """Return a decision for these replicas, with the code that follows from what changes; `hold` when nothing does."""
     held = observation.held()

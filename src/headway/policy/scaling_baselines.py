@@ -6,7 +6,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from headway.policy.scaling import EPSILON, Decision, Memory, Observation, StageSeen, StageTerms, Terms, hold, told
+from headway.policy.scaling import (
+    EPSILON,
+    LOOK_BACK_S,
+    Decision,
+    Memory,
+    Observation,
+    StageSeen,
+    StageTerms,
+    Terms,
+    hold,
+    require,
+    told,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +55,7 @@ class AutoScale:
     in the stage, at as many per replica as it can finish in time, and so notices slow servers and large requests.
     Items go to the lowest-numbered replicas first, so that number k idles exactly while the need is below k; it is
     given up after idling for `wait_s` (120 s in the paper, from a set-up time of 260 s). `rate_window_s` is how long
-    requests are counted for the rate (InferLine's buckets). Raises ValueError when that is not above 0.
+    requests are counted for the rate (InferLine's buckets). Raises ValueError for a number out of its range.
     """
 
     terms: Terms
@@ -53,8 +65,10 @@ class AutoScale:
     by_items: bool = False
 
     def __post_init__(self) -> None:
-        if not self.rate_window_s > 0:
-            raise ValueError(f"rate_window_s is {self.rate_window_s!r}; a rate is counted over more than 0 s")
+        require("wait_s", self.wait_s, "s")
+        require("rate_window_s", self.rate_window_s, "s", above=True, most=LOOK_BACK_S)
+        if self.unit_ratio is not None:
+            require("unit_ratio", self.unit_ratio, least=1.0)
 
     @property
     def name(self) -> str:
@@ -74,7 +88,8 @@ class AutoScale:
             while len(kept) > need and now_s - kept[-1] >= self.wait_s:
                 kept.pop()
             last_s[name], replicas[name] = tuple(kept), len(kept)
-        text = f"replicas that the rate and the items in the system need, or needed in the last {self.wait_s:g} s"
+        counted = "the rate and the items in the system need" if self.by_items else "the rate needs"
+        text = f"replicas that {counted}, or needed in the last {self.wait_s:g} s"
         ready_s = max(stage.startup_s for stage in self.terms.stages.values())
         return told(observation, replicas, text, expected={"ready_s": ready_s}), Needs(last_s)
 
@@ -101,12 +116,17 @@ class Ds2:
 
     Every `interval_s` each stage gets `ceil(target rate / true rate of one replica)`: its target is what its parents
     put out at theirs, the true rate is items over seconds of useful work. DS2 knows averages only: no promise, no
-    batching of its own, no headroom. `pause_s`: Flink stops the job to rescale it; 0 is an ideal DS2.
+    batching of its own, no headroom. `pause_s`: Flink stops the job to rescale it; 0 is an ideal DS2. Raises ValueError
+    for a number out of its range.
     """
 
     terms: Terms
     interval_s: float = 10.0
     pause_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        require("interval_s", self.interval_s, "s", above=True, most=LOOK_BACK_S)
+        require("pause_s", self.pause_s, "s")
 
     @property
     def name(self) -> str:
@@ -151,13 +171,19 @@ class Threshold:
     Every `sync_s` each stage wants `ceil(ready * utilization / target)`, unless the ratio is within `tolerance` of one;
     the target is the utilization that the plan chose. Up goes at once, by at most twice the replicas (or 4 more) per
     look; down to the most that was wanted in the last `stabilization_s`. Defaults are Kubernetes' own: 15 s, 10 %,
-    300 s. Utilization saturates at one, so that a stage at 100 % grows by steps.
+    300 s. Utilization saturates at one, so that a stage at 100 % grows by steps. Raises ValueError for a number out of
+    its range.
     """
 
     terms: Terms
     sync_s: float = 15.0
     tolerance: float = 0.1
     stabilization_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        require("sync_s", self.sync_s, "s", above=True)
+        require("tolerance", self.tolerance, most=1.0)
+        require("stabilization_s", self.stabilization_s, "s")
 
     @property
     def name(self) -> str:

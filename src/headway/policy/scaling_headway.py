@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headway.policy.drift import scale_ratio, service_ratio
-from headway.policy.envelopes import most_in_buckets, running_counts
-from headway.policy.scaling import LOOK_BACK_S, Decision, Floats, Gear, Observation, StageTerms, Terms, told
+from headway.policy.envelopes import most_in_buckets, most_in_windows, running_counts
+from headway.policy.scaling import LOOK_BACK_S, Decision, Floats, Gear, Observation, StageTerms, Terms, require, told
+from headway.policy.scaling_drain import draining, longest_path
 from headway.policy.scaling_inferline import DOWN_BUCKET_S, DOWN_LOOK_BACK_S, QUIET_S
 from headway.policy.scaling_rise import rise_under_way
 
@@ -35,6 +36,9 @@ LEAST_LEVEL = 1e-3
 MOST_SURGE = 3.0
 """Extra throughput for draining, at most, relative to the traffic's. Draining a backlog in a share x of the start-up
 that it grew in takes replicas that cost `1 + 1/x` times its own work; with long start-ups that has to end somewhere."""
+SETTLING_S = 10.0
+"""Seconds after a lowering, or a start-up where that is longer, in which only counts beyond chance raise the level: the
+busiest window yet of traffic that stays as it is would ask for replicas that were just given up."""
 SURGE_STEP = 1.2
 """By how much more than those asked for have to be needed before further replicas are asked for to drain."""
 REPLAN_S = 300.0
@@ -75,7 +79,8 @@ class Headway:
 
     Fewer replicas than planned are held after a lull of `lull_s`. When planned traffic is back, the requests of a whole
     start-up miss; by default a lull is so long that these are no more than the promise allows of the planned traffic
-    over that time: 500 s for start-ups of 5 s and a promise to 99 of 100 requests.
+    over that time: 500 s for start-ups of 5 s and a promise to 99 of 100 requests. Raises ValueError for a number out
+    of its range.
     """
 
     terms: Terms
@@ -86,6 +91,15 @@ class Headway:
     quiet_s: float = QUIET_S
     lull_s: float | None = None
     replan_s: float = REPLAN_S
+
+    def __post_init__(self) -> None:
+        if self.drain_s is not None:
+            require("drain_s", self.drain_s, "s", above=True)
+        for name in ("quiet_s", "replan_s"):
+            require(name, getattr(self, name), "s")
+        require("most_surge", self.most_surge)
+        if self.lull_s is not None:
+            require("lull_s", self.lull_s, "s")
 
     @property
     def name(self) -> str:
@@ -134,7 +148,7 @@ class Headway:
         fresh = band.windows_s <= DOWN_LOOK_BACK_S + observation.now_s - memory.lowered_s
         counts = running_counts(observation.arrival_s, observation.now_s, band.windows_s)
         memory = replace(memory, thin_s=self._thin_since(observation, counts, memory.thin_s))
-        level = self._raised(counts, fresh, memory.level)
+        level = self._raised(counts, fresh, memory.level, settling=self._settling(observation, memory))
         if level > memory.level:
             return self._with_trend(observation, self._at_level(observation, memory, level))
         rested = observation.now_s - memory.changed_s >= self.quiet_s
@@ -144,21 +158,34 @@ class Headway:
             memory = replace(self._at_level(observation, memory, lower), floor=0.0, lowered_s=lowered_s)
         return self._with_trend(observation, memory)
 
-    def _raised(self, counts: NDArray[np.int64], fresh: NDArray[np.bool_], level: float) -> float:
+    def _settling(self, observation: Observation, memory: Memory) -> bool:
+        """Whether the level was lowered so lately that replicas given up then are not asked for again by chance."""
+        settled_s = max(SETTLING_S, *(stage.startup_s for stage in self.terms.stages.values()))
+        return observation.now_s - memory.lowered_s <= settled_s and memory.asked_s <= memory.lowered_s
+
+    def _raised(
+        self, counts: NDArray[np.int64], fresh: NDArray[np.bool_], level: float, *, settling: bool = False
+    ) -> float:
         """Return the level that the counts in the fresh windows ask for, at least the one in force.
 
         Above the plan only counts lead that leave the plan's own band: what left the band of a lull may be the plan.
+        A level that is settling is left for counts that leave its own band alone.
         """
         band = self.terms.band
         over = fresh & (counts > band.high(max(level, 1.0)))
         if over.any():
             return max(level, float(band.growth(counts, FIRST_Z)[over].max()))
         if level > 1.0:
-            return max(level, float(band.growth(counts, busiest_z(band.windows_s))[fresh].max(initial=0.0)))
+            return level if settling else self._busiest_level(counts, fresh, level)
         back = fresh & (counts > band.high(level))
         if (band.growth(counts, -SURE_Z)[back] >= 1.0).any():
             return 1.0
         return max(level, float(band.growth(counts, FIRST_Z)[back].max(initial=0.0)))
+
+    def _busiest_level(self, counts: NDArray[np.int64], fresh: NDArray[np.bool_], level: float) -> float:
+        """Return the level at which the counts are those of the busiest windows of a minute, at least this one."""
+        band = self.terms.band
+        return max(level, float(band.growth(counts, busiest_z(band.windows_s))[fresh].max(initial=0.0)))
 
     def _at_level(self, observation: Observation, memory: Memory, level: float) -> Memory:
         off_s = None if level == 1.0 else observation.now_s if memory.off_s is None else memory.off_s
@@ -195,6 +222,10 @@ class Headway:
             if max(surely) <= 1.0:
                 return 1.0
             lower = max(1.0, *surely, band.growth_in(DOWN_BUCKET_S, busiest, BUSIEST_Z))
+            if lower < LOWER_SHARE * level:
+                # No lower than the same requests would raise it again.
+                most = most_in_windows(observation.arrival_s, now_s, DOWN_LOOK_BACK_S, band.windows_s)
+                lower = self._busiest_level(most, band.windows_s <= DOWN_LOOK_BACK_S, lower)
         return lower if lower < LOWER_SHARE * level else level
 
     def _with_trend(self, observation: Observation, memory: Memory) -> Memory:
@@ -258,7 +289,7 @@ class Headway:
         """The time to drain a backlog in."""
         if self.drain_s is not None:
             return self.drain_s
-        service_s = sum(stage.service_s[-1] for stage in _longest_path(self.terms.stages).values())
+        service_s = sum(stage.service_s[-1] for stage in longest_path(self.terms.stages).values())
         return max(self.terms.slo_s - service_s, self.terms.slo_s / 4)
 
     def _until_ready(self, observation: Observation, memory: Memory) -> float:
@@ -323,7 +354,7 @@ class Headway:
                 causes.append(
                     f"supply of {name}: it needs more than the {stage.max_replicas} replicas that supply allows"
                 )
-        slowest = sum(s.service_s[1] * now.work.get(n, 1.0) for n, s in _longest_path(self.terms.stages).items())
+        slowest = sum(s.service_s[1] * now.work.get(n, 1.0) for n, s in longest_path(self.terms.stages).items())
         if now.work and slowest > self.terms.slo_s:
             causes.append(f"service: a request alone takes {slowest:.3g} s, longer than the promise")
         return next((cause for cause in causes if cause.partition(":")[0] not in now.told), None)
@@ -352,48 +383,3 @@ def busiest_z(windows_s: Floats) -> Floats:
     About sqrt(2 ln n) for n windows that do not overlap, at least 1 (extreme values of normal counts).
     """
     return np.sqrt(np.maximum(2.0 * np.log(LOOK_BACK_S / windows_s), 1.0))
-
-
-def draining(
-    stages: Mapping[str, StageTerms],
-    observation: Observation,
-    excess: Mapping[str, int],
-    rate_per_s: float,
-    work: Mapping[str, float],
-    until_ready_s: float,
-    within_s: float,
-    most_surge: float,
-) -> tuple[dict[str, float], bool]:
-    """Return replicas per stage that drain what waits once they are ready, and whether anything is left to drain.
-
-    A fluid model in requests: what exceeds the capacity of a stage, or of any stage before it, waits there until the
-    new replicas are ready; then the stage passes it on together with what goes on coming, `within_s`.
-    """
-    carried: dict[str, float] = {}
-    waiting: dict[str, float] = {}
-    needed, left = {}, False
-    for name, stage in stages.items():
-        per_replica = stage.throughput_per_s / (stage.scale_factor * work.get(name, 1.0))
-        capacity = observation.stages[name].ready * per_replica
-        above = [parent for parent in stage.after if parent in stages]
-        carried[name] = min([capacity, rate_per_s, *(carried[parent] for parent in above)])
-        waiting[name] = excess[name] / stage.scale_factor + max((waiting[parent] for parent in above), default=0.0)
-        grown = waiting[name] + (rate_per_s - carried[name]) * until_ready_s
-        left = left or grown > 0.0
-        flow = rate_per_s + min(grown / max(within_s, 1e-3), most_surge * rate_per_s)
-        needed[name] = flow / per_replica
-    return needed, left
-
-
-def _longest_path(stages: Mapping[str, StageTerms]) -> dict[str, StageTerms]:
-    """Return the stages on the path whose batches of one take longest together."""
-    paths: dict[str, list[str]] = {}
-    for name, stage in stages.items():
-        before = max((paths[p] for p in stage.after if p in paths), key=lambda path: _path_s(stages, path), default=[])
-        paths[name] = [*before, name]
-    longest = max(paths.values(), key=lambda path: _path_s(stages, path))
-    return {name: stages[name] for name in longest}
-
-
-def _path_s(stages: Mapping[str, StageTerms], path: list[str]) -> float:
-    return sum(stages[name].service_s[1] for name in path)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headway.policy.envelopes import most_in_buckets, running_counts
-from headway.policy.scaling import Decision, Observation, StageTerms, Terms, hold, told
+from headway.policy.scaling import Decision, Observation, StageTerms, Terms, hold, require, told
 
 QUIET_S = 15.0
 """Seconds after any change before replicas are taken away: three times the 5 s that one takes to start (5.4)."""
@@ -42,11 +42,14 @@ class InferLine:
     """Up at once when the running envelope exceeds the planned one; down from the busiest 5 s of the last 30 s.
 
     Up: `R = ceil(r_max s / (mu rho_m))` with `r_max` the highest exceeding rate. Down: the same with the rate of the
-    busiest bucket and the lowest `rho` of all stages.
+    busiest bucket and the lowest `rho` of all stages. Raises ValueError for a `quiet_s` that is not 0 or more.
     """
 
     terms: Terms
     quiet_s: float = QUIET_S
+
+    def __post_init__(self) -> None:
+        require("quiet_s", self.quiet_s, "s")
 
     @property
     def name(self) -> str:

@@ -29,13 +29,23 @@ def tuning_view(advice: Mapping[str, Any]) -> Group:
     parts: list[RenderableType] = [table(["", "misses", "P99", "promise", "cost"], rows)]
     decisions = advice["decisions"]
     if not decisions:
-        return Group(*parts, "\nno decision: the traffic stays within what the plan was made for")
+        return Group(*parts, f"\nno decision: {_why_none(advice)}")
     shown = [(f"{d['at_s']:.1f} s", decision_lines(d)[0]) for d in decisions[:MOST_DECISIONS]]
     parts += [heading(f"\n{fmt.plural(len(decisions), 'decision')}"), pairs(shown)]
     if len(decisions) > MOST_DECISIONS:
         parts.append(f"and {len(decisions) - MOST_DECISIONS} more: --json or --journal has all of them")
     parts += [f"plan again: {d['replan']}" for d in decisions if "replan" in d]
     return Group(*parts)
+
+
+def _why_none(advice: Mapping[str, Any]) -> str:
+    """Return why a tuner decided nothing: because it never does, or saw no reason, whether or not the promise held."""
+    name, kept = advice["tuner"].partition(",")[0], advice["with"].get("slo_holds")
+    if name == "none":
+        return "this tuner leaves the plan as it is" + ("" if kept else ", and the plan breaks the promise here")
+    if kept:
+        return "the traffic stays within what the plan was made for"
+    return f"tuner {name} saw no reason to change replicas, though the promise is broken"
 
 
 def watched_view(found: Mapping[str, Any]) -> str:

@@ -72,6 +72,7 @@ clean: ## remove the environment and everything built
 
 .venv/.bench: .venv/.pip pyproject.toml
 	$(PIP) install --editable '.[bench,demo]'
+	$(PIP) install --no-deps vidur
 	@touch $@
 
 .venv/.docs: .venv/.pip pyproject.toml

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
 
 from headway.bench import BenchOptions, serving
 from headway.bench.load import closed_loop, open_loop, post
-from headway.bench.rivals import Server
+from headway.bench.rivals import PACKAGES, Server
 from headway.bench.served import CASES, Echo, case_of, payload_of, plan_of, response_of, work
 from headway.domains.pipeline.declare import ReplicaConfig
 from headway.errors import HeadwayError
@@ -109,3 +110,19 @@ def test_what_is_measured_is_compared_row_by_row(monkeypatch: pytest.MonkeyPatch
     assert rows["serving-echo/p99/litserve"].met
     assert rows["serving-echo/cpu/litserve"].ratio == 0.5
     assert rows["serving-echo-single/rate/litserve"].bar is None
+
+
+def test_a_rival_that_is_not_there_costs_its_own_rows_alone_and_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = serving._measure
+
+    def measured(server: str, *more: Any) -> serving.Measured:
+        return measure(server, *more) if server == "litserve" else serving.Measured(1.0, 1.0)
+
+    monkeypatch.setattr(serving, "_measure", measured)
+    monkeypatch.setitem(PACKAGES, "headway.bench.rival_litserve", "no_such_litserve")
+    rows: list[str] = []
+    with pytest.raises(HeadwayError) as stop:
+        rows.extend(row.name for row in serving.serving_echo(BenchOptions()))
+    assert str(stop.value) == "no_such_litserve is not installed; `make bench` installs it (extra bench)"
+    assert {name.rpartition("/")[2] for name in rows} == {"ray-serve", "ray-serve-tuned"}
+    assert any(name.startswith("serving-echo-single/") for name in rows)

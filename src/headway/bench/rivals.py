@@ -7,6 +7,7 @@ between sessions, so that one started with less would get less of them.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import socket
@@ -34,6 +35,9 @@ RIVALS: Mapping[str, str] = {
     "litserve": "headway.bench.rival_litserve",
 }
 """Modules that serve a case until SIGTERM, or until their standard input is closed: `python -m MODULE CASE PORT`."""
+
+PACKAGES: dict[str, str] = {"headway.bench.rival_ray": "ray", "headway.bench.rival_litserve": "litserve"}
+"""What has to be installed for a rival's module."""
 
 MODULES = {HEADWAY: "headway.bench.ours", **RIVALS}
 
@@ -68,8 +72,11 @@ class Server:
 def running(name: str, case: Case) -> Iterator[Server]:
     """Start a server as a session of its own and yield it once it answers; stop it, and what it started.
 
-    Raises HeadwayError when it does not start.
+    Raises HeadwayError when it is not installed, or does not start.
     """
+    needed = PACKAGES.get(MODULES[name])
+    if needed is not None and importlib.util.find_spec(needed) is None:
+        raise HeadwayError(f"{needed} is not installed; `make bench` installs it (extra bench)")
     port = _free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", MODULES[name], case.name, str(port)],
@@ -106,8 +113,10 @@ def _wait(name: str, case: Case, server: Server, process: subprocess.Popen[bytes
                 return
         time.sleep(0.2)
     process.kill()
-    said = process.stderr.read().decode(errors="replace")[-400:] if process.stderr is not None else ""
-    raise HeadwayError(f"bench: {name} does not answer {case.name}: {said.strip()}")
+    said = process.stderr.read().decode(errors="replace").strip() if process.stderr is not None else ""
+    # The last line is the error itself; what is before it says where.
+    last = said.splitlines()[-1][-400:] if said else "it says nothing"
+    raise HeadwayError(f"{name} does not answer {case.name}: {last}")
 
 
 def _free_port() -> int:

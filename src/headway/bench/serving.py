@@ -8,7 +8,7 @@ FastAPI below 0.116 and cannot be installed beside these.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from headway.bench import BenchOptions, Row
@@ -22,6 +22,7 @@ WINDOWS = 3
 QUICK_S = 0.5
 OPEN_RATE_PER_S = 100.0
 Bars = Mapping[str, tuple[str, str]]
+Rows = Generator[Row, None, dict[str, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +36,22 @@ class Measured:
     light_p99_ms: float | None = None
 
 
-def serving_echo(options: BenchOptions) -> list[Row]:
+def serving_echo(options: BenchOptions) -> Iterator[Row]:
     """What a server adds to a model that takes no time: 64 requests at a time, in batches of up to 32, then singly."""
     bars = {"ray-serve": (">= 15", "<= 1"), "litserve": (">= 3", "<= 1")}
-    return [*_compare("echo", options, bars, light=True), *_compare("echo-single", options, {})]
+    lacking = yield from _compare("echo", options, bars, light=True)
+    lacking |= yield from _compare("echo-single", options, {})
+    _check_complete(lacking)
 
 
-def serving_onnx(options: BenchOptions) -> list[Row]:
+def serving_onnx(options: BenchOptions) -> Iterator[Row]:
     """One real network with dynamic batches: PaddleOCR's line orientation, from the rapidocr wheel."""
-    return _compare("onnx", options, {})
+    _check_complete((yield from _compare("onnx", options, {})))
 
 
-def serving_pipeline(options: BenchOptions) -> list[Row]:
+def serving_pipeline(options: BenchOptions) -> Iterator[Row]:
     """The three networks of the demo, each in two workers; LitServe, which has no stages, runs all three in each."""
-    return _compare("pipeline", options, {})
+    _check_complete((yield from _compare("pipeline", options, {})))
 
 
 def serving_hop(options: BenchOptions) -> list[Row]:
@@ -67,28 +70,42 @@ def serving_hop(options: BenchOptions) -> list[Row]:
     return rows
 
 
-def _compare(name: str, options: BenchOptions, bars: Bars, light: bool = False) -> list[Row]:
-    """Rows of requests per second, P99 and CPU time per request, ours with each rival's as the baseline."""
+def _compare(name: str, options: BenchOptions, bars: Bars, light: bool = False) -> Rows:
+    """Rows of requests per second, P99 and CPU time per request, ours with each rival's as the baseline.
+
+    A rival that cannot be measured costs its own rows alone; what comes back is why, each reason once.
+    """
     case = case_of(name)
-    found = {HEADWAY: _measure(HEADWAY, case, options, light)}
+    ours = _measure(HEADWAY, case, options, light)
+    lacking: dict[str, None] = {}
     for rival in RIVALS:
-        found[rival] = _measure(rival, case, options, light)
-    ours = found.pop(HEADWAY)
-    rows = []
-    for rival, theirs in found.items():
-        at_least, at_most = bars.get(rival, (None, None))
-        where = f"serving-{name}/{{}}/{rival}"
-        ratio = ours.rate_per_s / theirs.rate_per_s
-        rows.append(Row(where.format("rate"), ours.rate_per_s, "requests/s", theirs.rate_per_s, ratio, at_least))
-        for what, mine, other, bar in (
-            ("p99", ours.p99_ms, theirs.p99_ms, at_most),
-            ("cpu", ours.cpu_ms, theirs.cpu_ms, None),
-            ("light-p50", ours.light_p50_ms, theirs.light_p50_ms, None),
-            ("light-p99", ours.light_p99_ms, theirs.light_p99_ms, None),
-        ):
-            if mine is not None and other is not None:
-                rows.append(Row(where.format(what), mine, "ms", other, mine / other, bar))
-    return rows
+        try:
+            theirs = _measure(rival, case, options, light)
+        except HeadwayError as error:
+            lacking[str(error)] = None
+            continue
+        yield from _beside(f"serving-{name}/{{}}/{rival}", ours, theirs, bars.get(rival, (None, None)))
+    return lacking
+
+
+def _check_complete(lacking: Iterable[str]) -> None:
+    """Raise HeadwayError when rivals could not be measured, after the rows of those that could."""
+    if reasons := "; ".join(lacking):
+        raise HeadwayError(reasons)
+
+
+def _beside(where: str, ours: Measured, theirs: Measured, bars: tuple[str | None, str | None]) -> Iterator[Row]:
+    at_least, at_most = bars
+    ratio = ours.rate_per_s / theirs.rate_per_s
+    yield Row(where.format("rate"), ours.rate_per_s, "requests/s", theirs.rate_per_s, ratio, at_least)
+    for what, mine, other, bar in (
+        ("p99", ours.p99_ms, theirs.p99_ms, at_most),
+        ("cpu", ours.cpu_ms, theirs.cpu_ms, None),
+        ("light-p50", ours.light_p50_ms, theirs.light_p50_ms, None),
+        ("light-p99", ours.light_p99_ms, theirs.light_p99_ms, None),
+    ):
+        if mine is not None and other is not None:
+            yield Row(where.format(what), mine, "ms", other, mine / other, bar)
 
 
 def _measure(server: str, case: Case, options: BenchOptions, light: bool) -> Measured:
@@ -121,5 +138,5 @@ def _load(server: Server, case: Case, options: BenchOptions, light: bool = False
     calm = calmest(some, attempts)[0] if light else None
     for load in [*loads, *([calm] if calm is not None else [])]:
         if load.failed or not len(load.latency_s):
-            raise HeadwayError(f"bench: {url} left {load.failed} requests without a good answer")
+            raise HeadwayError(f"{url} left {load.failed} requests without a good answer")
     return loads, calm

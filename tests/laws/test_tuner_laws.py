@@ -303,3 +303,11 @@ def test_a_level_is_lowered_no_further_than_the_same_requests_raise_it(seed: int
         seen = arrival_s[(arrival_s > 30.0) & (arrival_s <= now_s)]
         again = Headway(known).decide(Observation(now_s, 30.0, seen, stages), unsettled)[1]
         assert again.level == after.level
+
+
+@pytest.mark.parametrize(("lowered_s", "level", "raised"), [(55.0, 2.1, False), (40.0, 2.1, True), (55.0, 2.6, True)])
+def test_a_level_just_lowered_is_raised_only_beyond_chance(lowered_s: float, level: float, raised: bool) -> None:
+    known = example_terms()
+    memory = Memory(changed_s=lowered_s, lowered_s=lowered_s, level=2.0, off_s=0.0)
+    after = Headway(known).decide(steady(known, level), memory)[1]
+    assert (after.level > 2.0) == raised

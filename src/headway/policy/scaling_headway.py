@@ -225,7 +225,7 @@ class Headway:
             if lower < LOWER_SHARE * level:
                 # No lower than the same requests would raise it again.
                 most = most_in_windows(observation.arrival_s, now_s, DOWN_LOOK_BACK_S, band.windows_s)
-                lower = self._busiest_level(most, band.windows_s <= DOWN_LOOK_BACK_S, lower)
+                return min(level, self._busiest_level(most, band.windows_s <= DOWN_LOOK_BACK_S, lower))
         return lower if lower < LOWER_SHARE * level else level
 
     def _with_trend(self, observation: Observation, memory: Memory) -> Memory:

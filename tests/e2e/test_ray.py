@@ -11,7 +11,6 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import tempfile
 import threading
 import time
@@ -397,14 +396,3 @@ def test_a_cascade_has_its_models_on_ray_and_says_who_answered(ray: None, tmp_pa
         stage = client.get("/stats").json()["stages"]["sort"]
         assert stage["replicas"]["ready"] == 2
         assert (stage["restarts"], len(set(stage["pids"]))) == (0, 4)
-
-
-def test_where_no_ray_answers_the_server_says_so_and_ends(
-    models: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(ServeError, match="did not start"), running(pages(models), engine="ray"):
-        pass
-    assert f"RAY_ADDRESS={address}: no Ray answers at" in capfd.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import signal
@@ -76,11 +77,11 @@ SPEED = 10.0
 class Hurried:
     """A tuner for which ten seconds pass in one: what it waits for before it scales down is too long for a test."""
 
-    tuner: Tuner
+    terms: Terms
 
     @property
     def name(self) -> str:
-        return self.tuner.name
+        return self._tuner.name
 
     def decide(self, observation: Observation, memory: Any) -> tuple[Decision, Any]:
         slowly = replace(
@@ -90,10 +91,10 @@ class Hurried:
             arrival_s=SPEED * observation.arrival_s,
             stages={name: replace(seen, busy_s=SPEED * seen.busy_s) for name, seen in observation.stages.items()},
         )
-        return self.tuner.decide(slowly, memory)
+        return self._tuner.decide(slowly, memory)
 
-    @classmethod
-    def headway(cls, about: Terms) -> Hurried:
+    @functools.cached_property
+    def _tuner(self) -> Tuner:
         def slow(stages: Mapping[str, StageTerms]) -> dict[str, StageTerms]:
             return {
                 name: replace(
@@ -102,6 +103,7 @@ class Hurried:
                 for name, stage in stages.items()
             }
 
+        about = self.terms
         slowly = replace(
             about,
             rate_per_s=about.rate_per_s / SPEED,
@@ -110,7 +112,7 @@ class Hurried:
             stages=slow(about.stages),
             gears=tuple(replace(gear, stages=slow(gear.stages)) for gear in about.gears),
         )
-        return cls(Headway(slowly))
+        return Headway(slowly)
 
 
 def test_when_replicas_end_a_gear_is_changed_to_over_http_and_left_again(
@@ -119,7 +121,7 @@ def test_when_replicas_end_a_gear_is_changed_to_over_http_and_left_again(
     # A promise that is kept on a busy machine as well: broken after the change, it would be taken back.
     plan = make_plan(supply={"max": 4}, latency="5s")
     gears = prepared(gears_file(tmp_path / "gears.json", plan), plan)
-    monkeypatch.setitem(TUNERS, "headway", Hurried.headway)
+    monkeypatch.setitem(TUNERS, "headway", Hurried)
     stop, offered, last_s = threading.Event(), list[int](), time.monotonic() + 240.0
     with running(plan) as server, Journal(tmp_path / "decisions.jsonl") as journal:
 

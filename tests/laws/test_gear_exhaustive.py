@@ -1,7 +1,8 @@
 """The planner of gears against every plan, in spaces small enough to try them all.
 
 It is no exact search: it leaves out gears that miss the promise under even load of their own highest rate, where a
-trace may be kinder than that. So it may take a device more than the best of all plans, never two, and seldom that one.
+trace may be kinder than that. So it may take a device more than the best of all plans, and seldom does; that it takes
+two is what these tests would find.
 """
 
 from __future__ import annotations

@@ -7,17 +7,21 @@ import contextlib
 import gc
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from headway.errors import WorkerDied
+from headway.serve import worker as worker_module
 from headway.serve.model_ref import HardwareView, ModelRef, resolve
 from headway.serve.printed import Printed
+from headway.serve.replica import Replica
 from headway.serve.run import fastest_loop
 from headway.serve.wire import Payload
 from headway.serve.worker import Worker
+from headway.testing.live import run_virtual
 
 LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, fastest_loop], ids=["asyncio", "fastest"])
 NewLoop = Callable[[], asyncio.AbstractEventLoop]
@@ -56,6 +60,59 @@ def test_a_start_that_is_called_off_at_any_moment_closes_its_files_and_no_others
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(main())
+
+
+@LOOPS
+def test_a_start_that_is_called_off_twice_leaves_no_process_behind(
+    ref: ModelRef, loop: NewLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[subprocess.Popen[bytes]] = []
+    spawn = worker_module._spawn
+
+    def remember(descriptors: Sequence[int], threads: int) -> subprocess.Popen[bytes]:
+        made.append(spawn(descriptors, threads))
+        return made[-1]
+
+    monkeypatch.setattr(worker_module, "_spawn", remember)
+
+    async def main() -> None:
+        start = asyncio.ensure_future(Worker.start(ref, HardwareView("cpu"), log=lambda line: None))
+        while not made:
+            await asyncio.sleep(0)
+        for _ in range(2):
+            start.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await start
+        assert made[0].returncode is not None
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
+
+
+def test_a_replica_that_is_retired_twice_ends_the_worker_that_it_was_starting() -> None:
+    async def main() -> int:
+        begun, ended = asyncio.Event(), 0
+
+        async def start() -> Worker:
+            nonlocal ended
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.01)
+                ended += 1
+            raise AssertionError
+
+        replica = Replica(start, 0.0)
+        replica.keep(lambda r: None, lambda r: None)
+        await begun.wait()
+        first = asyncio.ensure_future(replica.retire())
+        await asyncio.sleep(0)
+        await asyncio.gather(first, replica.retire())
+        return ended
+
+    assert run_virtual(main) == 1
 
 
 @LOOPS

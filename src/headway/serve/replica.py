@@ -212,7 +212,8 @@ class Replica:
         if self.worker is not None:
             await self.worker.stop(grace_s)
         if self._keeper is not None:
-            self._keeper.cancel()
+            if not self._keeper.cancelling():  # a second time would call off the end of a worker that just began
+                self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
         if self.worker is not None:
             await self.worker.stop(0.0)

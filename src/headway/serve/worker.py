@@ -282,9 +282,13 @@ class Worker:
 
     async def _reap(self) -> None:
         """After the socket closed: wait for the process, learn why it ended, tell whoever waits for an answer."""
-        if not await self._exited(_EXIT_GRACE_S):
-            self._kill()
-            await self._exited(None)
+        try:
+            if not await self._exited(_EXIT_GRACE_S):
+                self._kill()
+                await self._exited(None)
+        except asyncio.CancelledError:
+            self._kill_at_once()
+            raise
         await self._output.ended(_OUTPUT_GRACE_S)
         last = "; last output: " + " | ".join(self._output.tail) if self._output.tail else ""
         problem = self._problem or f"{_how(self._process.returncode)} before it answered{last}"
@@ -296,11 +300,15 @@ class Worker:
 
     async def _end(self, grace_s: float) -> None:
         self._problem = self._problem or "was stopped"
-        for act, wait_s in ((None, grace_s), (self._process.terminate, _EXIT_GRACE_S), (self._kill, None)):
-            if act is not None:
-                act()
-            if await self._exited(wait_s):
-                break
+        try:
+            for act, wait_s in ((None, grace_s), (self._process.terminate, _EXIT_GRACE_S), (self._kill, None)):
+                if act is not None:
+                    act()
+                if await self._exited(wait_s):
+                    break
+        except asyncio.CancelledError:
+            self._kill_at_once()
+            raise
         self._fail(WorkerDied(f"worker of {self.name} (pid {self.pid}) was stopped"), "was stopped")
         self._link.close()
         # A loop that was interrupted while it connected may never say that the connection is lost.
@@ -312,6 +320,11 @@ class Worker:
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
+
+    def _kill_at_once(self) -> None:
+        """Kill the process and wait here: whoever is called off while it ends a process may have no later moment."""
+        self._kill()
+        self._process.wait()
 
     async def _exited(self, timeout_s: float | None) -> bool:
         """Whether the process has ended (and been reaped) within the time."""

@@ -7,16 +7,15 @@ import contextlib
 import gc
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from headway.errors import WorkerDied
-from headway.serve import worker as worker_module
 from headway.serve.model_ref import HardwareView, ModelRef, resolve
 from headway.serve.printed import Printed
+from headway.serve.process import Process
 from headway.serve.replica import Replica
 from headway.serve.run import fastest_loop
 from headway.serve.wire import Payload
@@ -66,14 +65,13 @@ def test_a_start_that_is_called_off_at_any_moment_closes_its_files_and_no_others
 def test_a_start_that_is_called_off_twice_leaves_no_process_behind(
     ref: ModelRef, loop: NewLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[subprocess.Popen[bytes]] = []
-    spawn = worker_module._spawn
+    made: list[Process] = []
 
-    def remember(descriptors: Sequence[int], threads: int) -> subprocess.Popen[bytes]:
-        made.append(spawn(descriptors, threads))
+    def remember(descriptors: Sequence[int], threads: int) -> Process:
+        made.append(Process(descriptors, threads))
         return made[-1]
 
-    monkeypatch.setattr(worker_module, "_spawn", remember)
+    monkeypatch.setattr("headway.serve.worker.Process", remember)
 
     async def main() -> None:
         start = asyncio.ensure_future(Worker.start(ref, HardwareView("cpu"), log=lambda line: None))
@@ -84,7 +82,7 @@ def test_a_start_that_is_called_off_twice_leaves_no_process_behind(
             await asyncio.sleep(0)
         with pytest.raises(asyncio.CancelledError):
             await start
-        assert made[0].returncode is not None
+        assert made[0].code is not None
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(main())

@@ -7,11 +7,8 @@ socket and a pipe for what they print.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +18,7 @@ from headway.errors import ServeError, WorkerDied, WorkerTimeout
 from headway.serve import shared
 from headway.serve.model_ref import HardwareView, ModelRef
 from headway.serve.printed import Printed
+from headway.serve.process import EXIT_GRACE_S, Process
 from headway.serve.wire import (
     SOCKET_BYTES,
     Batch,
@@ -46,34 +44,7 @@ from headway.serve.wire import (
     slots,
 )
 
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "RAYON_NUM_THREADS",
-)
-_EXIT_GRACE_S = 1.0
 _OUTPUT_GRACE_S = 0.2
-
-
-def environment(threads: int) -> dict[str, str]:
-    """Return the environment of a worker process: this one's, with every numeric library limited to `threads`.
-
-    >>> environment(2)["OMP_NUM_THREADS"]
-    '2'
-    """
-    return {**os.environ, **thread_limits(threads)}
-
-
-def thread_limits(threads: int) -> dict[str, str]:
-    """Return the part of an environment that limits every numeric library to `threads`."""
-    # Threads that spin while they wait take the cores of other replicas.
-    quiet = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
-    return {**dict.fromkeys(_THREAD_VARIABLES, str(threads)), **quiet}
 
 
 class Worker:
@@ -86,7 +57,7 @@ class Worker:
     def __init__(
         self,
         name: str,
-        process: subprocess.Popen[bytes],
+        process: Process,
         log: Callable[[str], None],
         memory: shared.Shared | None = None,
     ) -> None:
@@ -96,8 +67,7 @@ class Worker:
         self.service_s = 0.0
         self._process = process
         self._loop = asyncio.get_running_loop()
-        assert process.stdout is not None
-        self._output = Printed(process.stdout, f"[{name}] ", log)
+        self._output = Printed(process.output, f"[{name}] ", log)
         self._shared = memory
         self._link: _Link = _Link(self)
         self._number = 0
@@ -136,7 +106,7 @@ class Worker:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
         memory = shared.create()
         try:
-            process = _spawn([theirs.fileno(), *([] if memory is None else [memory])], hardware.threads)
+            process = Process([theirs.fileno(), *([] if memory is None else [memory])], hardware.threads)
         except OSError as error:
             ours.close()
             if memory is not None:
@@ -260,7 +230,7 @@ class Worker:
     def _time_out(self, timeout_s: float, why: str) -> None:
         problem = f"took longer than {timeout_s:g} s {why} and was killed"
         self._fail(WorkerTimeout(f"worker of {self.name} (pid {self.pid}) {problem}"), problem)
-        self._kill()
+        self._process.kill()
 
     def _fail(self, error: ServeError, problem: str) -> None:
         self._problem = self._problem or problem
@@ -282,16 +252,10 @@ class Worker:
 
     async def _reap(self) -> None:
         """After the socket closed: wait for the process, learn why it ended, tell whoever waits for an answer."""
-        try:
-            if not await self._exited(_EXIT_GRACE_S):
-                self._kill()
-                await self._exited(None)
-        except asyncio.CancelledError:
-            self._kill_at_once()
-            raise
+        await self._process.end(EXIT_GRACE_S)
         await self._output.ended(_OUTPUT_GRACE_S)
         last = "; last output: " + " | ".join(self._output.tail) if self._output.tail else ""
-        problem = self._problem or f"{_how(self._process.returncode)} before it answered{last}"
+        problem = self._problem or f"{self._process.how()} before it answered{last}"
         self._fail(WorkerDied(f"worker of {self.name} (pid {self.pid}) {problem}"), problem)
         self._output.close()
         if self._shared is not None:
@@ -300,42 +264,12 @@ class Worker:
 
     async def _end(self, grace_s: float) -> None:
         self._problem = self._problem or "was stopped"
-        try:
-            for act, wait_s in ((None, grace_s), (self._process.terminate, _EXIT_GRACE_S), (self._kill, None)):
-                if act is not None:
-                    act()
-                if await self._exited(wait_s):
-                    break
-        except asyncio.CancelledError:
-            self._kill_at_once()
-            raise
+        await self._process.end(grace_s, terminate=True)
         self._fail(WorkerDied(f"worker of {self.name} (pid {self.pid}) was stopped"), "was stopped")
         self._link.close()
         # A loop that was interrupted while it connected may never say that the connection is lost.
         self._disconnected()
         await self._ended.wait()
-
-    def _kill(self) -> None:
-        """Kill the process and whatever it started; as long as it is not reaped, its group's number is its own."""
-        if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
-
-    def _kill_at_once(self) -> None:
-        """Kill the process and wait here: whoever is called off while it ends a process may have no later moment."""
-        self._kill()
-        self._process.wait()
-
-    async def _exited(self, timeout_s: float | None) -> bool:
-        """Whether the process has ended (and been reaped) within the time."""
-        end_s = None if timeout_s is None else self._loop.time() + timeout_s
-        pause_s = 0.001
-        while self._process.poll() is None:
-            if end_s is not None and self._loop.time() >= end_s:
-                return False
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, 0.05)
-        return True
 
 
 class _Link(asyncio.BufferedProtocol):
@@ -374,19 +308,6 @@ class _Link(asyncio.BufferedProtocol):
             self._transport.close()
 
 
-def _spawn(descriptors: Sequence[int], threads: int) -> subprocess.Popen[bytes]:
-    # -P: the working directory is not a place to import from. A process group of its own: Ctrl-C reaches only us.
-    return subprocess.Popen(
-        [sys.executable, "-P", "-u", "-X", "faulthandler", "-m", "headway.serve.child", *map(str, descriptors)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        pass_fds=descriptors,
-        env=environment(threads),
-        process_group=0,
-    )
-
-
 def read_result(at: ResultSlots, body: Body) -> Result:
     """Return the result that stands in a header, with its bytes. Raises ServeError when it is nothing."""
     if at.error is not None:
@@ -396,12 +317,6 @@ def read_result(at: ResultSlots, body: Body) -> Result:
     if at.value is None:
         raise ServeError("a worker's frame holds a result that is nothing")
     return Result(value=body.payload(at.value))
-
-
-def _how(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"died of signal {signal.Signals(-code).name}"
-    return f"exited with code {code}"
 
 
 def _to_stderr(line: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from headway.errors import ServeError, WorkerDied, WorkerTimeout
 from headway.serve.model_ref import HardwareView, ModelRef
+from headway.serve.process import thread_limits
 from headway.serve.ray_engine.replica import BROKEN
 from headway.serve.ray_engine.runtime import Order, Seen
 from headway.serve.wire import (
@@ -33,7 +34,7 @@ from headway.serve.wire import (
     slots,
     unpack,
 )
-from headway.serve.worker import read_result, thread_limits
+from headway.serve.worker import read_result
 
 log = logging.getLogger(__name__)
 

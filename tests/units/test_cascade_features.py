@@ -67,6 +67,27 @@ def test_an_unknown_column_is_named_with_the_nearest(form: str) -> None:
         select(FORMS[form], "bb")
 
 
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([{"a": 1}, None], "row 1, counted from 0, has no column 'a'; it is a NoneType"),
+        ([{"a": 1}, {"b": 1, "c": 2}], "row 1, counted from 0, has no column 'a'; it has b, c"),
+        ([{"a": 1}, {}], "row 1, counted from 0, has no column 'a'; it has no columns"),
+        ([None, {"a": 1}], "no column 'a'; they have no columns: a row is one value"),
+    ],
+)
+def test_the_row_that_lacks_a_column_is_named(rows: Any, says: str) -> None:
+    for of in ("a", ("a",)):
+        with pytest.raises(CascadeError, match=says):
+            select(rows, of)
+
+
+@pytest.mark.parametrize("row", ["text", b"text", {"text": "a"}])
+def test_one_row_is_no_batch(row: Any) -> None:
+    with pytest.raises(CascadeError, match=f"a {type(row).__name__} is one row; give a list of rows"):
+        count(row)
+
+
 def test_a_generator_has_no_length() -> None:
     with pytest.raises(CascadeError, match="a generator has no length"):
         count(row for row in [1, 2])
@@ -186,8 +207,21 @@ def test_a_generator_must_give_one_line_per_row() -> None:
         known.block("short")
 
 
-def test_an_error_of_a_generator_says_which_one_it_was() -> None:
-    known = Features({"text": Feature(lambda rows: [row.lower() for row in rows])}).known([None])
-    with pytest.raises(AttributeError) as raised:
+def test_a_row_that_a_generator_cannot_take_is_named_by_its_place_among_all_rows() -> None:
+    lower = Features({"text": Feature(lambda rows: [[len(row.lower())] for row in rows])})
+    with pytest.raises(CascadeError, match=r"^feature 'text': cannot take the row None: AttributeError: 'NoneType'"):
+        lower.known([None]).block("text")
+    known = lower.known(["a", "b", "c", None, "e", None]).only(np.array([1, 4, 3, 5]))
+    with pytest.raises(
+        CascadeError, match=r"cannot take row 3 of 6, counted from 0, None: .*; rows must be like those"
+    ):
         known.block("text")
+
+
+def test_what_is_wrong_with_a_source_is_no_fault_of_a_row() -> None:
+    def gone(rows: Any) -> Any:
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone") as raised:
+        Features({"text": Feature(gone)}).known(["a"]).block("text")
     assert raised.value.__notes__ == ["while feature 'text' was computed for 1 rows"]

@@ -9,6 +9,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from headway.cascade.lookup import Lookup, fetch_together
+from headway.cascade.refused import VALUE_ERRORS, refused
 from headway.cascade.rows import Block, Columns, Index, Rows, as_block, count, select, stack, take
 from headway.errors import CascadeError, nearest
 
@@ -181,12 +182,22 @@ class Known:
         narrow._rows, narrow._count, narrow._of = None, len(index), (self, index)
         return narrow
 
+    def origin(self, at: int) -> tuple[int, Rows]:
+        """Return the place of a row among the rows that all began with, and these."""
+        if self._of is None:
+            return at, self._rows
+        wider, index = self._of
+        return wider.origin(int(index[at]))
+
     def has(self, name: str) -> bool:
         """Return whether a feature need not be computed any more."""
         return name in self._values or (self._of is not None and self._of[0].has(name))
 
     def block(self, name: str) -> Block:
-        """Return a feature's block. Raises CascadeError when it has another number of rows than it was given."""
+        """Return a feature's block.
+
+        Raises CascadeError for a row that it cannot be computed of, and when it has another number of rows.
+        """
         return as_block(self.value(name), name)
 
     def stacked(self, names: Iterable[str]) -> Block:
@@ -238,6 +249,8 @@ class Known:
         began = self.clock()
         try:
             value = self.features[name](*inputs)
+        except VALUE_ERRORS as error:
+            raise refused(f"feature {name!r}", self, self.features[name], inputs, error) from error
         except Exception as error:
             error.add_note(f"while feature {name!r} was computed for {len(self):,} rows")
             raise

@@ -20,7 +20,8 @@ Index = NDArray[np.int64]
 
 
 def count(rows: Rows) -> int:
-    """Return how many rows there are. Raises CascadeError for what has no length, such as a generator.
+    """Return how many rows there are. Raises CascadeError for what has no length, such as a generator, and for a text
+    or a mapping, which is one row.
 
     >>> count(["a", "b"])
     2
@@ -28,6 +29,8 @@ def count(rows: Rows) -> int:
     shape = getattr(rows, "shape", None)
     if shape:
         return int(shape[0])
+    if isinstance(rows, str | bytes | Mapping):
+        raise CascadeError(f"rows: a {type(rows).__name__} is one row; give a list of rows, such as [row]")
     try:
         return len(rows)
     except TypeError:
@@ -69,6 +72,8 @@ def select(rows: Rows, columns: Columns) -> Any:
         return rows[_labels(names, several)]
     if hasattr(rows, "shape"):
         return rows[:, several]
+    for at, row in enumerate(rows):
+        _check_mapping(at, row, columns if isinstance(columns, tuple) else (columns,))
     if isinstance(several, list):
         return [[row[column] for column in several] for row in rows]
     return [row[several] for row in rows]
@@ -133,8 +138,15 @@ def _of_mappings(rows: list[dict[Any, Any]], columns: Columns) -> list[Any] | No
         if isinstance(columns, tuple):
             return [[row[column] for column in columns] for row in rows]
         return [row[columns] for row in rows]
-    except KeyError:
+    except (KeyError, TypeError):
         return None
+
+
+def _check_mapping(at: int, row: Any, columns: tuple[str | int, ...]) -> None:
+    lacking = [column for column in columns if not isinstance(row, Mapping) or column not in row]
+    if lacking:
+        given = f"it has {_listed(map(str, row))}" if isinstance(row, Mapping) else f"it is a {type(row).__name__}"
+        raise CascadeError(f"rows: row {at}, counted from 0, has no column {lacking[0]!r}; {given}")
 
 
 def _labels(names: Sequence[str | int], columns: Any) -> Any:

@@ -16,6 +16,7 @@ from headway.cascade.adapt import Scorer, some
 from headway.cascade.certainty import Certainty
 from headway.cascade.features import Clock, Features, Known, Spent
 from headway.cascade.model import Cascade, Step
+from headway.cascade.refused import VALUE_ERRORS, refused
 from headway.cascade.rows import Rows
 from headway.errors import CascadeError
 from headway.policy.cascading import answers
@@ -255,7 +256,11 @@ class FittedCascade:
     ) -> NDArray[np.float64]:
         known.compute(features)
         began = self.clock()
-        said = self.models[model].scores(known.stacked(features))
+        block, score = known.stacked(features), self.models[model].scores
+        try:
+            said = score(block)
+        except VALUE_ERRORS as error:
+            raise refused(f"model {model!r}", known, score, [block], error) from error
         seconds[model] = self.clock() - began
         return said
 

@@ -114,7 +114,7 @@ def test_what_runs_today_is_predicted_on_a_trace(folder: Path, capsys: pytest.Ca
     flags = ["--trace", "t.csv", "--profile", "less.csv", "--json"]
     less = json.loads(run(capsys, "diff", "headway.yaml", "plan.json", *flags))
     assert less["predicted"]["from"] is None
-    assert any("not predicted: profile:" in line for line in less["evidence"])
+    assert any("not predicted: less.csv: no rows for stage 'second'" in line for line in less["evidence"])
 
 
 def test_what_is_no_whole_outcome_is_not_compared(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

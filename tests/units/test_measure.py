@@ -247,8 +247,6 @@ def test_errors_of_a_profile_name_its_file_and_the_stage(tmp_path: Path) -> None
     read = Profile.read(path)
     with pytest.raises(ProfileError, match=r"p\.csv: no rows for stage 'judge'; profiled: a"):
         read.service("judge", "default", "cpu")
-    with pytest.raises(ProfileError, match="stage 'a' on 'cpu': batch size 64 lies outside"):
-        read.service("a", "default", "cpu").mean_at(64)
 
 
 def test_a_profile_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:

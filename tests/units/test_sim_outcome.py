@@ -260,6 +260,23 @@ def test_reasons_to_distrust_a_prediction_are_named() -> None:
     assert simulate(tiny_plan(), Trace.poisson(rate=5, seconds=100, seed=1)).low_confidence == ()
 
 
+def test_batches_larger_than_any_that_was_measured_are_simulated_with_a_doubt() -> None:
+    profile = Profile.from_rows(
+        [Row("first", "cpu", 1, 0.02), Row("first", "cpu", 4, 0.05), Row("second", "cpu", 1, 0.05)]
+    )
+    trace = Trace.from_arrivals(np.zeros(16))
+
+    def predicted(batch: int) -> Outcome:
+        stages = {"first": ReplicaConfig("cpu", max_batch_size=batch), "second": ReplicaConfig("cpu", replicas=16)}
+        return simulate(Plan(tiny_plan().spec, profile, stages), trace, mode="mean")
+
+    measured, beyond = predicted(4), predicted(8)
+    doubt = "first: batches hold up to 8 items; the largest that was measured, 4"
+    assert {*beyond.low_confidence} == {doubt, *measured.low_confidence} != {*measured.low_confidence}
+    # Two batches of 8, each as long as two of 4: nothing is gained by what was not seen.
+    assert beyond.p(100) == measured.p(100) == pytest.approx(4 * 0.05 + 0.05)
+
+
 def test_an_unknown_mode_is_an_error() -> None:
     with pytest.raises(PlanError, match="valid: sampled, mean"):
         simulate(tiny_plan(), Trace.from_arrivals(np.zeros(1)), mode="worst")

@@ -20,7 +20,10 @@ QUANTILES = 256
 
 @dataclass(frozen=True, slots=True)
 class ServiceTime:
-    """Batch latency measured at some batch sizes, interpolated between them, never extrapolated.
+    """Batch latency measured at some batch sizes, interpolated between them.
+
+    Beyond the largest that was measured an item is taken to cost what it costs there, so that no throughput is promised
+    that was not seen; predictions that rest on it say so (`headway.sim.confidence`).
 
     `mean_s[i]` belongs to `batch_sizes[i]`; `quantile_s[i]` holds its equally likely values (one column when only means
     are known). Both are made non-decreasing in the batch size (InferLine section 4.1 profiles powers of two; what lies
@@ -55,9 +58,9 @@ class ServiceTime:
         return bool(self.quantile_s.shape[1] > 1)
 
     def mean_at(self, batch_size: int) -> float:
-        """Return the mean latency of a batch of this size in seconds. Raises ProfileError outside what was measured."""
-        self._check(batch_size)
-        return float(np.interp(batch_size, self.batch_sizes, self.mean_s))
+        """Return the mean latency of a batch of this size in seconds."""
+        beyond = max(1.0, batch_size / self.batch_sizes[-1])
+        return float(np.interp(batch_size, self.batch_sizes, self.mean_s)) * beyond
 
     def table(self, max_batch_size: int, sampled: bool) -> NDArray[np.float64]:
         """Return latencies `[batch size, quantile]` for sizes 0 (unused) to `max_batch_size`.
@@ -70,29 +73,19 @@ class ServiceTime:
         return known_table
 
     def _table(self, max_batch_size: int, sampled: bool) -> NDArray[np.float64]:
-        self._check(max_batch_size)
         source = self.quantile_s if sampled else self.mean_s[:, None]
         known = np.array(self.batch_sizes)
         sizes = np.maximum(np.arange(max_batch_size + 1), 1)
-        above = np.clip(np.searchsorted(known, sizes), 1, max(known.size - 1, 1))
-        if known.size == 1:
-            return np.repeat(source, max_batch_size + 1, axis=0)
-        low, high = known[above - 1], known[above]
-        share = ((sizes - low) / (high - low))[:, None]
-        # At a profiled size the share is exactly 0 or 1, and the row comes back as it was measured.
-        return np.where(share == 1, source[above], source[above - 1] + share * (source[above] - source[above - 1]))
+        below = np.searchsorted(known, sizes, side="right") - 1
+        above = np.minimum(below + 1, known.size - 1)
+        share = ((sizes - known[below]) / np.maximum(known[above] - known[below], 1))[:, None]
+        beyond = np.maximum(sizes / known[-1], 1.0)[:, None]
+        times_s: NDArray[np.float64] = (source[below] + share * (source[above] - source[below])) * beyond
+        return times_s
 
     def throughput_per_s(self, max_batch_size: int) -> float:
         """Return requests per second of one replica whose batches are all full (mu of InferLine section 4)."""
         return max_batch_size / self.mean_at(max_batch_size)
-
-    def _check(self, batch_size: int) -> None:
-        if not 1 <= batch_size <= self.batch_sizes[-1]:
-            raise ProfileError(
-                f"profile: {self.where}{': ' if self.where else ''}batch size {batch_size} lies outside what was "
-                f"measured (1 to {self.batch_sizes[-1]}); "
-                "measure it, or choose a smaller one"
-            )
 
 
 def quantiles(row: Row) -> NDArray[np.float64]:

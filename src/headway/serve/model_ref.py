@@ -90,10 +90,7 @@ def resolve(model: str, folder: str | os.PathLike[str], where: str = "model") ->
 
 
 def sleeping(service: ServiceTime, max_batch_size: int, *, sampled: bool, seed: int = 0) -> ModelRef:
-    """Return a model that only takes the profiled time: the mean, or drawn from the profile's quantiles if `sampled`.
-
-    Raises ProfileError when `max_batch_size` was not profiled.
-    """
+    """Return a model that only takes the profiled time: the mean, or one drawn from its quantiles if `sampled`."""
     rows: Sequence[Sequence[float]] = service.table(max_batch_size, sampled).tolist()
     return ModelRef("sleep", table_s=tuple(tuple(row) for row in rows), seed=seed)
 

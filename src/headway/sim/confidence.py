@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -62,6 +62,7 @@ def low_confidence(plan: Plan, stages: Mapping[str, StageOutcome], columns: Coll
         used = [row for row in plan.profile.rows if (row.stage, row.variant, row.hardware) == key]
         if any(row.evidence == "prior" for row in used):
             reasons.append(f"{name}: its profile holds a prior, not a measurement")
+        reasons += _beyond_measured(plan, name, fields)
         known = evidence(plan, name)
         if known is not None and known.kind == "prior":
             reasons.append(f"{name}: {known.text}")
@@ -71,6 +72,21 @@ def low_confidence(plan: Plan, stages: Mapping[str, StageOutcome], columns: Coll
             told = domain.doubts(context, plan.stages[name], stage.accuracy, columns)
             reasons += [f"{name}: {doubt}" for doubt in told]
     return (*reasons, *_little_recorded(plan, columns))
+
+
+def _beyond_measured(plan: Plan, name: str, config: Mapping[str, Any]) -> list[str]:
+    """Return which batches of a stage may be larger than any that was measured."""
+    models = config.get("max_batch_sizes", {config.get("variant"): config.get("max_batch_size")})
+    reasons = []
+    for model, most in models.items():
+        key = (name, model, config.get("hardware"))
+        measured = [row.batch_size for row in plan.profile.rows if (row.stage, row.variant, row.hardware) == key]
+        if most is not None and measured and most > max(measured):
+            of = "" if "variant" in config else f" of {model!r}"
+            reasons.append(
+                f"{name}: batches{of} hold up to {most} items; the largest that was measured, {max(measured)}"
+            )
+    return reasons
 
 
 def evidence(plan: Plan, name: str) -> Evidence | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from headway.cascade import Cascade
 from headway.errors import CascadeError, PlanError, nearest
+from headway.profile.profile import MAX_BATCH_SIZE
 
 WINDOW_S = 0.1
 """Arrivals are counted for so long before a gear is chosen (CascadeServe, section 4)."""
@@ -171,7 +172,7 @@ def parse_gear_plan(value: Mapping[str, Any], where: str) -> GearPlan:
     hardware = _get(value, "hardware", str, where)
     listed = _get(value, "placement", list, where)
     placement = tuple(_group(group, f"{where}.placement[{at}]") for at, group in enumerate(listed))
-    batches = tuple((name, _whole(size, f"{where}.max_batch_sizes.{name}", 1))
+    batches = tuple((name, _whole(size, f"{where}.max_batch_sizes.{name}", 1, MAX_BATCH_SIZE))
                     for name, size in _get(value, "max_batch_sizes", Mapping, where).items())  # fmt: skip
     gears = _gears(value, "gears", where)
     plan = GearPlan(
@@ -282,9 +283,10 @@ def _get(value: Mapping[str, Any], field: str, kind: Any, where: str) -> Any:
     return value[field]
 
 
-def _whole(value: Any, where: str, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise PlanError(f"{where}: {value!r} must be a whole number, at least {least}")
+def _whole(value: Any, where: str, least: int, most: float = math.inf) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        bounded = f" and at most {most}" if most < math.inf else ""
+        raise PlanError(f"{where}: {value!r} must be a whole number, at least {least}{bounded}")
     return value
 
 

@@ -134,14 +134,15 @@ class PipelineDomain:
     def moves(self, context: StageContext, config: ReplicaConfig) -> Iterator[tuple[str, ReplicaConfig]]:
         """One replica more or less, the next batch size up or down, another hardware, another variant."""
         sizes = self.batch_sizes(context, config.variant, config.hardware)
-        at = sizes.index(config.max_batch_size) if config.max_batch_size in sizes else 0
+        larger = [size for size in sizes if size > config.max_batch_size]
+        smaller = [size for size in sizes if size < config.max_batch_size]
         if config.replicas > 1:
             yield "remove_replica", _with(config, replicas=config.replicas - 1)
         yield "add_replica", _with(config, replicas=config.replicas + 1)
-        if at + 1 < len(sizes):
-            yield "increase_batch", _with(config, max_batch_size=sizes[at + 1])
-        if at > 0:
-            yield "decrease_batch", _with(config, max_batch_size=sizes[at - 1])
+        if larger:
+            yield "increase_batch", _with(config, max_batch_size=larger[0])
+        if smaller:
+            yield "decrease_batch", _with(config, max_batch_size=smaller[-1])
         for hardware in self.hardware(context, config.variant):
             if hardware != config.hardware:
                 known = self.batch_sizes(context, config.variant, hardware)

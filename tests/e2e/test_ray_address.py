@@ -1,4 +1,4 @@
-"""A server that is to join a Ray which is not there."""
+"""A server that is to join a Ray: one that is there, and one that is not."""
 
 from __future__ import annotations
 
@@ -11,10 +11,26 @@ from tests.e2e.ray_models import ON_RAY
 from tests.e2e.serving import make_plan
 
 from headway.errors import ServeError
+from headway.serve.ray_engine.address import check_answers
 from headway.serve.run import running
 
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the `ray` extra"),
+    # Ray's own warnings are Ray's to mend.
+    pytest.mark.filterwarnings(r"ignore::Warning:ray\..*"),
+]
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the `ray` extra")
+
+def test_a_ray_that_runs_is_known_by_how_it_answers() -> None:
+    from headway.serve.ray_engine.runtime import local_ray
+
+    with local_ray():
+        import ray
+
+        address = ray.get_runtime_context().gcs_address
+        check_answers(address, address)
+
+
 def test_where_no_ray_answers_the_server_says_so_and_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

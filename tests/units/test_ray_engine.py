@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -27,7 +26,6 @@ from headway.profile import Profile, Row
 from headway.serve.engine import Engine, Limits
 from headway.serve.gate import Rejected
 from headway.serve.ray_engine import engine as ray_engine
-from headway.serve.ray_engine.address import check_answers, host_and_port
 from headway.serve.ray_engine.engine import RayEngine
 from headway.serve.ray_engine.runtime import Runtime
 from headway.serve.run import LiveServer, ServeOptions
@@ -312,44 +310,6 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPa
 def test_an_engine_that_is_not_known_is_named_with_those_that_are() -> None:
     with pytest.raises(ServeError, match=r"engine 'rya' is not known; did you mean 'ray'\?; valid: embedded, ray"):
         LiveServer(one_stage(), ServeOptions(engine="rya"))
-
-
-# The address of a Ray
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "nonsense",
-        "host:",
-        ":6379",
-        "host:0",
-        "host:65536",
-        "host:6379x",
-        "::1:6379",
-        "[host:6379",
-        "http://host:80",
-        "a b:6379",
-    ],
-)
-def test_what_is_no_address_of_a_ray_is_refused_with_what_would_be(address: str) -> None:
-    with pytest.raises(ServeError, match=r"RAY_ADDRESS=.*this is no address of a Ray; give the HOST:PORT .* auto"):
-        host_and_port(address)
-
-
-def test_addresses_of_rays_are_read() -> None:
-    assert host_and_port("head.example:6379") == ("head.example", 6379)
-    assert host_and_port("[::1]:1024") == ("::1", 1024)
-    with pytest.raises(ServeError, match="run the server on a node of the cluster"):
-        host_and_port("ray://head.example:10001")
-
-
-def test_a_ray_answers_where_connections_are_taken_and_nowhere_else() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as there:
-        found = f"127.0.0.1:{there.getsockname()[1]}"
-        check_answers("auto", found)
-    with pytest.raises(ServeError, match=rf"RAY_ADDRESS=auto: no Ray answers at {found} \(.+\); give the HOST:PORT"):
-        check_answers("auto", found)
 
 
 STUCK = """

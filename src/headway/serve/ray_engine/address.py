@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 from headway.errors import ServeError
@@ -10,6 +11,9 @@ ADDRESS_VARIABLE = "RAY_ADDRESS"
 AUTO, LOCAL = "auto", "local"
 VALID = "give the HOST:PORT that `ray start --head` printed, auto for the Ray of this machine, or leave it unset"
 _CONNECT_S = 5.0
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_HEADER_BYTES, _SETTINGS = 9, 4
+"""How both sides of HTTP/2 begin (RFC 9113, sections 3.4, 4.1 and 6.5): the client's preface, each a settings frame."""
 
 
 def joins(address: str | None) -> bool:
@@ -39,10 +43,16 @@ def host_and_port(address: str) -> tuple[str, int]:
 
 
 def check_answers(address: str, found: str, timeout_s: float = _CONNECT_S) -> None:
-    """Raise ServeError when nothing takes connections within the time at the `HOST:PORT` that `address` was found to
-    mean."""
+    """Raise ServeError when nothing that may be a Ray answers in time at the `HOST:PORT` that `address` was found to
+    mean: Ray's own store speaks gRPC, which is HTTP/2, and what speaks that says its settings first."""
     try:
-        socket.create_connection(host_and_port(found), timeout_s).close()
+        with socket.create_connection(host_and_port(found), timeout_s) as there:
+            if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+                return
+            there.sendall(_PREFACE + bytes((0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0)))
+            header = there.recv(_HEADER_BYTES, socket.MSG_WAITALL)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ServeError(f"{ADDRESS_VARIABLE}={address}: no Ray answers at {found} ({reason}); {VALID}") from None
+    if len(header) < _HEADER_BYTES or header[3] != _SETTINGS:
+        raise ServeError(f"{ADDRESS_VARIABLE}={address}: what answers at {found} is not a Ray; {VALID}")

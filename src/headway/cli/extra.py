@@ -133,7 +133,7 @@ def bench(
                 rows.extend(run(name, options, today))
             except HeadwayError as error:
                 failed.append(name)
-                progress.note(str(error))
+                progress.note(str(error).removeprefix("bench "))
     values = [row.to_dict() for row in rows]
     if output is not None:
         write_atomic(output, canonical_json(values))

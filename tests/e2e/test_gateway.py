@@ -73,21 +73,31 @@ def test_a_stream_passes_event_by_event() -> None:
     play(scene)
 
 
-def test_an_upstream_never_holds_more_than_its_share_and_the_rest_waits_in_order() -> None:
+@pytest.mark.parametrize(("policy", "most"), [("least-outstanding", 2), ("central", 2), ("jbsq", 4)])
+def test_an_upstream_never_holds_more_than_its_share_and_the_rest_waits_in_order(policy: str, most: int) -> None:
+    """A bounded queue lets as many wait in an upstream as it works on, as in the simulator."""
+
     async def scene() -> None:
+        gate = asyncio.Event()
+
         async def behave(asked: Asked) -> None:
-            await asyncio.sleep(0.02)
+            await gate.wait()
+            await asyncio.sleep(0.01)
             await asked.reply(ANSWER)
 
-        async with gateway(Scripted(behave), declared={"max_in_flight": 2}) as stage:
-            clients = [await stage.client() for _ in range(8)]
+        async with gateway(Scripted(behave), declared={"max_in_flight": 2}, policy=policy) as stage:
+            clients = [await stage.client() for _ in range(9)]
             for number, client in enumerate(clients):
                 await client.ask(body={"model": "small", "number": number})
-                await asyncio.sleep(0.002)
+                await stage.until(lambda number=number: stage.gateway.counts.offered == number + 1)  # type: ignore[misc]
+            await stage.until(lambda: len(stage.upstreams[0].asked) == most)
+            assert stage.gateway.queue.size == 9 - most
+            gate.set()
             found = [await client.answer() for client in clients]
             assert {one.status for one in found} == {200}
-            assert stage.upstreams[0].most == 2
-            assert [asked.json["number"] for asked in stage.upstreams[0].asked] == list(range(8))
+            assert stage.upstreams[0].most == most
+            assert sorted(asked.json["number"] for asked in stage.upstreams[0].asked[:most]) == list(range(most))
+            assert [asked.json["number"] for asked in stage.upstreams[0].asked[most:]] == list(range(most, 9))
 
     play(scene)
 
@@ -276,6 +286,8 @@ def test_a_drain_answers_what_was_let_in_and_nothing_else() -> None:
         (b"{}", "/v1/embeddings", "POST", 404, "nothing at /v1/embeddings"),
         (b"", CHAT, "GET", 405, "POST is"),
         (b"{}", "/v1/models", "POST", 405, "GET is"),
+        (b"{}", "/v1/models/small", "DELETE", 405, "GET is"),
+        (b"", "/v1/models/smal", "GET", 404, "serves the model 'smal'; did you mean 'small'?; valid: small"),
         (b"x" * 300_000, CHAT, "POST", 413, "larger than"),
         (b"", "/decisions?last=x", "GET", 400, "last is"),
     ],

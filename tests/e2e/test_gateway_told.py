@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from tests.e2e.upstreams import Scripted, engine, gateway, play, stream
@@ -72,3 +73,23 @@ def test_a_decision_log_that_cannot_be_written_any_more_stops_nothing(caplog: py
         pytest.skip("this system has no device that is always full")
     play(scene)
     assert caplog.text.count("cannot be written any more") == 1
+
+
+def test_a_model_is_told_of_by_its_name_while_an_upstream_that_serves_it_is_up() -> None:
+    async def scene() -> None:
+        plain, tuned = Scripted(models=("small",)), Scripted(models=("meta/large ü",))
+        async with gateway(plain, tuned) as stage:
+            listed = json.loads((await stage.get("/v1/models")).body)["data"]
+            for one in listed:
+                found = await stage.get(f"/v1/models/{quote(one['id'], safe='')}?x=1")
+                assert (found.status, json.loads(found.body)) == (200, one)
+            assert listed[0] == {"id": "meta/large ü", "object": "model", "created": 0, "owned_by": "headway"}
+            assert (await stage.get("/v1/models/meta/large%20%C3%BC")).status == 200, "slashes need no quotes"
+            stage.gateway.drain(stage.gateway.replicas[1].name)
+            missing = await stage.get("/v1/models/meta/large%20%C3%BC")
+            assert (missing.status, json.loads(missing.body)["error"]["code"]) == (404, "model_not_found")
+            assert "valid: small" in missing.error
+        async with gateway(Scripted(), keys=(ApiKey("alice", "secret"),)) as stage:
+            assert (await stage.get("/v1/models/small")).status == 401
+
+    play(scene)

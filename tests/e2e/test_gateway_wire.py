@@ -50,7 +50,7 @@ def test_requests_that_come_at_once_are_answered_in_their_order() -> None:
 
 
 def test_an_answer_to_head_has_no_body_whatever_it_says() -> None:
-    pages = {"/healthz": 200, "/v1/models": 200, "/metrics": 200, "/nothing": 404, CHAT: 405}
+    pages = {"/healthz": 200, "/v1/models": 200, "/v1/models/small": 200, "/metrics": 200, "/nothing": 404, CHAT: 405}
 
     async def scene() -> None:
         async with gateway(Scripted()) as at:

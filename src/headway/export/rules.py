@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 from headway.errors import HeadwayError
+from headway.gateway.choose import depth
 from headway.gateway.declare import KINDS, GatewayOptions, Upstream, checked
 from headway.policy.routing import Router
 from headway.policy.token_routing import token_router
@@ -107,7 +108,7 @@ def rules(upstreams: Iterable[Upstream], options: GatewayOptions, most_weight: i
         raise HeadwayError(f"export: {error}") from None
     balance, weighted = NEAREST.get(options.policy, (Balance.LEAST, True))
     weights = whole_weights([upstream.speed for upstream in found], most_weight) if weighted else [1] * len(found)
-    servers = tuple(_server(upstream, weight) for upstream, weight in zip(found, weights, strict=True))
+    servers = tuple(_server(upstream, weight, depth(policy)) for upstream, weight in zip(found, weights, strict=True))
     path = next((server.health_path for server in servers if server.health_path), None)
     return Rules(servers, balance, policy, path, tuple(_unsaid(found, options)))
 
@@ -157,12 +158,12 @@ def heading(proxy: str, unsaid: Sequence[str]) -> str:
     return "\n".join(lines if unsaid else [f"# {proxy}, as a Headway gateway would route."]) + "\n"
 
 
-def _server(upstream: Upstream, weight: int) -> Server:
+def _server(upstream: Upstream, weight: int, deep: float) -> Server:
     host, port, tls = upstream.address
     kind = KINDS[upstream.kind]
     bracketed = f"[{host}]" if ":" in host else host
-    address = f"{bracketed}:{port}"
-    return Server(upstream.authority, address, host, port, tls, weight, upstream.max_in_flight, kind.health_path)
+    address, in_flight = f"{bracketed}:{port}", math.ceil(deep * upstream.max_in_flight)
+    return Server(upstream.authority, address, host, port, tls, weight, in_flight, kind.health_path)
 
 
 def _refuse(upstreams: Sequence[Upstream], options: GatewayOptions) -> None:

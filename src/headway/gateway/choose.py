@@ -11,7 +11,7 @@ from zlib import crc32
 from headway.errors import ServeError
 from headway.gateway.declare import GatewayOptions, Upstream
 from headway.gateway.relay import Relay
-from headway.policy.routing import CONSISTENT_HASH, Router, Servers, draws, route
+from headway.policy.routing import CONSISTENT_HASH, JBSQ, Router, Servers, draws, route
 from headway.policy.token_routing import LEAST_PREFILL, Tokens, believed, place, token_router
 
 _BLOCK_BYTES: Final = 1024
@@ -178,8 +178,19 @@ def router_of(options: GatewayOptions) -> Router:
         raise ServeError(f"gateway: {error}") from None
 
 
+def depth(router: Router) -> float:
+    """Return how many requests an upstream is sent for each that it works on at once; all others wait in the gateway.
+
+    One, so that the gateway's order counts with any engine: all wait here. A bounded queue lets some wait there.
+
+    >>> depth(token_router("jbsq")), depth(token_router("least-loaded"))
+    (2.0, 1.0)
+    """
+    return router.depth if router.code == JBSQ else 1.0
+
+
 def _servers(upstreams: Sequence[Upstream]) -> Servers:
-    """Return what is known of upstreams that have been sent nothing yet: each has a place for all it may hold."""
+    """Return what is known of upstreams that have been sent nothing yet: each has a place for all it works on."""
     return Servers.of([one.speed for one in upstreams], [float(one.max_in_flight) for one in upstreams]).lists()
 
 

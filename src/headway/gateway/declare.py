@@ -39,10 +39,11 @@ KINDS: Final[Mapping[str, Kind]] = {
 class Upstream:
     """One server that speaks the OpenAI protocol. `url` is its root, without `/v1`.
 
-    `max_in_flight`: requests that it holds at a time; what is beyond waits in the gateway. `speed` relates it to the
-    others. `token` goes with every request as a bearer token. `models`: what it serves; asked of it where not given.
-    `token_budget`: tokens that its engine works on in one iteration, which takes `iteration_s` when it is full; of
-    these policies that weigh tokens need only the ratios. Raises ServeError.
+    `max_in_flight`: requests that it works on at a time; what is beyond waits in the gateway, but for as many again
+    that the policy `jbsq` sends. `speed` relates it to the others. `token` goes with every request as a bearer token.
+    `models`: what it serves; asked of it where not given. `token_budget`: tokens that its engine works on in one
+    iteration, which takes `iteration_s` when it is full; of these policies that weigh tokens need only the ratios.
+    Raises ServeError.
 
     >>> Upstream("http://127.0.0.1:8001").name
     '127.0.0.1:8001'

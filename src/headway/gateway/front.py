@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote_to_bytes
 
 import msgspec
 
+from headway.errors import nearest
 from headway.gateway.ask import ApiError
 from headway.gateway.client import ClientConnection
 from headway.gateway.keys import Account, Accounts
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _encode: Final = msgspec.json.Encoder().encode
 _LAST: Final = 100
+_MODEL: Final = b"/v1/models/"
 Page = tuple[int, bytes, Headers]
 Asgi: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -68,17 +70,18 @@ class GatewayFront(Front):
         path, _, query = message.url.partition(b"?")
         if path in PATHS:
             return _refusal(405, f"{message.method.decode()} is not possible here; POST is")
-        make = _PAGES.get(path)
+        make = _PAGES.get(_MODEL if path.startswith(_MODEL) else path)
         if make is None:
             where = path[:200].decode("latin-1")
             return _refusal(404, f"there is nothing at {where}; completions are at /v1/chat/completions")
         if message.method not in (b"GET", b"HEAD"):
             return _refusal(405, f"{message.method.decode()} is not possible here; GET is")
-        return make(self.gateway, query, self.gateway.accounts.of(message.named))
+        asking = self.gateway.accounts.of(message.named)
+        return make(self.gateway, path[len(_MODEL) :] if make is _model else query, asking)
 
 
-def _refusal(status: int, text: str) -> Page:
-    error = ApiError(status, text)
+def _refusal(status: int, text: str, code: str | None = None) -> Page:
+    error = ApiError(status, text, code=code)
     return status, error.body, error.headers
 
 
@@ -95,10 +98,25 @@ def _ready(gateway: Gateway, query: bytes, asking: Account) -> Page:
     return _json({"ready": ready}, 200 if ready else 503)
 
 
+def _served(gateway: Gateway) -> list[str]:
+    return sorted(set().union(*(replica.models or () for replica in gateway.replicas if replica.up)))
+
+
+def _about(model: str) -> dict[str, Any]:
+    return {"id": model, "object": "model", "created": 0, "owned_by": "headway"}
+
+
 def _models(gateway: Gateway, query: bytes, asking: Account) -> Page:
-    names = sorted(set().union(*(replica.models or () for replica in gateway.replicas if replica.up)))
-    listed = [{"id": name, "object": "model", "created": 0, "owned_by": "headway"} for name in names]
-    return _json({"object": "list", "data": listed})
+    return _json({"object": "list", "data": [_about(name) for name in _served(gateway)]})
+
+
+def _model(gateway: Gateway, quoted: bytes, asking: Account) -> Page:
+    # Names have slashes, which clients quote or leave as they are.
+    name, known = unquote_to_bytes(quoted).decode("utf-8", "replace"), _served(gateway)
+    if name in known:
+        return _json(_about(name))
+    text = f"no upstream that is up serves the model {name[:200]!r}{nearest(name[:200], known)}"
+    return _refusal(404, f"{text}; valid: {', '.join(known)}" if known else text, "model_not_found")
 
 
 def _metrics(gateway: Gateway, query: bytes, asking: Account) -> Page:
@@ -125,6 +143,7 @@ _PAGES: Final = {
     b"/healthz": _live,
     b"/ready": _ready,
     b"/v1/models": _models,
+    _MODEL: _model,
     b"/metrics": _metrics,
     b"/decisions": _decisions,
     b"/upstreams": _upstreams,

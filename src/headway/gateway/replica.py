@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import ssl
 from typing import Any, Final
 
 from headway.gateway.breaker import CLOSED, OPEN, TRIAL, Breaker
+from headway.gateway.choose import depth, router_of
 from headway.gateway.declare import KINDS, GatewayOptions, Upstream
 from headway.gateway.heads import Known
 from headway.gateway.line import Line
@@ -39,7 +41,8 @@ class Replica:
         self.report: Report | None = None
         self.report_s = 0.0
         self.in_flight = 0
-        self.limit = upstream.max_in_flight
+        self._depth = depth(router_of(options))
+        self.limit = math.ceil(self._depth * upstream.max_in_flight)
         self.sent = self.answered = self.failed = self.retried = 0
         self.route_line = self._route_line(options)
         self.prefix = {path: self._prefix(path) for path in PATHS}
@@ -70,6 +73,7 @@ class Replica:
     def obey(self, upstream: Upstream, options: GatewayOptions, used: bool, now_s: float) -> None:
         """Take what is declared of it otherwise from now on; what it has in flight beyond a lower limit is finished."""
         self.upstream, self.used = upstream, used
+        self._depth = depth(router_of(options))
         self.route_line = self._route_line(options)
         self.check(now_s)
 
@@ -118,9 +122,10 @@ class Replica:
             note_alive(self._servers, self.number)
         self.up = up
         share = self.breaker.share(now_s)
-        self.limit = 1 if state == TRIAL else max(1, int(self.upstream.max_in_flight * share))
+        places = max(1, int(self.upstream.max_in_flight * share))
+        self.limit = 1 if state == TRIAL else math.ceil(self._depth * places)
         self._servers.speed[self.number] = self.upstream.speed * share
-        self._servers.places[self.number] = float(self.limit)
+        self._servers.places[self.number] = float(places)
         self._servers.alive[self.number] = up and self.in_flight < self.limit
 
     def checked(self, healthy: bool, now_s: float) -> None:

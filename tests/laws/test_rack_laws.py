@@ -192,7 +192,8 @@ def test_a_gateway_with_the_same_books_would_have_decided_the_same(seed: int, na
     )  # fmt: skip
     out, setup = case.outcome(), case.setup
     done_s = case.arrival_s + out.latency_s - setup.reply_s
-    servers = Servers.of(setup.speed or list(np.array(setup.workers) * setup.paces)).lists()
+    speeds = setup.speed or list(np.array(setup.workers) * setup.paces)
+    servers = Servers.of(speeds, list(setup.workers)).lists()
     for server in range(len(setup.workers)):
         note_report(servers, server, 0.0, 0.0, 0.0)
     key, numbers = batch_key(case.seed, "rack"), draws(router)

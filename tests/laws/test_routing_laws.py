@@ -106,6 +106,21 @@ def test_a_bounded_queue_holds_exactly_when_nobody_has_room(seed: int, size: int
         assert own(servers, chosen) == min(own(servers, at) for at in room)
 
 
+@given(SEEDS, st.integers(1, 9))
+def test_nobody_joins_a_queue_while_another_is_idle(seed: int, size: int) -> None:
+    rng = np.random.default_rng(seed)
+    servers = random_servers(rng, size, unknown=0.0)
+    servers.sent[:] *= rng.random(size) < 0.5
+    has, living = servers.reported + servers.sent, servers.alive
+    chosen = asked(routing.router("jiq"), servers, rng)
+    if np.any(living & (has == 0.0)):
+        assert has[chosen] == 0.0
+    elif np.any(living & (has < servers.places)):
+        assert has[chosen] < servers.places[chosen]
+    else:
+        assert chosen == NOBODY if not np.any(living) else living[chosen]
+
+
 @given(SEEDS, st.integers(2, 9))
 def test_old_and_missing_reports_are_never_compared(seed: int, size: int) -> None:
     """With all reports too old, or none at all, choices rest on what the balancer knows itself."""

@@ -70,6 +70,17 @@ def test_an_idle_worker_is_enough_for_a_server_to_count_as_idle() -> None:
     assert chosen("jiq", servers, 0.0, 0.9) == 1, "none is idle: the second of two equally fast ones is drawn"
 
 
+def test_who_has_nothing_goes_before_who_has_an_idle_place_whatever_their_speeds() -> None:
+    servers = told([4.0, 1.0, 1.0], [3.0, 1.0, 0.0])
+    servers.places[:] = [3.0, 4.0, 4.0]
+    assert chosen("jiq", servers, 0.0) == 2
+    note_sent(servers, 2, 1.0)
+    assert [chosen("jiq", servers, 0.0, u) for u in (0.0, 0.49, 0.51, 0.99)] == [1, 1, 2, 2], "0 is fast, and full"
+    note_sent(servers, 1, 3.0)
+    note_sent(servers, 2, 3.0)
+    assert [chosen("jiq", servers, 0.0, u) for u in (0.0, 0.6, 0.7, 0.9)] == [0, 0, 1, 2], "none is idle"
+
+
 def test_a_held_request_goes_when_one_is_answered() -> None:
     servers = told([1.0, 2.0], [0.0, 0.0])
     sent = []

@@ -270,20 +270,35 @@ def jbsq(alive: Flags, outstanding: Floats, speed: Floats, places: Counts, u: fl
 
 
 def jiq(servers: Servers, u: Floats, now_s: float, stale_s: float) -> int:
-    """Return a server that has an idle worker, else any, each as likely as it is fast.
+    """Return a server that has nothing to do; else one with an idle place; else any, each as likely as it is fast.
 
-    Join the idle queue (Lu et al., Performance Evaluation 2011). Who cannot be known to be idle is not.
+    Join the idle queue (Lu et al., Performance Evaluation 2011); who cannot be known to be idle is not. A worker may be
+    idle while others of its server work, so places count. What an engine runs shares it, so an empty one goes first.
     """
-    reported, at_s, sent, _, _, _, speed, _, alive = servers
+    reported, at_s, sent, _, _, _, speed, places, alive = servers
     size = len(alive)
+    idle = 0.0
     at = int(u[0] * size)
     for _ in range(size):
-        if alive[at] and usable(reported[at], at_s[at], now_s, stale_s) and reported[at] + sent[at] < speed[at]:
-            return at
+        if alive[at] and usable(reported[at], at_s[at], now_s, stale_s):
+            has = reported[at] + sent[at]
+            if has <= 0.0:
+                return at
+            if has < places[at]:
+                idle += speed[at]
         at += 1
         if at == size:
             at = 0
-    return weighted_random(alive, speed, u[1])
+    if idle == 0.0:
+        return weighted_random(alive, speed, u[1])
+    left, last = u[1] * idle, NOBODY
+    for at in range(size):
+        if alive[at] and usable(reported[at], at_s[at], now_s, stale_s) and reported[at] + sent[at] < places[at]:
+            last = at
+            left -= speed[at]
+            if left < 0.0:
+                return at
+    return last
 
 
 def prequal(servers: Servers, u: Floats, choices: int, hot: float, now_s: float, stale_s: float) -> int:

@@ -13,6 +13,7 @@ import pytest
 from tests.e2e.upstreams import ANSWER, CHAT, Asked, Behaviour, Scripted, answer, play, stream, tokens
 
 from headway.domains.fleet.config import CoresConfig, LlmConfig
+from headway.domains.fleet.deployed import deployed
 from headway.domains.fleet.live_station import FleetLive
 from headway.domains.pipeline.declare import ReplicaConfig
 from headway.errors import ServeError
@@ -239,6 +240,25 @@ def test_a_stage_before_it_makes_the_requests(tmp_path: Path) -> None:
             assert at.engine.counts.to_dict()["answered"] == 8
 
     play(scene)
+
+
+def test_engines_that_hand_prompts_over_are_refused_by_plan_and_by_spec() -> None:
+    says = "some only compute prompts hand them over among themselves, which this gateway has no part in; plan with"
+    plan = fleet_plan(["http://a", "http://b"], prefill_engines=1)
+    with pytest.raises(ServeError, match=rf"^stages\.answer: engines of which {says}[^.]*$"):
+        live_station(plan, "answer")
+    declared = {"kind": "fleet", "model": "llama-2-7b", "upstreams": ["http://a", "http://b"]}
+    fields = {"slo": {"latency": "5s"}, "supply": {"a100-80gb": {"price": "$2/h"}}}
+    choices: list[tuple[dict[str, list[Any]], tuple[str, int]]] = [
+        ({}, ("decode-first", 0)),
+        ({"prefill_engines": [1, 0]}, ("decode-first", 1)),
+        ({"batching": ["prefill-first", "decode-first"]}, ("prefill-first", 0)),
+    ]
+    for given, firsts in choices:
+        spec = Spec.from_dict({**fields, "stages": {"answer": {**declared, **given}}})
+        config = deployed(spec).stages["answer"]
+        assert isinstance(config, LlmConfig)
+        assert (config.batching, config.prefill_engines) == firsts
 
 
 def test_what_cannot_be_run_is_said_in_a_sentence() -> None:

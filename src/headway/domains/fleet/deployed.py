@@ -53,6 +53,8 @@ def _first(spec: Spec, stage: FleetStage) -> LlmConfig:
         stage.order[0],
         stage.admission[0],
         stage.max_wait_s,
+        stage.batching[0],
+        stage.prefill_engines[0],
     )
 
 

@@ -79,9 +79,12 @@ with running(Plan.read(sys.argv[1] + "/plan.json")):
     time.sleep(600)
 """
 BENCH = """
-import sys, time
-from headway.bench.fleets.gateway_rivals import HEADWAY, proxy, upstreams
-with upstreams(None) as ports, proxy(HEADWAY, ports, None):
+import contextlib, sys, time
+from headway.bench.fleets.gateway_rivals import HAPROXY, HEADWAY, NGINX, installed, proxy, upstreams
+with contextlib.ExitStack() as started:
+    ports = started.enter_context(upstreams(None))
+    for name in filter(installed, (HEADWAY, NGINX, HAPROXY)):
+        started.enter_context(proxy(name, ports, None))
     print("serving", flush=True)
     time.sleep(600)
 """

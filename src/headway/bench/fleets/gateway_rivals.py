@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from headway.bench.rivals import Server
+from headway.bench.tied import tied
 from headway.errors import HeadwayError
 
 HEADWAY, NGINX, HAPROXY, NONE = "headway", "nginx", "haproxy", "none"
@@ -114,17 +115,17 @@ def _command(name: str, ports: Sequence[int], port: int, folder: Path) -> list[s
     if name == NGINX:
         servers = " ".join(f"server 127.0.0.1:{one};" for one in ports)
         config.write_text(_NGINX.format(folder=folder, port=port, servers=servers), encoding="utf-8")
-        return [found, "-c", str(config), "-p", str(folder)]
+        return tied([found, "-c", str(config), "-p", str(folder)])
     servers = "\n  ".join(f"server s{one} 127.0.0.1:{one}" for one in ports)
     config.write_text(_HAPROXY.format(port=port, servers=servers), encoding="utf-8")
-    return [found, "-f", str(config), "-db"]
+    return tied([found, "-f", str(config), "-db"])
 
 
 @contextlib.contextmanager
 def _process(command: Sequence[str], port: int, core: int | None) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command in a session of its own until its port answers; end it afterwards.
 
-    Those of our own end by themselves, too, when this process is killed: their standard input is closed then.
+    When this process is killed, those of our own end as their standard input is closed, all others as they are `tied`.
     """
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(

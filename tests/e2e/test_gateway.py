@@ -275,6 +275,29 @@ def test_a_drain_answers_what_was_let_in_and_nothing_else() -> None:
     play(scene)
 
 
+def test_a_drain_that_takes_too_long_cuts_streams_off_and_tells_those_that_wait() -> None:
+    async def scene() -> None:
+        async def behave(asked: Asked) -> None:
+            await asked.head()
+            await asked.event("{}")
+            await asked.gone()
+
+        async with gateway(Scripted(behave), declared={"max_in_flight": 1}, grace_s=0.1) as stage:
+            streaming, waiting = await stage.client(), await stage.client()
+            for client in (streaming, waiting):
+                await client.ask()
+            head = await streaming.head()
+            await stage.until(lambda: stage.gateway.queue.size == 1)
+            stage.server.stop()
+            assert not (await streaming.answer_after(head)).whole
+            assert (await waiting.answer()).status == 503
+            ended = [(one["answered"], one["why"]) for one in stage.gateway.journal.last(9)]
+            assert ended == [("dropped", "the gateway is shutting down")] * 2
+            assert stage.gateway.counts.to_dict()["dropped"] == 2
+
+    play(scene)
+
+
 @pytest.mark.parametrize(
     ("body", "path", "method", "status", "says"),
     [

@@ -302,6 +302,48 @@ def test_a_key_that_is_wrong_is_never_taken_for_one_that_is_right() -> None:
     asyncio.run(scene())
 
 
+@pytest.mark.parametrize(("places", "weights"), [(2, (1.0, 1.0)), (3, (1.0, 4.0)), (4, (2.0, 1.0))])
+def test_keys_that_always_have_something_waiting_are_served_alike(places: int, weights: tuple[float, float]) -> None:
+    """Tokens per weight differ by no more than what places hold, however long requests are (VTC, OSDI 2024)."""
+    long = {"brief": 2, "long": 60}
+
+    async def scene() -> None:
+        gate, served = asyncio.Event(), []
+
+        async def behave(asked: Asked) -> None:
+            await gate.wait()
+            served.append(asked.json["who"])
+            used = {"prompt_tokens": 10, "completion_tokens": long[asked.json["who"]]}
+            await asyncio.sleep(used["completion_tokens"] / 4000)
+            await asked.reply(json.dumps({"usage": used}).encode())
+
+        keys = [ApiKey(name, name, weight=weight) for name, weight in zip(long, weights, strict=True)]
+        async with gateway(
+            Scripted(behave), declared={"max_in_flight": places}, keys=tuple(keys), order="vtc", max_wait_s=1e9
+        ) as stage:
+            clients = [await stage.client() for _ in range(160)]
+            for number, client in enumerate(clients):
+                who = ("brief", "long")[number % 4 == 0]
+                await client.ask(body={"model": "small", "who": who}, extra=f"authorization: Bearer {who}\r\n")
+            await stage.until(lambda: stage.gateway.queue.size == 160 - places)
+            gate.set()
+            await asyncio.gather(*(client.answer() for client in clients))
+        sums, left = dict.fromkeys(long, 0.0), {name: served.count(name) for name in long}
+        for who in served:
+            left[who] -= 1
+            if not all(left.values()):
+                break
+            sums[who] += (10 + 2 * long[who]) / weights[who == "long"]
+            # Who is served next is chosen by what it had before: one request for each place, and one more, may be off.
+            most = (places + 1) * max(
+                (10 + 2 * long[name]) / weight for name, weight in zip(long, weights, strict=True)
+            )
+            assert abs(sums["brief"] - sums["long"]) <= most
+        assert min(sums.values()) > 500
+
+    asyncio.run(scene())
+
+
 def test_a_body_larger_than_allowed_is_refused_even_behind_a_head_that_is_known() -> None:
     async def scene() -> None:
         async with gateway(Scripted(), http=HttpLimits(max_body_bytes=500)) as stage:

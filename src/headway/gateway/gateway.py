@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from headway.errors import ServeError, nearest
+from headway.errors import nearest
 from headway.gateway.ask import ApiError, read, with_priority
 from headway.gateway.choose import Chooser
 from headway.gateway.declare import GatewayOptions, Lineup, Upstream, checked
@@ -31,6 +31,7 @@ SWEEP_S: Final = 0.1
 """How often deadlines and stalls are looked for: one timer for all requests."""
 _SICK: Final = frozenset({502, 503, 504})
 _NOBODY: Final = "no upstream is up that could take this request"
+_ENDING: Final = "the gateway is shutting down"
 _UNSEEN: Final = 8
 """How often a request is sent again because its kept connection had just been closed."""
 
@@ -70,7 +71,7 @@ class Gateway:
             self.stats.arrivals.add(now_s)
         try:
             if self.draining:
-                raise ApiError(503, "the gateway is shutting down", retry_after(1.0))
+                raise ApiError(503, _ENDING, retry_after(1.0))
             ask = read(message.body)
             barred = self._barred.get(ask.model)
             if barred is None:
@@ -83,6 +84,7 @@ class Gateway:
                 account.admit(relay.tokens, now_s)
             if barred:
                 relay.barred = barred
+            self.accounts.come(account)
             self.active[relay.number] = relay
             if self.queue.size:
                 self._enqueue(relay)
@@ -299,8 +301,7 @@ class Gateway:
     def _forget(self, relay: Relay) -> None:
         relay.over = True
         del self.active[relay.number]
-        if relay.sent_s:
-            relay.account.active -= 1
+        relay.account.active -= 1
 
     # As time goes by
 
@@ -343,17 +344,10 @@ class Gateway:
             self.broken(relay, f"nothing came of it for {limit_s:g} s")
 
     def drain(self, name: str, draining: bool = True) -> None:
-        """Send an upstream nothing more, so that it can be taken away when it has finished; or send to it again.
-
-        Raises ServeError for a name that is not known.
-        """
-        names = {replica.name: replica for replica in self.replicas}
-        if name not in names:
-            raise ServeError(
-                f"gateway: no upstream is called {name!r}{nearest(name, names)}; valid: {', '.join(names)}"
-            )
-        names[name].draining = draining
-        names[name].check(self.clock())
+        """Send an upstream nothing more, or send to it again; what it has is finished. Raises ServeError."""
+        replica = self.seats.named(name)
+        replica.draining = draining
+        replica.check(self.clock())
 
     # Upstreams that come and go (`headway.gateway.lineup`)
 
@@ -379,6 +373,11 @@ class Gateway:
         self._priority = any(replica.kind.priority for replica in self.replicas) and options.priority
         self.models_changed()
         self.serve_waiting(now_s)
+
+    def give_up(self) -> None:
+        """End what a drain has not ended in its time; who has nothing of an answer yet is told so."""
+        for relay in list(self.active.values()):
+            self._fail(relay, 503, _ENDING, "dropped")
 
     async def close(self) -> None:
         """Close all connections to upstreams."""

@@ -52,6 +52,7 @@ class Account:
         self.name = key.name
         self.weight = key.weight
         self.active = 0
+        """Requests that wait or are worked on."""
         self.offered = 0
         self.limited = 0
         self.prompt_tokens = 0.0
@@ -105,12 +106,15 @@ class Accounts:
         self._anyone = Account(ApiKey("anyone", "-"), now_s)
         self.all = list(self._by_digest.values()) if named else [self._anyone]
 
-    def begin(self, account: Account, tokens: float) -> None:
-        """Count the prompt of a request that is sent in its key's account; one that comes back has no older claim."""
+    def come(self, account: Account) -> None:
+        """Take note that a request of a key is let in; one of which nothing waits or runs has no older claim."""
         if not account.active and len(self.all) > 1:
             others = [one.served for one in self.all if one.active]
             account.served = returning(min(others, default=account.served), account.served)
         account.active += 1
+
+    def begin(self, account: Account, tokens: float) -> None:
+        """Count the prompt of a request that is sent in its key's account."""
         account.served += INPUT_WEIGHT * tokens / account.weight
 
     def refusal(self, path: str, headers: Mapping[bytes, bytes]) -> ApiError | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from typing import TypeAlias
 
+from headway.errors import ServeError, nearest
 from headway.gateway.choose import Chooser
 from headway.gateway.declare import GatewayOptions, Upstream
 from headway.gateway.replica import Replica
@@ -28,6 +29,15 @@ class Seats:
         """Have every upstream looked after from now on, those included that are added."""
         self._attend = begin
         self._attended = {replica: begin(replica) for replica in self.replicas}
+
+    def named(self, name: str) -> Replica:
+        """Return the upstream with a name. Raises ServeError where none has it."""
+        names = {replica.name: replica for replica in self.replicas}
+        if name not in names:
+            raise ServeError(
+                f"gateway: no upstream is called {name!r}{nearest(name, names)}; valid: {', '.join(names)}"
+            )
+        return names[name]
 
     def add(self, upstream: Upstream, options: GatewayOptions, meant: Collection[int], now_s: float) -> Replica:
         """Take an upstream in, sending it nothing yet; its number is none by which a request has `meant` another."""

@@ -54,6 +54,7 @@ class GatewayServer:
                 await self._stop.wait()
                 await self._drain()
             finally:
+                self.gateway.give_up()
                 await front.close(1.0)
                 listener.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,14 +13,18 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from headway.bench.cascades import joins
+from headway.bench import Row
+from headway.bench.cascades import joins, unmeasured
 from headway.bench.cascades.auc import auc, loss_error
 from headway.bench.cascades.flights import BASE, Flights, base, by_key
 from headway.bench.cascades.store import serving
+from headway.bench.cascades.text import Measured, rows_of
 from headway.bench.cascades.timed import DataClock, Variant, use_rows
+from headway.bench.cascades.topk import Pools
 from headway.cascade.cache import Cache
 from headway.cascade.lookup import Lookup
 from headway.cascade.run import Counters
+from headway.errors import HeadwayError
 
 
 def test_a_store_answers_look_ups_over_a_socket() -> None:
@@ -99,3 +104,61 @@ def test_what_is_timed_comes_from_all_of_the_test_part_and_warming_is_not_counte
 
 
 COUNTED = Counters(("small", "full"), [3, 1], rows=4)
+
+
+def test_a_bar_on_what_did_not_happen_cannot_be_met() -> None:
+    rows = list(unmeasured.where(False, joins_rows()))
+    assert [(row.name, row.met) for row in rows] == [("all/auc", None), ("all/auc-loss", False)]
+    assert rows[0].value == 0.6
+    assert (math.isnan(rows[1].value), rows[1].to_dict()["value"], rows[1].bar) == (True, None, "<= 0.01")
+    assert list(unmeasured.where(True, joins_rows())) == joins_rows()
+    unmeasured.check({"features-all": True}, "nothing was cascaded")
+    with pytest.raises(HeadwayError, match=r"^bench b: nothing was cascaded, so that the rows with bars cannot be"):
+        unmeasured.check({"a": True, "b": False}, "nothing was cascaded")
+
+
+def joins_rows() -> list[Row]:
+    return [Row("all/auc", 0.6, "AUC", baseline=0.6), Row("all/auc-loss", 0.0, "AUC", bar="<= 0.01")]
+
+
+def test_flights_that_no_certainty_answers_are_no_loss_that_could_meet_a_bar() -> None:
+    draws = np.random.default_rng(5)
+    many = {part: pd.DataFrame({"a": draws.normal(size=80)}) for part in ("calibration", "test")}
+    late = {part: (frame["a"] + draws.normal(size=80) > 0).to_numpy(np.int64) for part, frame in many.items()}
+
+    class Alone(Flights):
+        def joined(self, flights: pd.DataFrame) -> pd.DataFrame:
+            return flights
+
+    class Slope:
+        def predict_proba(self, block: Any) -> Any:
+            late = 1 / (1 + np.exp(-block[:, 0]))
+            return np.column_stack([1 - late, late])
+
+    def rows(threshold: float) -> dict[str, Row]:
+        learned = joins.Learned(Slope(), Slope(), ("base",), threshold, {"base": slice(0, 1)})
+        return {row.name.split("/")[1]: row for row in joins._auc_rows(Alone(many, late, {}), learned, seed=1)}
+
+    assert [rows(0.2)[name].met for name in ("auc-loss", "auc-loss-bound")] == [True, True]
+    assert [rows(2.0)[name].met for name in ("auc-loss", "auc-loss-bound")] == [False, False]
+    assert math.isnan(rows(2.0)["auc-loss"].value)
+
+
+def test_the_loss_is_that_of_folds_in_which_something_was_cascaded() -> None:
+    def fold(answered: float, lost: int) -> Measured:
+        return Measured(1.0, 4.0, 1.0, 1.0, 1.0, answered, answered, 0.8, np.arange(4), np.full(4, lost))
+
+    rows = {row.name: row for row in rows_of("texts", 4, [fold(0.0, 0), fold(0.5, 1)])}
+    assert rows["texts/loss"].value == 100.0
+    assert rows["texts/draws"].value == 2
+    assert {row.value for row in rows_of("texts", 4, [fold(0.0, 0)]) if row.name == "texts/loss"} == {0.0}
+
+
+def test_a_quick_run_has_fewer_rows_in_the_same_proportions() -> None:
+    labels = np.arange(4000) % 2
+    data = Pools("texts", list(range(4000)), labels, 1000, 600, 200, 3000, list)
+    few = data.shrunk(seed=1)
+    assert (few.pool, few.train, few.selection, len(few.rows)) == (500, 300, 100, 2000)
+    assert few.labels.tolist() == [row % 2 for row in few.rows]
+    assert few.labeled == sum(row < 3000 for row in few.rows)
+    assert [part.size for part in few.parts(1)] == [300, 100, few.labels.size - few.labeled - 100]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from headway.bench import BenchOptions, Row
 from headway.bench.cascades.topk import reviews
+from headway.bench.cascades.unmeasured import check, where
 from headway.cascade.fit import fit_cascade
 from headway.cascade.run import FittedCascade
 from headway.errors import HeadwayError
@@ -67,9 +68,13 @@ def features_cascade(options: BenchOptions) -> Iterator[Row]:
     """Fine-food reviews (great or not), and tweets (from which of two telephones), every row tested."""
     food = reviews()
     sets = {"fine-foods": (list(food.rows), np.asarray(food.labels)), "tweets": telephone_tweets()}
+    cascaded: dict[str, bool] = {}
     for name, data in sets.items():
-        until_s = perf_counter() + LIMIT_S / len(sets)
-        yield from _rows(f"features-cascade/{name}", len(data[1]), list(_folds(data, options, until_s)))
+        head, until_s = f"features-cascade/{name}", perf_counter() + LIMIT_S / len(sets)
+        draws = list(_folds(data, options, until_s))
+        cascaded[head] = any(one.answered for one in draws)
+        yield from where(cascaded[head], rows_of(head, len(data[1]), draws))
+    check(cascaded, "no cheap step answered any row")
 
 
 def telephone_tweets() -> Texts:
@@ -111,20 +116,22 @@ def loss_of(rows: int, draws: Sequence[Measured]) -> tuple[float, float]:
     return 100 * float(lost.mean()), 100 * float(lost.std(ddof=1)) / math.sqrt(lost.size)
 
 
-def _rows(name: str, rows: int, draws: Sequence[Measured]) -> list[Row]:
+def rows_of(name: str, rows: int, draws: Sequence[Measured]) -> list[Row]:
+    """Return the rows of a data set; what is lost is that of folds in which something was cascaded, if any was."""
     full, cascade = (median(getattr(one, part) for one in draws) for part in ("full_per_s", "cascade_per_s"))
     ratio, alone, both = (
         median(getattr(one, part) / one.full_per_s for one in draws)
         for part in ("cascade_per_s", "compiled_per_s", "both_per_s")
     )
     projected = median(one.projected for one in draws)
-    loss, error = loss_of(rows, draws)
+    cascaded = [one for one in draws if one.answered] or draws
+    loss, error = loss_of(rows, cascaded)
     return [
         Row(f"{name}/throughput", cascade, "rows/s", baseline=full, ratio=ratio, bar=">= 3"),
         Row(f"{name}/of-projected", ratio, "x", baseline=projected, ratio=ratio / projected),
         Row(f"{name}/compiled", alone * full, "rows/s", baseline=full, ratio=alone),
         Row(f"{name}/compiled-cascade", both * full, "rows/s", baseline=full, ratio=both),
-        Row(f"{name}/loss-certified-worst", max(one.loss_bound for one in draws), "points", bar="<= 1"),
+        Row(f"{name}/loss-certified-worst", max(one.loss_bound for one in cascaded), "points", bar="<= 1"),
         Row(f"{name}/loss", loss, "points", bar="<= 0.2"),
         Row(f"{name}/loss-standard-error", error, "points"),
         Row(f"{name}/draws", len(draws), "folds"),

@@ -86,11 +86,17 @@ def latency_rows(head: str, variants: Mapping[str, Variant], bars: Mapping[str, 
     return rows
 
 
-def use_rows(head: str, whole: Variant) -> list[Row]:
-    answered = Tally[str]()
+def answered(whole: Variant) -> Tally[str]:
+    """Return how many of the queries that were timed each model answered."""
+    found = Tally[str]()
     for one in whole.counters:
-        answered.update(dict(zip(one.models, one.exits, strict=True)))
-    rows = [Row(f"{head}/answered-by-small", answered["small"] / answered.total(), "of queries")]
+        found.update(dict(zip(one.models, one.exits, strict=True)))
+    return found
+
+
+def use_rows(head: str, whole: Variant) -> list[Row]:
+    by_model = answered(whole)
+    rows = [Row(f"{head}/answered-by-small", by_model["small"] / by_model.total(), "of queries")]
     for name in whole.lookups:
         asked = whole.looked_up[name]
         rows.append(Row(f"{head}/hit-rate/{name}", whole.hits[name] / asked if asked else 0.0, "of look-ups"))

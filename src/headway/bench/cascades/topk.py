@@ -12,7 +12,7 @@ Whether the recall is reached is counted on pools that nothing has seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headway.bench import BenchOptions, Row
+from headway.bench.cascades.unmeasured import check, where
 from headway.cascade.ranking import (
     Floats,
     Ints,
@@ -44,7 +45,7 @@ ROUNDS = 2
 AMPLE = 2
 """How many times the fewest calibration rows are taken where there are as many as one likes: the fewest tell only from
 which row on none of the best is left out."""
-QUICK_POOL = 1_000
+QUICK_POOL, QUICK_SPLITS = 500, 5
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,22 @@ class Pools:
     labeled: int
     pipeline: Callable[[], Any]
     bar: str | None = None
+
+    def shrunk(self, seed: int) -> Pools:
+        """Return as many of the rows, drawn at random, as go with pools of `QUICK_POOL` rows; each part is as much
+        smaller."""
+        share = QUICK_POOL / self.pool
+        drawn = np.random.default_rng([seed, QUICK_POOL]).permutation(self.labels.size)
+        some = np.sort(drawn[: round(share * self.labels.size)])
+        return replace(
+            self,
+            rows=take(self.rows, some),
+            labels=self.labels[some],
+            pool=QUICK_POOL,
+            train=round(share * self.train),
+            selection=round(share * self.selection),
+            labeled=int((some < self.labeled).sum()),
+        )
 
     def parts(self, seed: int) -> tuple[Ints, Ints, Ints]:
         """Return the places of rows to train on, to choose on, and of all others, drawn anew."""
@@ -86,20 +103,29 @@ class Found:
     exact_s: list[float] = field(default_factory=list)
     projected: list[float] = field(default_factory=list)
     end_to_end: list[float] = field(default_factory=list)
+    filters: list[bool] = field(default_factory=list)
 
 
 def features_topk(options: BenchOptions) -> Iterator[Row]:
     """Reviews that are great in pools of 2,500, tweets from his own phone and films to propose in pools of 10,000."""
     from headway.bench.cascades.films import POOL, films
 
+    filtered: dict[str, bool] = {}
     for made in (reviews, tweets, films):
-        data = made()
-        yield from _rows(data, _found(data, options))
+        data = made().shrunk(options.seed) if options.quick else made()
+        found = _found(data, options)
+        filtered[f"features-topk/{data.name}"] = all(found.filters)
+        yield from where(all(found.filters), rows_of(data, found))
         had = data.parts(options.seed)[2].size - data.pool
         yield Row(f"features-topk/{data.name}/any-scores/rows-needed", _needed(data.pool), "rows", baseline=had)
-    pool = QUICK_POOL if options.quick else POOL
-    data = films(pool, AMPLE * _needed(pool))
-    yield from _any_scores(data, _found(data, options, extrapolate=False))
+    pool, ample = (QUICK_POOL, 1) if options.quick else (POOL, AMPLE)
+    data = films(pool, ample * _needed(pool))
+    if options.quick:
+        data = replace(data, train=QUICK_POOL, selection=QUICK_POOL)
+    found = _found(data, options, extrapolate=False)
+    filtered[f"features-topk/{data.name}/any-scores"] = all(found.filters)
+    yield from where(all(found.filters), _any_scores(data, found))
+    check(filtered, "no filter was worth its cost")
 
 
 def reviews() -> Pools:
@@ -157,7 +183,8 @@ def _found(data: Pools, options: BenchOptions, *, extrapolate: bool = True) -> F
             parts=parts,
             seed=options.seed + fit,
         )
-        again(found, _scores(fitted, take(data.rows, others)), data.pool, options.seed + fit)
+        splits = QUICK_SPLITS if options.quick else SPLITS
+        again(found, _scores(fitted, take(data.rows, others)), data.pool, options.seed + fit, splits)
         _timed(found, fitted, take(data.rows, others[: data.pool]), 1 if options.quick else ROUNDS)
     return found
 
@@ -172,25 +199,25 @@ def _scores(fitted: FittedTopK, rows: Rows) -> tuple[Floats, Floats]:
 Scores = tuple[Floats, Floats]
 
 
-def _split_anew(scores: Scores, pool: int, seed: int) -> Iterator[tuple[int, Scores, Scores]]:
+def _split_anew(scores: Scores, pool: int, seed: int, splits: int) -> Iterator[tuple[int, Scores, Scores]]:
     """Yield a pool and the rows to calibrate on, split anew many times, each with its number."""
-    for split in range(SPLITS):
+    for split in range(splits):
         order = np.random.default_rng([seed, split]).permutation(scores[0].size)
         asked, seen = ((scores[0][part], scores[1][part]) for part in (order[:pool], order[pool:]))
         yield split, asked, seen
 
 
-def _shown_anew(found: Found, scores: Scores, pool: int, seed: int) -> None:
+def _shown_anew(found: Found, scores: Scores, pool: int, seed: int, splits: int) -> None:
     """Calibrate on a part of the rows, for whatever scores, and ask for the best of the others."""
     once = np.ones(pool, dtype=np.int64)
-    for _, asked, seen in _split_anew(scores, pool, seed):
+    for _, asked, seen in _split_anew(scores, pool, seed, splits):
         found.kept.append(kept_surely(*seen, K, pool, RECALL, SURE, CONFIDENCE))
         found.reached.append(Ranked.of(*asked).reached(once, K, found.kept[-1]))
 
 
-def _extrapolated_anew(found: Found, scores: Scores, pool: int, seed: int) -> None:
+def _extrapolated_anew(found: Found, scores: Scores, pool: int, seed: int, splits: int) -> None:
     """Calibrate on a part of the rows, by a model and by copies, and ask for the best of the others."""
-    for split, asked, seen in _split_anew(scores, pool, seed):
+    for split, asked, seen in _split_anew(scores, pool, seed, splits):
         kept = _kept(needs(*seen, K, pool, RECALL, SIMULATED, split), pool)
         ranked, of_seen = Ranked.of(*asked), Ranked.of(*seen)
         drawn = [of_seen.needed(copies, K, RECALL) for copies in pools(seen[0].size, pool, SIMULATED, split)]
@@ -220,9 +247,11 @@ def _timed(found: Found, fitted: FittedTopK, rows: Rows, rounds: int) -> None:
     found.exact_s.append(median(taken["exact"]))
     found.projected.append(fitted.projected.speedup)
     found.end_to_end.append(recall(*answers))
+    found.filters.append(fitted.filter is not None)
 
 
-def _rows(data: Pools, found: Found) -> list[Row]:
+def rows_of(data: Pools, found: Found) -> list[Row]:
+    """Return the rows of a data set in the mode that extrapolates."""
     head = f"features-topk/{data.name}"
     return [
         *_speed(head, data, found),
@@ -241,7 +270,7 @@ def _any_scores(data: Pools, found: Found) -> list[Row]:
         *_speed(head, data, found),
         Row(f"{head}/least-recall", min(found.reached), "of the exact best"),
         Row(f"{head}/kept", median(found.kept), "rows", baseline=data.pool),
-        Row(f"{head}/calibration-rows", AMPLE * _needed(data.pool), "rows"),
+        Row(f"{head}/calibration-rows", data.parts(0)[2].size - data.pool, "rows"),
     ]
 
 

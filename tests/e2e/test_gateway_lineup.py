@@ -72,6 +72,39 @@ def test_an_upstream_is_added_slowly_and_one_that_is_taken_away_finishes() -> No
     play(scene)
 
 
+@pytest.mark.parametrize("policy", ["round-robin", "weighted-round-robin", "least-outstanding", "jbsq"])
+def test_an_upstream_that_is_back_never_gets_more_than_its_share(policy: str) -> None:
+    """Turns that it missed are not made up for: who has just come back would be run over."""
+
+    async def scene() -> None:
+        async def behave(asked: Asked) -> None:
+            await asyncio.sleep(0.005)
+            await asked.reply(ANSWER)
+
+        back, there = Scripted(behave), Scripted(behave)
+        async with gateway(back, there, declared={"max_in_flight": 8}, policy=policy, slow_start_s=0.6) as at:
+            replica, asking = at.gateway.replicas[0], True
+
+            async def busy() -> None:
+                client = await at.client()
+                while asking:
+                    await client.ask()
+                    assert (await client.answer()).status == 200
+
+            at.gateway.drain(replica.name)
+            tasks = [asyncio.create_task(busy()) for _ in range(6)]
+            await at.until(lambda: len(there.asked) >= 200)
+            at.gateway.drain(replica.name, draining=False)
+            assert 1 <= replica.limit <= 2
+            given = len(there.asked)
+            await at.until(lambda: len(there.asked) >= given + 200)
+            asking = False
+            await asyncio.gather(*tasks)
+            assert 20 <= len(back.asked) <= 215
+
+    play(scene)
+
+
 def test_a_change_that_is_taken_back_leaves_nothing_behind() -> None:
     async def scene() -> None:
         added = Scripted()

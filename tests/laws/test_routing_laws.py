@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from headway.fleet.compiled import policies
 from headway.policy import routing
-from headway.policy.routing import HOLD, NOBODY, ROUTERS, Router, Servers, draws, load, own, route
+from headway.policy.routing import HOLD, NOBODY, ROUTERS, Router, Servers, draws, load, note_alive, own, route
 
 SEEDS = st.integers(0, 2**32 - 1)
 NAMES = st.sampled_from(sorted(ROUTERS))
@@ -158,6 +158,24 @@ def test_random_choices_are_uniform_or_as_the_speeds_also_with_dead_servers() ->
     limits = {"abs": 4 * math.sqrt(0.25 / 20_000)}
     assert shares(ROUTERS["random"], servers, 20_000) == pytest.approx([1 / 3, 0, 1 / 3, 0, 1 / 3], **limits)
     assert shares(ROUTERS["weighted-random"], servers, 20_000) == pytest.approx([1 / 7, 0, 4 / 7, 0, 2 / 7], **limits)
+
+
+@given(
+    st.sampled_from(["round-robin", "weighted-round-robin"]),
+    st.lists(st.integers(1, 5), min_size=2, max_size=5),
+    st.integers(0, 200),
+)
+def test_who_comes_back_makes_no_turns_up(name: str, speeds: list[int], missed: int) -> None:
+    servers = Servers.of(np.array(speeds, np.float64))
+    servers.alive[0] = False
+    shares(ROUTERS[name], servers, max(1, missed))
+    weighted = name == "weighted-round-robin"
+    note_alive(servers, 0, weighted)
+    before, rounds = servers.assigned[0], 20
+    share = speeds[0] / sum(speeds) if weighted else 1 / len(speeds)
+    requests = rounds * (sum(speeds) if weighted else len(speeds))
+    shares(ROUTERS[name], servers, requests)
+    assert abs(servers.assigned[0] - before - share * requests) <= max(speeds) + 1
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(0, 200))

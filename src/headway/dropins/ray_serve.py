@@ -19,7 +19,7 @@ from zlib import crc32
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
-from headway.policy.routing import Servers, draws, note_alive, note_answered, note_sent, route, router
+from headway.policy.routing import ROUND_ROBIN, Servers, draws, note_alive, note_answered, note_sent, route, router
 
 __all__ = ["VERSIONS", "PolicyRouter"]
 
@@ -130,7 +130,7 @@ class PolicyRouter(RequestRouter):  # type: ignore[misc]
             servers.reported_at_s[seat] = now_s
             servers.speed[seat] = servers.places[seat] = float(replica.routing_stats.get("speed", 1.0))
             if not servers.alive[seat]:
-                note_alive(servers, seat)
+                note_alive(servers, seat, self._policy.code != ROUND_ROBIN)
         return seated
 
 

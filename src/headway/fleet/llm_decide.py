@@ -14,7 +14,7 @@ from headway.fleet.compiled import policies
 from headway.fleet.llm_memory import Cache, Lines
 from headway.fleet.llm_state import DECODE, Balance, Engines, Requests, Rules
 from headway.policy import routing, scheduling, token_routing
-from headway.policy.routing import Servers
+from headway.policy.routing import ROUND_ROBIN, Servers
 from headway.policy.scheduling import Backlog, Order, Waiting
 from headway.sim.draws import draw
 from headway.sim.jit import borrowing
@@ -149,7 +149,7 @@ def assign(
     for e in range(engines.capacity.size):
         alive = engines.role[e] != DECODE and engines.ready_s[e] <= now_s < engines.stop_s[e]
         if alive and not servers.alive[e]:
-            note_alive(servers, e)
+            note_alive(servers, e, rules.router.code != ROUND_ROBIN)
         servers.alive[e] = alive
         count = 0
         while count < whole_blocks and believed_cached(

@@ -32,6 +32,7 @@ class Outside:
     holds: Flags
     changes: Sequence[tuple[float, int, int]]
     every_s: float
+    turns_by_speed: bool
     _changed: int = 0
     _ticks: int = 0
     _made: tuple[Floats, Floats] | None = None
@@ -95,6 +96,7 @@ class Outside:
                 Servers(books.reported[0], books.reported_at_s[0], books.sent[0], books.outstanding[by],
                         books.assigned[by], books.latency_s[by], books.speed, self.rack.workers, living.copy()),
                 server,
+                self.turns_by_speed,
             )  # fmt: skip
         books.alive[:, server] = self.holds[:, server]
 

@@ -18,7 +18,7 @@ from headway.fleet import rack_codes as code
 from headway.fleet import rack_state
 from headway.fleet.rack import advance
 from headway.fleet.rack_outside import Outside
-from headway.policy.routing import JBSQ, ROUTERS, Router, draws
+from headway.policy.routing import JBSQ, ROUND_ROBIN, ROUTERS, Router, draws
 from headway.sim.draws import batch_key
 from headway.sim.outcome import percentile
 from headway.sim.station import Floats, Ints
@@ -215,7 +215,10 @@ class RackSimulation:
         sessions = rack_state.sessions(setup.session_bits if session.size else 1)
         self._state = rack_state.state(self._requests, self._rack, rows, setup.balancers, failing)
         happens = [(change.at_s, ACTIONS[change.action], change.server) for change in changes]
-        self._outside = Outside(self._rack, books, sessions, self._state, holds, happens, float(setup.report_every_s))
+        self._outside = Outside(
+            self._rack, books, sessions, self._state, holds, happens, float(setup.report_every_s),
+            setup.router.code != ROUND_ROBIN,
+        )  # fmt: skip
 
     @cached_property
     def router(self) -> Router:

@@ -14,7 +14,7 @@ from headway.gateway.declare import KINDS, GatewayOptions, Upstream
 from headway.gateway.heads import Known
 from headway.gateway.line import Line
 from headway.gateway.reports import Report
-from headway.policy.routing import Servers, note_alive, note_answered, note_report, note_sent
+from headway.policy.routing import ROUND_ROBIN, Router, Servers, note_alive, note_answered, note_report, note_sent
 
 PATHS: Final = (b"/v1/chat/completions", b"/v1/completions")
 """What is passed on to upstreams."""
@@ -41,7 +41,7 @@ class Replica:
         self.report: Report | None = None
         self.report_s = 0.0
         self.in_flight = 0
-        self._depth = depth(router_of(options))
+        self._by(router_of(options))
         self.limit = math.ceil(self._depth * upstream.max_in_flight)
         self.sent = self.answered = self.failed = self.retried = 0
         self.route_line = self._route_line(options)
@@ -73,9 +73,13 @@ class Replica:
     def obey(self, upstream: Upstream, options: GatewayOptions, used: bool, now_s: float) -> None:
         """Take what is declared of it otherwise from now on; what it has in flight beyond a lower limit is finished."""
         self.upstream, self.used = upstream, used
-        self._depth = depth(router_of(options))
+        self._by(router_of(options))
         self.route_line = self._route_line(options)
         self.check(now_s)
+
+    def _by(self, router: Router) -> None:
+        self._depth = depth(router)
+        self._turns_by_speed = router.code != ROUND_ROBIN
 
     # Load
 
@@ -94,7 +98,7 @@ class Replica:
         # A report contains what has been answered since, as long as it is the last one.
         self._servers.sent[self.number] -= 1.0
         if self.up and self.in_flight < self.limit:
-            self._servers.alive[self.number] = True
+            self._has_room()
 
     def first_token(self, seconds: float) -> None:
         """Take note of how long the first token took."""
@@ -116,17 +120,26 @@ class Replica:
         """Let what time alone brings about happen: a breaker that is tried, a share that grows."""
         state = self.breaker.check(now_s)
         up = state != OPEN and self._sick < _SICK_CHECKS and self.used and not self.draining
-        if up and not self.up:
-            if state == CLOSED:
-                self.breaker.returned(now_s)
-            note_alive(self._servers, self.number)
+        if up and not self.up and state == CLOSED:
+            self.breaker.returned(now_s)
         self.up = up
         share = self.breaker.share(now_s)
         places = max(1, int(self.upstream.max_in_flight * share))
         self.limit = 1 if state == TRIAL else math.ceil(self._depth * places)
-        self._servers.speed[self.number] = self.upstream.speed * share
-        self._servers.places[self.number] = float(places)
-        self._servers.alive[self.number] = up and self.in_flight < self.limit
+        servers, speed = self._servers, self.upstream.speed * share
+        if self._turns_by_speed and speed != servers.speed[self.number]:
+            # Turns that it had as a slower one count as many as it would have had by now.
+            servers.assigned[self.number] *= speed / servers.speed[self.number]
+        servers.speed[self.number], servers.places[self.number] = speed, float(places)
+        if up and self.in_flight < self.limit:
+            self._has_room()
+        else:
+            servers.alive[self.number] = False
+
+    def _has_room(self) -> None:
+        """Let it be chosen; turns that it missed meanwhile are not made up for all at once."""
+        if not self._servers.alive[self.number]:
+            note_alive(self._servers, self.number, self._turns_by_speed)
 
     def checked(self, healthy: bool, now_s: float) -> None:
         """Take note of a health check."""

@@ -118,12 +118,24 @@ def note_report(servers: Servers, server: int, reported: float, unseen: float, a
         servers.sent[server] = unseen
 
 
-def note_alive(servers: Servers, server: int) -> None:
-    """Let a server be chosen from now on; in turns it stands where the others are, not where it once was."""
+def note_alive(servers: Servers, server: int, by_speed: bool) -> None:
+    """Let a server be chosen from now on; in turns it stands where the others are, not where it once was.
+
+    `by_speed`: whether turns are in proportion to the speeds (weighted round robin), or one is as long as another.
+
+    >>> servers = Servers.of([4.0, 1.0])
+    >>> servers.assigned[0] = 100.0
+    >>> for by_speed in (True, False):
+    ...     note_alive(servers, 1, by_speed)
+    ...     print(servers.assigned[1])
+    25.0
+    100.0
+    """
     least = math.inf
     for at in range(len(servers.alive)):
         if servers.alive[at] and at != server:
-            least = min(least, servers.assigned[at] / servers.speed[at])
+            least = min(least, servers.assigned[at] / servers.speed[at] if by_speed else servers.assigned[at])
     if least < math.inf:
-        servers.assigned[server] = max(servers.assigned[server], math.floor(least * servers.speed[server]))
+        due = math.floor(least * servers.speed[server]) if by_speed else least
+        servers.assigned[server] = max(servers.assigned[server], due)
     servers.alive[server] = True

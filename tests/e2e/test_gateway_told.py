@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from tests.e2e.upstreams import Scripted, engine, gateway, play, stream
+from tests.e2e.upstreams import ANSWER, Asked, Scripted, engine, gateway, play, stream
 
 from headway.gateway import ApiKey
 
@@ -91,5 +91,27 @@ def test_a_model_is_told_of_by_its_name_while_an_upstream_that_serves_it_is_up()
             assert "valid: small" in missing.error
         async with gateway(Scripted(), keys=(ApiKey("alice", "secret"),)) as stage:
             assert (await stage.get("/v1/models/small")).status == 401
+
+    play(scene)
+
+
+def test_a_key_is_charged_what_engines_tell_and_every_request_of_it_is_counted() -> None:
+    async def scene() -> None:
+        async def behave(asked: Asked) -> None:
+            await asked.reply(
+                ANSWER if "fine" in asked.json else b'{"error": {}}', 200 if "fine" in asked.json else 400
+            )
+
+        async with gateway(Scripted(behave), keys=(ApiKey("alice", "a"), ApiKey("bob", "b"))) as stage:
+            asked = [("a", {"fine": 1}, 200), ("a", {}, 400), ("b", {"model": "none"}, 404), ("b", {"fine": 1}, 200)]
+            for secret, body, status in asked:
+                sent = {"model": "small", **body}
+                assert (await stage.ask(sent, extra=f"authorization: Bearer {secret}\r\n")).status == status
+            page = (await stage.get("/metrics", "authorization: Bearer a\r\n")).body.decode()
+            for name, kind, tokens in (("alice", "prompt", 9), ("alice", "completion", 3), ("bob", "completion", 3)):
+                assert f'headway_key_tokens_total{{key="{name}",kind="{kind}"}} {tokens}.0' in page
+            for name in ("alice", "bob"):
+                assert f'headway_key_requests_total{{key="{name}"}} 2.0' in page
+            assert "headway_requests_offered_total 4.0" in page
 
     play(scene)

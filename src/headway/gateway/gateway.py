@@ -65,8 +65,9 @@ class Gateway:
 
     def submit(self, client: Asker, message: Message, head: Head) -> Relay | None:
         """Take in a request; the client's connection gets its answer, maybe before this returns, and then None is."""
-        now_s = self.clock()
+        now_s, account = self.clock(), head.account
         self.counts.offered += 1
+        account.offered += 1
         if self.stats.arrivals is not None:
             self.stats.arrivals.add(now_s)
         try:
@@ -78,8 +79,6 @@ class Gateway:
                 barred = self._barred_for(ask.model)
             within_s = head.within_s or self.options.timeout_s
             relay = Relay(self, client, message, head, ask, self.counts.offered, now_s, now_s + within_s)
-            account = relay.account
-            account.offered += 1
             if account.bounded:
                 account.admit(relay.tokens, now_s)
             if barred:
@@ -213,13 +212,12 @@ class Gateway:
             replica.is_well(now_s)
         relay.replica = None
         replica.ended()
-        used = relay.usage()
-        if used is None:
-            # What was not told is about one token for each piece of a stream.
-            relay.account.settle(relay.tokens, relay.tokens, float(relay.pieces))
-        else:
-            relay.account.settle(relay.tokens, float(used[0]), float(used[1]))
-            self.queue.answered(float(used[1]))
+        told = relay.usage()
+        # What is not told is about one token for each piece of a stream; an engine that refuses computes nothing.
+        prompt, completion = told or ((relay.tokens, relay.pieces) if status < 400 else (0.0, 0.0))
+        relay.account.settle(relay.tokens, float(prompt), float(completion))
+        if told is not None:
+            self.queue.answered(float(completion))
         self.stats.served(now_s - relay.sent_s)
         self._finish(relay, "answered" if status < 500 else "failed", now_s)
         self.stats.latency.add(now_s - relay.arrival_s)

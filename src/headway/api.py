@@ -148,17 +148,20 @@ def replay(
     trace: Trace,
     *,
     payloads: Sequence[Any] | str | os.PathLike[str] | None = None,
+    labels: Sequence[Any] | str | os.PathLike[str] | None = None,
     token: str | None = None,
     seed: int = 0,
 ) -> Outcome:
     """Send a trace's requests to a server at their scheduled times, and return what was measured.
 
     `payloads` is a folder or a list; the trace's column `payload` says which one a request carries, else `seed` does.
-    Latency counts from the scheduled arrival. Raises ServeError when the server cannot be reached.
+    `labels` are the payloads' right answers, in their order (None where not known) or as a CSV file: the outcome's
+    accuracy is then that of the answers. Latency counts from the scheduled arrival. Raises ServeError when the server
+    cannot be reached, ProfileError for labels that do not fit.
     """
     from headway.serve.replay import replay
 
-    return replay(url, trace, payloads=payloads, token=token, seed=seed)
+    return replay(url, trace, payloads=payloads, labels=labels, token=token, seed=seed)
 
 
 def calibrate(

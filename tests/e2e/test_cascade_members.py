@@ -20,9 +20,10 @@ from tests.units.test_docs import ROOT, blocks
 import headway as hw
 from headway.cascade import Cascade, Step, fit_cascade
 from headway.cascade.run import FittedCascade
-from headway.domains.cascade.gears import Gear
+from headway.domains.cascade.gears import Gear, GearPlan, Group
 from headway.plan.plan import Plan
-from headway.serve.run import LiveServer, running_in_thread
+from headway.serve.engine import Limits
+from headway.serve.run import LiveServer, ServeOptions, running_in_thread
 
 pytest.importorskip("sklearn")
 
@@ -73,6 +74,8 @@ class Normal:
 
 parts = Parts(Features({"cheap": Feature(cheap), "dear": Feature(dear)}), ("cheap", "dear"), Normal())
 '''
+PATIENT = ServeOptions(limits=Limits(keep_promise=False))
+"""A busy machine turns nobody away."""
 WORDS = ("good", "fine", "bad", "poor", "tea", "cup")
 
 
@@ -122,20 +125,28 @@ def answers(server: LiveServer, asked: Sequence[str]) -> list[dict[str, Any]]:
 
 def test_a_family_made_of_a_cascades_steps_answers_as_these_do(fitted: FittedCascade) -> None:
     plan = planned()
-    asked, _ = texts(60, 3)
+    asked, right = texts(60, 3)
     steps = dict(zip(("cheap", "full"), (fitted.member(place).predict(asked) for place in (0, -1)), strict=True))
-    with running_in_thread(plan) as server:
+    with running_in_thread(plan, PATIENT) as server:
         for at, said in enumerate(answers(server, asked)):
             assert (said["answer"], said["certainty"]) == pytest.approx(steps[said["model"]][at])
         # With the thresholds of the fitted cascade it is that cascade.
         own = Cascade((Step("cheap", threshold=fitted.cascade.thresholds[0]), Step("full")))
-        gear_plan: Any = plan.stages["cascade"]
-        gear = Gear(own, gear_plan.gears[-1].up_to_per_s, (1, 1))
-        changed = replace(plan, stages={"cascade": replace(gear_plan, gears=(gear,), gears_less_one=())})
+        sizes = (("cheap", 1), ("full", 1))
+        gears = (Gear(own, 1000.0, (1, 1)),)
+        changed = replace(plan, stages={"cascade": GearPlan("cpu", (Group(own.models, 1),), sizes, gears)})
         request = urllib.request.Request(f"{server.url}/plan?watch=0s", changed.to_json().encode(), method="PUT")
         with urllib.request.urlopen(request, timeout=60.0) as response:
             assert response.status == 200
         said_then = answers(server, asked)
+        # What a replay is answered is held against the labels that are known.
+        labels: list[int | None] = [*right[:40], *[None] * 20]
+        trace = hw.Trace.from_arrivals(np.arange(60) * 0.01, {"payload": np.arange(60)})
+        measured = hw.replay(server.url, trace, payloads=asked, labels=labels)
+    hits = int((fitted.predict(asked)[:40] == np.array(right[:40])).sum())
+    assert (measured.labeled["answers"], measured.labeled["right"], measured.labeled["unlabeled"]) == (40, hits, 20)
+    assert measured.accuracy == hits / 40
+    assert measured.labeled["predicted_accuracy"] == plan.predicted["accuracy"]
     assert [said["answer"] for said in said_then] == fitted.predict(asked).tolist()
     assert [said["model"] for said in said_then] == [("cheap", "full")[at] for at in fitted.answer(asked).step]
     assert {said["model"] for said in said_then} == {"cheap", "full"}

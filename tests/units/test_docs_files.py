@@ -24,6 +24,8 @@ from headway.profile import Overheads, Profile, RecordedVisits
 from headway.profile import Row as ProfileRow
 from headway.report.policies import compared
 from headway.serve.calibrate import fit
+from headway.serve.judged import Judge
+from headway.serve.replay import _labeled
 from headway.sim.simulation import compare, simulate
 from headway.testing.examples import tiny_plan, tiny_profile, tiny_spec
 from headway.testing.observed import simulated_observation
@@ -80,7 +82,8 @@ def plan() -> Plan:
 
 @cache
 def outcome() -> dict[str, Any]:
-    return simulate(plan(), Trace.poisson(rate=20, seconds=30, seed=2), seed=1).to_dict()
+    told = Judge.of(["1"], ["1"], []).told()
+    return _labeled(simulate(plan(), Trace.poisson(rate=20, seconds=30, seed=2), seed=1), told, plan()).to_dict()
 
 
 @cache

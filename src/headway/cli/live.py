@@ -184,6 +184,14 @@ def replay(
             help="What to send: a folder of files, a JSONL file, or one file; the trace's payload column chooses.",
         ),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels",
+            help="The payloads' right answers: a CSV file with `label` for each in order, or `sample,label` (a file's "
+            "name, or a line's number) for those that are known; answers are held against them.",
+        ),
+    ] = None,
     max_connections: Annotated[
         int, typer.Option("--max-connections", min=1, help="Requests under way at a time; others are sent late.")
     ] = 4096,
@@ -195,7 +203,7 @@ def replay(
     """Send a trace's requests to a server, and say how it did.
 
     Every request is sent at its scheduled time, whatever the server does. Latency counts from then on, so that a server
-    that stalls cannot hide it.
+    that stalls cannot hide it. With labels the accuracy is that of the answers whose label is known.
     """
     from headway.files import canonical_json, write_atomic
     from headway.report.terminal import outcome_view
@@ -204,7 +212,7 @@ def replay(
     written_to = target(output, "the outcome")
     with Progress("replay") as progress:
         outcome = replay(
-            url, read_trace(trace, seed), payloads=payloads, token=token, seed=seed,
+            url, read_trace(trace, seed), payloads=payloads, labels=labels, token=token, seed=seed,
             max_connections=max_connections, progress=progress.step,
         )  # fmt: skip
     if written_to is not None:
@@ -260,7 +268,10 @@ VERBS = (
     ),
     Verb(
         replay,
-        ("headway replay --url http://127.0.0.1:8000 --trace requests.csv --payloads pages/ --json > measured.json",),
+        (
+            "headway replay --url http://127.0.0.1:8000 --trace requests.csv --payloads pages/ --json > measured.json",
+            "headway replay --url http://127.0.0.1:8000 --trace requests.csv --payloads images/ --labels labels.csv",
+        ),
     ),
     Verb(report, ("headway report plan.json predicted.json measured.json -o report.html",)),
 )

@@ -181,7 +181,7 @@ def _key_figures(story: Story) -> list[Markup]:
         tiles.append(
             _tile(f"{name} measured", words.latency_text(measured, key), sub, words.kept(slo, measured) is False)
         )
-    if gearings(story.plan):
+    if gearings(story.plan) or measured.get("labeled"):
         tiles += _right(slo.accuracy, predicted, measured)
     if len(tiles) == 4:
         return tiles
@@ -200,7 +200,7 @@ def _right(floor: float | None, predicted: Mapping[str, Any], measured: Mapping[
         if accuracy is not None:
             beside = "" if other.get("accuracy") is None else f"{fmt.percent(other['accuracy'])} predicted"
             promised = "" if floor is None else f"at least {fmt.percent(floor)} promised"
-            said = promised or beside or "of all answers are right"
+            said = ", ".join(part for part in (promised, beside) if part) or "of all answers are right"
             return [_tile(f"Accuracy {who}", fmt.percent(accuracy), said, floor is not None and accuracy < floor)]
     return []
 

@@ -56,8 +56,8 @@ def outcome_view(outcome: Outcome | Mapping[str, Any]) -> Group:
         ("worst 5 min", f"P99 {words.latency_text(figures, 'worst_5m_p99_s')}"),
         ("cost", cost),
     ]
-    if figures.get("accuracy") is not None:
-        facts.append(("accuracy", fmt.percent(figures["accuracy"])))
+    if figures.get("accuracy") is not None or figures.get("labeled"):
+        facts.append(("accuracy", words.answered_rightly(figures)))
     for name, stage in figures.get("stages", {}).items():
         facts += [(name, line) for line in words.stage_figures(stage.get("figures", {}))]
         facts += [(name, f"{what} {said}") for what, said in use_facts(stage.get("cascade"))]

@@ -317,6 +317,22 @@ def profile_problems(stamp: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def answered_rightly(figures: Mapping[str, Any]) -> str:
+    """Return an outcome's accuracy, of a replay with labels with what it rests on and what was predicted of it.
+
+    >>> answered_rightly({"accuracy": 0.9, "labeled": {"answers": 10, "right": 9, "predicted_accuracy": 0.95}})
+    '90% of 10 labeled answers; 95% predicted'
+    """
+    share, labeled = figures.get("accuracy"), figures.get("labeled")
+    if not labeled:
+        return fmt.percent(share)
+    said = (
+        "no answer with a label" if share is None else f"{fmt.percent(share)} of {labeled['answers']:,} labeled answers"
+    )
+    predicted = labeled.get("predicted_accuracy")
+    return said if predicted is None else f"{said}; {fmt.percent(predicted)} predicted"
+
+
 def accuracy(share: float, floor: float | None) -> str:
     """Return an accuracy as a phrase, with what is promised of it.
 

@@ -60,6 +60,11 @@ def read_payloads(place: str | os.PathLike[str]) -> list[Any]:
     `.txt` is text, `.json` JSON (a whole request when it has `inputs`), `.npy` an array; all else is sent as bytes.
     Raises ServeError when there is nothing, or a file cannot be read.
     """
+    return list(named_payloads(place).values())
+
+
+def named_payloads(place: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the same with a name for each, as samples have them: that of its file, or the number of its line."""
     base = Path(place)
     if base.suffix.lower() in _LINES and not base.is_dir():
         return _read_lines(base)
@@ -70,18 +75,16 @@ def read_payloads(place: str | os.PathLike[str]) -> list[Any]:
         raise ServeError(f"{base}: cannot read the payloads: {error.strerror}") from None
     if not 0 < len(files) <= MAX_FILES:
         raise ServeError(f"{base}: {len(files)} files; between 1 and {MAX_FILES} payloads are needed")
-    return [_read(path) for path in files]
+    return {path.name: _read(path) for path in files}
 
 
-def as_payloads(given: Sequence[Any] | str | os.PathLike[str] | None) -> list[Any]:
-    """Return payloads given as a list, as a folder or file, or not at all: then one empty text."""
-    if given is None:
-        return [""]
+def as_payloads(given: Sequence[Any] | str | os.PathLike[str] | None) -> dict[str, Any]:
+    """Return payloads by name, given as a list, as a folder or file, or not at all: then one empty text."""
     if isinstance(given, str | os.PathLike):
-        return read_payloads(given)
-    if not given:
+        return named_payloads(given)
+    if given is not None and not len(given):
         raise ServeError("payloads: the list is empty; give at least one payload, or None for an empty text")
-    return list(given)
+    return {str(number): payload for number, payload in enumerate([""] if given is None else given, 1)}
 
 
 def _read(path: Path) -> Any:
@@ -95,15 +98,15 @@ def _read(path: Path) -> Any:
         raise ServeError(f"{path}: cannot read the payload: {error}") from None
 
 
-def _read_lines(path: Path) -> list[Any]:
-    found: list[Any] = []
+def _read_lines(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
                 try:
-                    found.append(json.loads(line))
+                    found[str(number)] = json.loads(line)
                 except (ValueError, RecursionError) as error:
                     raise ServeError(f"{path}:{number}: not JSON: {error}") from None
                 if len(found) > MAX_FILES:

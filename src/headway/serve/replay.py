@@ -11,7 +11,7 @@ import gc
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from headway.errors import HeadwayError, ServeError
 from headway.plan.contract import TellsRun
 from headway.plan.plan import Plan
 from headway.serve.http1 import Client, Reply
+from headway.serve.judged import Judge, Labels
 from headway.serve.payloads import as_payloads, encode
 from headway.serve.system import ProcessorTimes, descriptors, precise_loop
 from headway.sim.confidence import near_saturation, peak_utilization
@@ -75,6 +76,7 @@ def replay(
     trace: Trace,
     *,
     payloads: Sequence[Any] | str | os.PathLike[str] | None = None,
+    labels: Labels | None = None,
     seed: int = 0,
     token: str | None = None,
     timeout_s: float = 60.0,
@@ -86,15 +88,23 @@ def replay(
     """Send a trace's requests to a Headway server and return what was measured.
 
     `payloads`: a folder, a list (text, bytes, arrays, JSON values), or None for an empty text; which one a request
-    carries is decided by `headway.trace.payload`. A request unanswered after `timeout_s` failed. `on_reply(i, reply)`
+    carries is decided by `headway.trace.payload`. `labels` are the payloads' right answers (`serve.judged`): what is
+    answered is held against them. A request unanswered after `timeout_s` failed. `on_reply(i, reply)`
     sees every reply with its body; `on_stats(before, after)` is given the server's `/stats` around the replay, with the
     samples of its items; `progress(done, requests)` is called about twice a second. At most `max_connections` requests
     are outstanding, fewer where the system allows fewer open files; `low_confidence` says how many waited for
     that. Run it in a process of its own when the server is on the same machine. Raises ServeError when the server
-    cannot be reached or is another.
+    cannot be reached or is another, and ProfileError for labels that do not fit.
     """
-    bodies = [encode(payload) for payload in as_payloads(payloads)]
+    given = as_payloads(payloads)
+    bodies = [encode(payload) for payload in given.values()]
     index = payload_index(trace, len(bodies), seed)
+    judge = None if labels is None else Judge.of(labels, list(given), index.tolist())
+
+    def receive(number: int, reply: Reply) -> None:
+        for told in (on_reply, None if judge is None else judge.keep):
+            if told is not None:
+                told(number, reply)
 
     async def main(connections: int) -> Outcome:
         client = Client(url, token=token, max_connections=connections)
@@ -113,9 +123,9 @@ def replay(
             before = await _get(client, "/stats")
             ahead_s = before["now_s"] - (asked_s + loop.time()) / 2
             await client.open(min(OPEN_AHEAD, connections))
-            client.keep_body = on_reply is not None
+            client.keep_body = on_reply is not None or judge is not None
             begun = ProcessorTimes.now()
-            sent = await send_all(client, trace, [frames[i] for i in index], timeout_s, on_reply, progress)
+            sent = await send_all(client, trace, [frames[i] for i in index], timeout_s, receive, progress)
             ended = ProcessorTimes.now()
             stolen_share = None if begun is None or ended is None else ended.stolen_share(begun)
             client.keep_body = True
@@ -123,7 +133,8 @@ def replay(
             if on_stats is not None and after is not None:
                 on_stats(before, after)
             zero_s = sent.begun_s + ahead_s
-            return _outcome(plan, trace, sent, before, after, zero_s, seed, client.opened, stolen_share)
+            measured = _outcome(plan, trace, sent, before, after, zero_s, seed, client.opened, stolen_share)
+            return measured if judge is None else _labeled(measured, judge.told(), plan)
         finally:
             await client.close()
 
@@ -226,11 +237,6 @@ def _outcome(
     slo = plan.spec.slo
     late_s = sent.sent_s - trace.arrival_s
     late_s = late_s[~np.isnan(late_s)]
-    accuracy: float | None
-    try:
-        accuracy = plan.accuracy
-    except HeadwayError:
-        accuracy = None
     late_p99_s = percentile(late_s, 99)
     client = {
         "lateness_p50_s": number(percentile(late_s, 50)),
@@ -251,12 +257,34 @@ def _outcome(
         stages=stages,
         cost_usd=sum(s.cost_usd for s in stages.values()) if stages else plan.cost_usd_per_hour * span_s / 3600.0,
         startup_cost_usd=startup_cost_usd(plan),
-        accuracy=combined_accuracy([accuracy, *(stage.accuracy for stage in stages.values())]),
+        accuracy=combined_accuracy([_of_variants(plan), *(stage.accuracy for stage in stages.values())]),
         kind="measured",
         low_confidence=(*doubts, *near_saturation(stages)),
         provenance={"plan_hash": plan.hash, "trace_hash": trace.hash, "seed": seed, "client": client},
         window_s=slo.window_s,
         objective=slo.objective,
+    )
+
+
+def _of_variants(plan: Plan) -> float | None:
+    try:
+        return plan.accuracy
+    except HeadwayError:
+        return None
+
+
+def _labeled(measured: Outcome, told: Mapping[str, int], plan: Plan) -> Outcome:
+    """Return the outcome with the accuracy of the answers whose label is known, and what the plan predicts of it."""
+    predicted = plan.predicted.get("accuracy")
+    doubts = measured.low_confidence
+    if told["unread"]:
+        unread = f"{told['unread']} answers name no class, so that nobody knows whether they are right"
+        doubts += (f"labels: {unread}; one output per request is needed: text, a whole number, or scores of classes",)
+    return replace(
+        measured,
+        accuracy=told["right"] / told["answers"] if told["answers"] else None,
+        labeled={**told, "predicted_accuracy": _of_variants(plan) if predicted is None else predicted},
+        low_confidence=doubts,
     )
 
 

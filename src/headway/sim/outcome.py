@@ -139,7 +139,8 @@ class Outcome:
 
     `arrival_s`, `latency_s`, `status` have one entry per request offered, in order of arrival; `slo_s` and
     `slo_percentile` are the promise it is held against. `broken`: which requests broke a promise of their own, such as
-    one to their first token, and so missed however soon they ended; empty where there are no such promises.
+    one to their first token, and so missed however soon they ended; empty where there are no such promises. `labeled`:
+    of a replay with labels, how many answers were held against one and were right; else empty.
 
     >>> import numpy as np
     >>> Outcome(np.array([0.0, 1.0]), np.array([0.1, 0.5]), np.zeros(2, np.int8), 0.3, 99.0).miss_rate
@@ -161,6 +162,7 @@ class Outcome:
     window_s: float | None = None
     objective: float | None = None
     broken: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
+    labeled: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.arrival_s.shape == self.latency_s.shape == self.status.shape:
@@ -245,6 +247,7 @@ class Outcome:
             "cost_usd": self.cost_usd,
             "startup_cost_usd": self.startup_cost_usd,
             "accuracy": self.accuracy,
+            **({"labeled": dict(self.labeled)} if self.labeled else {}),
             "low_confidence": list(self.low_confidence),
             "stages": {name: stage.to_dict() for name, stage in self.stages.items()},
             "provenance": dict(self.provenance),

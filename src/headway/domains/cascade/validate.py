@@ -22,6 +22,7 @@ from headway.domains.cascade.live_answers import StepModel, scores_of
 from headway.domains.cascade.live_route import hardness_of, hardness_worker, size_bytes
 from headway.domains.cascade.wrapped import wrapped
 from headway.errors import CascadeError, HeadwayError, ProfileError
+from headway.profile.labels import class_at, class_named, is_whole, typed
 from headway.profile.measure import complete
 from headway.profile.record import Recorder, ancestors
 from headway.profile.target import Model, Target, models, started, targets
@@ -163,20 +164,20 @@ def table_of(
     >>> table_of({"small": told}, ["cat", "dog"], "stages.only").accuracy("small")
     1.0
     """
-    numbered = all(_is_whole(label) for label in labels)
-    given: list[Any] = [int(label) for label in labels] if numbered else list(labels)
+    given = typed(labels)
     predicted: dict[str, list[Any]] = {}
     for model, told in said.items():
         at = f"{where}.models.{model}"
         predicted[model] = [_class_of(each, given, f"{at}: sample {n + 1}") for n, each in enumerate(told)]
     # As a table that is read back has them: numbers where all are, else text.
-    numbered = numbered and all(_is_whole(str(answer)) for answers in predicted.values() for answer in answers)
-    typed = [int(label) if numbered else str(label) for label in labels]
+    said_whole = all(is_whole(str(answer)) for answers in predicted.values() for answer in answers)
+    numbered = all(map(is_whole, labels)) and said_whole
+    truth = [int(label) if numbered else str(label) for label in labels]
     values = {m: [int(answer) if numbered else str(answer) for answer in answers] for m, answers in predicted.items()}
     for model, answers in values.items():
-        if not set(answers) & set(typed):
+        if not set(answers) & set(truth):
             raise CascadeError(
-                f"{where}.models.{model}: answers {few(answers)} where labels are {few(typed)}; both must name the "
+                f"{where}.models.{model}: answers {few(answers)} where labels are {few(truth)}; both must name the "
                 "same classes"
             )
     for model, told in said.items():
@@ -191,7 +192,7 @@ def table_of(
     }
     try:
         said_by = {model: np.array(answers) for model, answers in values.items()}
-        return ValidationTable(np.array(typed), said_by, certainty, hardness=hardness)
+        return ValidationTable(np.array(truth), said_by, certainty, hardness=hardness)
     except CascadeError as error:
         raise CascadeError(f"{where}: {error}") from None
 
@@ -199,30 +200,21 @@ def table_of(
 def _class_of(told: Told, labels: Sequence[Any], where: str) -> Any:
     """The class that an answer names, as text or a whole number."""
     if told.scores:
-        return _place(told, labels, where)
-    answer = told.label
-    if isinstance(answer, bool):
-        return int(answer)
-    if isinstance(answer, float) and answer.is_integer():
-        return int(answer)
-    if not isinstance(answer, int | str):
+        found = class_at(told.label, told.scores, labels)
+        if found is None:
+            classes = sorted(set(labels))
+            raise CascadeError(
+                f"{where}: {told.scores} scores where labels have {len(classes)} classes ({few(classes)}); a score for "
+                "each class is needed, in the order of the sorted labels"
+            )
+        return found
+    found = class_named(told.label)
+    if found is None:
         raise CascadeError(
-            f"{where}: the answer is {type(answer).__name__}, which is no class; return (class, certainty), the class "
-            "being text or a whole number, or scores of classes"
+            f"{where}: the answer is {type(told.label).__name__}, which is no class; return (class, certainty), the "
+            "class being text or a whole number, or scores of classes"
         )
-    return answer
-
-
-def _place(told: Told, labels: Sequence[Any], where: str) -> Any:
-    classes = sorted(set(labels))
-    if len(classes) == told.scores:
-        return classes[told.label]
-    if all(isinstance(label, int) and 0 <= label < told.scores for label in classes):
-        return told.label
-    raise CascadeError(
-        f"{where}: {told.scores} scores where labels have {len(classes)} classes ({few(classes)}); a score for each "
-        "class is needed, in the order of the sorted labels"
-    )
+    return found
 
 
 @dataclass(frozen=True)
@@ -286,7 +278,3 @@ async def _inputs(
                 "family alone, in a spec of its own"
             )
     return [items[0] for items in found]
-
-
-def _is_whole(text: str) -> bool:
-    return text.removeprefix("-").isdecimal() and len(text) <= 18

@@ -90,6 +90,10 @@ def test_results_are_kept_and_the_page_is_written_from_them(tmp_path: Path) -> N
     assert "| `sal` |" in text
     assert "over 2 parts" in text
     assert text.count(NOT_COMPUTED) == 6
+    drawn = {name: (tmp_path / f"llm_scheduling-{name}.svg").read_text("utf-8") for name in ("balancers", "orders")}
+    assert all(one.startswith("<svg ") for one in drawn.values())
+    assert "sal: " in drawn["balancers"]
+    assert "sjf: " not in drawn["orders"], "orders have not been computed"
 
 
 def test_every_policy_meets_every_trace_at_several_rates_on_one_and_on_several_engines() -> None:

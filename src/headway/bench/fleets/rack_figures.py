@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from headway.bench.fleets.rack_cases import EQUAL, SYSTEMS, WORKS
 from headway.bench.fleets.racksched import FIGURES, LOADS, SERIES, SERIES_SYSTEMS, SERVERS, Found, Series, name_of
@@ -16,7 +17,7 @@ COLORS = {"random": "cg", "weighted-random": "cg2", "racksched": "il", "racksche
 TITLES = {"switch-failure": "balancer down", "add-remove": "server joins, leaves", "server-failure": "server fails"}
 """Of the series, short enough to stand above a panel."""
 
-_STYLE = """
+STYLE: Final = """
 svg{--ink:#1d1c1a;--muted:#68645c;--grid:#ece8df;--own:#0e6470;--il:#c2571a;--cg:#8d8778;background:#fff}
 @media(prefers-color-scheme:dark){svg{--ink:#ebe8e1;--muted:#a19c92;--grid:#272b30;--own:#63bcc7;--il:#f09a62;
 --cg:#8b9099;background:#15171a}}
@@ -46,7 +47,7 @@ def latencies(found: Found) -> Markup:
                 for system in figure.systems
             }
             inner = [text(0, 14, WORKS[workload].title, "strong"), text(0, 30, what, "tick"), *_against_load(lines)]
-            parts.append(_placed(inner, _PANEL.width * column, top + _PANEL.height * row))
+            parts.append(placed(inner, _PANEL.width * column, top + _PANEL.height * row))
     return drawing(900, top + 2 * _PANEL.height, "P99 by load, equal and unequal servers", parts)
 
 
@@ -66,7 +67,7 @@ def growth(found: Found) -> Markup:
               most, "thousand requests/s"))  # fmt: skip
     for column, (title, lines, unit) in enumerate(panels):
         inner = _linear(frame, title, lines, (0.0, SERVERS[-1] + 0.5), SERVERS, "servers", unit)
-        parts.append(_placed(inner, frame.width * column, top))
+        parts.append(placed(inner, frame.width * column, top))
     return drawing(900, top + frame.height, "P99 and load carried by the number of servers", parts)
 
 
@@ -79,7 +80,7 @@ def changes(found: Found) -> Markup:
             _WIDE, f"{TITLES[name]}: thousand answers/s", lines, (0.0, case.seconds), (0.0, 0.2, 0.4, 0.6), "seconds",
             "thousand answers/s", [change.at_s for change in case.changes],
         )  # fmt: skip
-        parts.append(_placed(inner, _WIDE.width * column, top))
+        parts.append(placed(inner, _WIDE.width * column, top))
     return drawing(900, top + _WIDE.height, "Answers per second while servers and the balancer fail", parts)
 
 
@@ -99,21 +100,32 @@ def _known(points: Iterable[tuple[float, Estimate | None]]) -> list[Point]:
     return [(x, one.mean) for x, one in points if one is not None and math.isfinite(one.mean)]
 
 
-def _placed(inner: Sequence[Markup], x: float, y: float) -> Markup:
+def placed(inner: Sequence[Markup], x: float, y: float) -> Markup:
+    """Return a panel of a drawing, moved to its place.
+
+    >>> placed([], 10.0, 0.0)
+    '<g transform="translate(10,0)"></g>'
+    """
     return tag("g", *inner, transform=f"translate({x:g},{y:g})")
 
 
-def _legend(systems: Sequence[str]) -> tuple[list[Markup], float]:
-    """Return the style and what each kind of line means, and where drawings may begin below that."""
-    parts, x, y = [tag("style", Markup(_STYLE))], 0.0, 12.0
-    for system in systems:
-        title = SYSTEMS[system].title
+def legend(titles: Iterable[tuple[str, str]]) -> tuple[list[Markup], float]:
+    """Return the style and what each kind of line means, and where drawings may begin below that.
+
+    `titles`: for each kind its class in `STYLE`, and what is said of it.
+    """
+    parts, x, y = [tag("style", Markup(STYLE))], 0.0, 12.0
+    for kind, title in titles:
         width = 30 + LETTER * len(title)
         if x + width > 900:
             x, y = 0.0, y + 18
-        parts += [line(x, y, x + 24, y, f"curve {COLORS[system]}"), text(x + 30, y + 4, title, "")]
+        parts += [line(x, y, x + 24, y, f"curve {kind}"), text(x + 30, y + 4, title, "")]
         x += width + 24
     return parts, y + 20
+
+
+def _legend(systems: Sequence[str]) -> tuple[list[Markup], float]:
+    return legend((COLORS[system], SYSTEMS[system].title) for system in systems)
 
 
 def _against_load(lines: Lines) -> list[Markup]:

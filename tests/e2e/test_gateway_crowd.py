@@ -43,7 +43,7 @@ class Reader(asyncio.Protocol):
         self.found += data
 
 
-async def crowd(count: int) -> tuple[list[Reader], GatewayServer]:
+async def crowd(count: int, spliced: bool = False) -> tuple[list[Reader], GatewayServer]:
     loop = asyncio.get_running_loop()
     there: list[Any] = []
     engine = type("Engine", (Engine,), {"open": there})
@@ -56,6 +56,10 @@ async def crowd(count: int) -> tuple[list[Reader], GatewayServer]:
     announced: asyncio.Future[str] = loop.create_future()
     task = asyncio.ensure_future(server.run(announced.set_result))
     port = int((await announced).rpartition(":")[2])
+    splice = server.gateway.splice
+    splice.crowd = 0 if spliced else 2 * count
+    while spliced and not splice.ready():
+        await asyncio.sleep(0.01)
     readers = [(await loop.create_connection(Reader, "127.0.0.1", port))[1] for _ in range(count)]
     while len(there) < count:
         await asyncio.sleep(0.01)
@@ -64,6 +68,8 @@ async def crowd(count: int) -> tuple[list[Reader], GatewayServer]:
         for transport in there:
             transport.write(piece)
         await asyncio.sleep(0.01)
+        while spliced and piece is EVENTS[1] and len(splice) < count:
+            await asyncio.sleep(0.01)
     while server.gateway.counts.in_flight:
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)

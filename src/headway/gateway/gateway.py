@@ -18,6 +18,7 @@ from headway.gateway.relay import Asker, Relay
 from headway.gateway.replica import Replica
 from headway.gateway.reports import Report
 from headway.gateway.seats import Seats
+from headway.gateway.splice import Splice
 from headway.gateway.stats import Stats
 from headway.gateway.urgency import priority
 from headway.gateway.waiting import Queue
@@ -32,6 +33,8 @@ SWEEP_S: Final = 0.1
 _SICK: Final = frozenset({502, 503, 504})
 _NOBODY: Final = "no upstream is up that could take this request"
 _ENDING: Final = "the gateway is shutting down"
+_LOOKS: Final = 20
+"""How often a request is looked at in the time that it may stall."""
 _UNSEEN: Final = 8
 """How often a request is sent again because its kept connection had just been closed."""
 
@@ -56,6 +59,7 @@ class Gateway:
         self.heads: Known[Head] = Known()
         self.draining = False
         self.active: dict[int, Relay] = {}
+        self.splice = Splice(self.active)
         self._barred: dict[str | None, tuple[int, ...]] = {None: ()}
         self._by_number = self.seats.by_number
         self._priority = any(replica.kind.priority for replica in self.replicas) and options.priority
@@ -192,6 +196,7 @@ class Gateway:
     def began(self, relay: Relay, replica: Replica, now_s: float) -> bytes:
         """Take note that the answer begins, and return the headers that the gateway adds to it."""
         relay.begun = True
+        relay.look_s = 0.0
         relay.first_s = relay.seen_s = now_s
         replica.first_token(now_s - relay.sent_s)
         self.chooser.computed(relay, replica.number)
@@ -285,6 +290,7 @@ class Gateway:
 
     def _release(self, relay: Relay) -> None:
         replica, relay.replica = relay.replica, None
+        relay.look_s = 0.0
         if replica is not None:
             if not relay.begun:
                 self.chooser.computed(relay, replica.number)
@@ -316,7 +322,8 @@ class Gateway:
         patience_s = min(self.options.max_wait_s, self.options.first_token_s)
         for replica in self.replicas:
             replica.check(now_s)
-        for relay in list(self.active.values()):
+        # Nothing is due of most of many requests, and to look at each of them ten times a second is not cheap.
+        for relay in [one for one in self.active.values() if now_s >= one.look_s]:
             if expired(relay.deadline_s, now_s):
                 self._fail(relay, 504, f"no answer within {relay.deadline_s - relay.arrival_s:g} s", "dropped")
             elif relay.replica is not None:
@@ -331,10 +338,13 @@ class Gateway:
         self.journal.flush()
 
     def _look_for_stall(self, relay: Relay, now_s: float) -> None:
+        if relay.line is not None:
+            relay.line.count()
+        limit_s = self.options.stall_s if relay.begun else self.options.first_token_s
+        relay.look_s = min(relay.deadline_s, now_s + limit_s / _LOOKS)
         if relay.pieces != relay.seen_pieces or (relay.begun and relay.client.slow):
             relay.seen_pieces, relay.seen_s = relay.pieces, now_s
             return
-        limit_s = self.options.stall_s if relay.begun else self.options.first_token_s
         if now_s - relay.seen_s > limit_s:
             line, relay.line = relay.line, None
             if line is not None:
@@ -384,4 +394,5 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for replica in self.replicas:
             replica.close()
+        self.splice.close()
         self.journal.close()

@@ -15,10 +15,12 @@ import httptools
 
 from headway.gateway.heads import HEAD_END
 from headway.gateway.relay import BUSY, TAIL_BYTES
+from headway.gateway.splice import descriptor
 
 if TYPE_CHECKING:
     from headway.gateway.relay import Relay
     from headway.gateway.replica import Replica
+    from headway.gateway.splice import Splice
 
 MAX_HEAD_BYTES: Final = 64 * 2**10
 _HOP: Final = frozenset(
@@ -39,6 +41,8 @@ class Line(asyncio.Protocol):
         self._feed: Callable[[bytes], None] = self._parser.feed_data
         self._used = False
         self._paused = False
+        self._spliced = -1
+        """The descriptor by which the splice reads this connection; -1 where the event loop does."""
         self._begin()
 
     def _begin(self) -> None:
@@ -46,7 +50,8 @@ class Line(asyncio.Protocol):
         self._raw = b""
         self._skipped = 0
         self._headed = self._framed = self._chunked = self._hop = False
-        self._complete = self._excess = self._keep = self._looked_up = False
+        self._complete = self._excess = self._keep = self._looked_up = self._inside = False
+        self._splice: Splice | None = None
 
     # What relays ask for
 
@@ -71,12 +76,19 @@ class Line(asyncio.Protocol):
     def abort(self) -> None:
         """Close the connection at once: so its upstream hears that nobody waits for the answer."""
         self._relay = None
+        self._take()
         self._transport.abort()
+
+    def count(self) -> None:
+        """Tell the relay how many pieces have passed."""
+        if self._splice is not None and self._spliced >= 0:
+            self._splice.count(self._spliced)
 
     # What the event loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        self._loop = asyncio.get_running_loop()
 
     def data_received(self, data: bytes) -> None:
         relay = self._relay
@@ -103,6 +115,9 @@ class Line(asyncio.Protocol):
             send(data)
             if self._complete:
                 self._end(relay)
+            elif self._splice is not None and not self._inside and self._splice.ready():
+                # Soon, because what was just written has yet to reach the client's socket.
+                self._loop.call_soon(self._give, self._splice, relay)
 
     def eof_received(self) -> None:
         relay = self._relay
@@ -116,6 +131,7 @@ class Line(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         relay, self._relay = self._relay, None
+        self._take()
         self._replica.lost(self)
         if relay is not None:
             # A kept connection that is closed just as it is used again: the request was not looked at.
@@ -147,6 +163,45 @@ class Line(asyncio.Protocol):
         else:
             self._skipped += 1
             self._framed = self._chunked = self._hop = False
+
+    def on_chunk_header(self) -> None:
+        self._inside = True
+
+    def on_chunk_complete(self) -> None:
+        self._inside = False
+
+    # Streams that are passed on by others (`headway.gateway.splice`)
+
+    def _give(self, splice: Splice, relay: Relay) -> None:
+        """Have a stream passed on from here, where it stands between two chunks and its client has taken all."""
+        if relay is not self._relay or self._inside or self._paused or self._spliced >= 0:
+            return
+        ours, theirs = self._transport, relay.client.transport
+        if ours.is_closing() or theirs.is_closing() or theirs.get_write_buffer_size():
+            return
+        ours.pause_reading()
+        self._spliced = descriptor(ours)
+        splice.begin(self._spliced, descriptor(theirs), self, relay)
+
+    def _take(self) -> None:
+        """Have it passed on no more: before a socket is closed, since its descriptor may be another's then."""
+        if self._splice is not None and self._spliced >= 0:
+            self._splice.end(self._spliced)
+        self._spliced = -1
+
+    def taken_back(self, left: int, came: bytes, unsent: bytes) -> None:
+        """Go on with a stream as `headway.gateway.splice.Line` says."""
+        self._spliced = -1
+        relay = self._relay
+        assert relay is not None
+        if left:
+            # The parser has not seen the chunk; one that is as long as the rest leads to the same.
+            self._feed(b"%x\r\n" % left)
+        self.resume()
+        if unsent:
+            relay.client.transport.write(unsent)
+        if came:
+            self.data_received(came)
 
     # Answers
 
@@ -196,6 +251,8 @@ class Line(asyncio.Protocol):
             if not self._framed and not (self._complete and self._keep):
                 relay.keep = False
             self._pass = relay.first(status, head, body)
+            if self._chunked and min(descriptor(self._transport), descriptor(relay.client.transport)) >= 0:
+                self._splice = relay.splice
         if self._complete:
             self._end(relay)
 

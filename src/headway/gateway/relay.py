@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from headway.gateway.heads import Head
     from headway.gateway.line import Line
     from headway.gateway.replica import Replica
+    from headway.gateway.splice import Splice
     from headway.serve.infer import Refused
     from headway.serve.message import Message
 
@@ -21,7 +22,7 @@ BUSY: Final = frozenset({429, 502, 503, 504})
 """What an upstream answers that cannot take a request now; another one may."""
 TAIL_BYTES: Final = 4096
 """Of each piece of an answer that are kept: the last pieces say what was used."""
-_TAIL_PIECES: Final = 4
+TAIL_PIECES: Final = 4
 _PROMPT: Final = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,12})')
 _COMPLETION: Final = re.compile(rb'"completion_tokens"\s*:\s*(\d{1,12})')
 
@@ -60,7 +61,7 @@ class Relay:
     """A request that was let in. What is not known at first is a default of the class, which costs nothing.
 
     `barred`: upstreams that it may not go to, by number; of these `tried` have failed it. `tokens`: about how many its
-    prompt has.
+    prompt has. `look_s`: before then, time alone brings nothing about.
     """
 
     line: Line | None = None
@@ -72,6 +73,7 @@ class Relay:
     pieces = 0
     seen_pieces = -1
     seen_s = 0.0
+    look_s = 0.0
     again = 0
     begun = False
     over = False
@@ -125,6 +127,11 @@ class Relay:
 
     # What the upstream's connection calls
 
+    @property
+    def splice(self) -> Splice:
+        """What may pass a stream on in the place of its connection."""
+        return self._gateway.splice
+
     def declines(self, status: int) -> bool:
         """Whether another upstream is asked instead of passing an answer with this status on."""
         return status in BUSY and self._gateway.may_retry(self)
@@ -137,7 +144,7 @@ class Relay:
         gateway, replica = self._gateway, self.replica
         assert replica is not None
         self.status = status
-        tail = self.tail = deque((body[-TAIL_BYTES:],), _TAIL_PIECES)
+        tail = self.tail = deque((body[-TAIL_BYTES:],), TAIL_PIECES)
         self.note = tail.append
         write: Callable[[bytes], None] = self.client.transport.write
         write(b"".join((head, b"\r\n", gateway.began(self, replica, gateway.clock()), b"\r\n", body)))

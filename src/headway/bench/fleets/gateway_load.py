@@ -18,7 +18,6 @@ from headway.errors import HeadwayError
 from headway.serve.run import fastest_loop
 
 _MARK: Final = b'"sent_s":'
-_SETTLE_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +84,13 @@ class _Seen:
             place = data.find(_MARK, place + 9)
 
 
-def streams(url: str, frame: bytes, count: int, seconds: float, meter: Callable[[], float | None]) -> Streamed:
-    """Hold `count` streams open and watch them for `seconds`. Raises HeadwayError when one is refused or ends."""
+def streams(
+    url: str, frame: bytes, count: int, seconds: float, meter: Callable[[], float | None], settle_s: float
+) -> Streamed:
+    """Hold `count` streams open and after `settle_s` watch them for `seconds`.
+
+    Raises HeadwayError when one is refused or ends.
+    """
 
     async def main() -> Streamed:
         parts = urlsplit(url)
@@ -101,7 +105,7 @@ def streams(url: str, frame: bytes, count: int, seconds: float, meter: Callable[
         end_s = perf_counter() + 60.0
         while not all(one.open for one in found) and perf_counter() < end_s and not seen.problem:
             await asyncio.sleep(0.05)
-        await asyncio.sleep(_SETTLE_S)
+        await asyncio.sleep(settle_s)
         seen.late_s, seen.reads = array("d"), 0
         before_s, begun_s = meter(), perf_counter()
         await asyncio.sleep(seconds)

@@ -156,9 +156,9 @@ def test_the_loss_is_that_of_folds_in_which_something_was_cascaded() -> None:
 
 def test_a_quick_run_has_fewer_rows_in_the_same_proportions() -> None:
     labels = np.arange(4000) % 2
-    data = Pools("texts", list(range(4000)), labels, 1000, 600, 200, 3000, list)
+    data = Pools("texts", list(range(4000)), labels, 600, 600, 200, 3000, list)
     few = data.shrunk(seed=1)
-    assert (few.pool, few.train, few.selection, len(few.rows)) == (500, 300, 100, 2000)
+    assert (few.pool, few.train, few.selection, len(few.rows)) == (300, 300, 100, 2000)
     assert few.labels.tolist() == [row % 2 for row in few.rows]
     assert few.labeled == sum(row < 3000 for row in few.rows)
     assert [part.size for part in few.parts(1)] == [300, 100, few.labels.size - few.labeled - 100]

@@ -45,7 +45,7 @@ ROUNDS = 2
 AMPLE = 2
 """How many times the fewest calibration rows are taken where there are as many as one likes: the fewest tell only from
 which row on none of the best is left out."""
-QUICK_POOL, QUICK_SPLITS = 500, 5
+QUICK_POOL, QUICK_SPLITS = 300, 5
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CROWD: Final = 128
-"""Requests at a time from which on streams are passed on so: what it takes is loaded then, in seconds, and large."""
+"""Requests at a time from which on streams are passed on so: what it takes is loaded then, in a second, 120 MiB."""
 EVENTS: Final = 256
 """The most that are seen to in one go."""
 BUFFER_BYTES: Final = 256 * 2**10

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,8 @@ def write_atomic(path: PathLike, data: str | bytes) -> None:
 def write_together(files: Mapping[PathLike, str | bytes]) -> None:
     """Write files that belong together: all are complete on the disk before the first takes its name.
 
-    Raises HeadwayError as `write_atomic` does; whatever goes wrong, no temporary file is left.
+    A link stays one, and its file is written; a pipe or a device is written to, as there is nothing to rename. Raises
+    HeadwayError as `write_atomic` does; whatever goes wrong, no temporary file is left.
 
     >>> write_together({"/tmp/headway-example.csv": "a,b", "/tmp/headway-example.json": "{}"})
     """
@@ -38,6 +40,11 @@ def write_together(files: Mapping[PathLike, str | bytes]) -> None:
     try:
         for path, data in files.items():
             target = Path(path)
+            if _takes_bytes(target):
+                target.write_bytes(data.encode() if isinstance(data, str) else data)
+                continue
+            if target.is_symlink():
+                target = Path(os.path.realpath(target))
             descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
             prepared.append((temporary, target))
             with os.fdopen(descriptor, "wb") as handle:
@@ -53,6 +60,15 @@ def write_together(files: Mapping[PathLike, str | bytes]) -> None:
         for temporary, _ in prepared:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def _takes_bytes(path: Path) -> bool:
+    """Whether a path is a pipe or a device."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
 def _umask() -> int:

@@ -106,6 +106,38 @@ def test_files_that_belong_together_change_together(
     assert sorted(os.listdir(tmp_path)) == ["profile.csv", "profile.json"]
 
 
+def test_a_link_stays_one_and_its_file_is_written(tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_text("former")
+    (tmp_path / "link.json").symlink_to("real.json")
+    write_atomic(tmp_path / "link.json", "latter")
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "real.json").read_text() == "latter"
+    assert sorted(os.listdir(tmp_path)) == ["link.json", "real.json"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    read = os.open(tmp_path / "pipe.json", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_atomic(tmp_path / "pipe.json", "whole")
+        assert os.read(read, 100) == b"whole"
+    finally:
+        os.close(read)
+    assert (tmp_path / "pipe.json").is_fifo()
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs a device that is always full")
+def test_a_device_that_is_full_says_so_and_stays_and_nothing_else_is_changed(tmp_path: Path) -> None:
+    (tmp_path / "full").symlink_to("/dev/full")
+    (tmp_path / "profile.csv").write_text("former")
+    with pytest.raises(HeadwayError, match="full: cannot write: No space left on device; nothing was changed"):
+        write_together({tmp_path / "profile.csv": "latter", tmp_path / "full": "latter"})
+    assert Path("/dev/full").is_char_device()
+    assert (tmp_path / "profile.csv").read_text() == "former"
+    assert sorted(os.listdir(tmp_path)) == ["full", "profile.csv"]
+
+
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))

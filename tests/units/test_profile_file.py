@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,15 @@ def test_what_a_former_profile_left_beside_itself_is_not_read_with_the_next(tmp_
     assert Profile.read(path).stamp == {"machine": "another"}
     tiny_profile().write(path)
     assert Profile.read(path) == tiny_profile()
+
+
+@pytest.mark.parametrize(("name", "why"), [("plan.csv", "is no profile's"), ("plan.json", "is a CSV file")])
+def test_a_profile_replaces_nothing_that_is_no_profiles(tmp_path: Path, name: str, why: str) -> None:
+    (tmp_path / "plan.json").write_text('{"schema": "headway.plan/1"}')
+    with pytest.raises(ProfileError, match=why):
+        dataclasses.replace(tiny_profile(), stamp={"date": "2026-01-01"}).write(tmp_path / name)
+    assert os.listdir(tmp_path) == ["plan.json"]
+    assert (tmp_path / "plan.json").read_text() == '{"schema": "headway.plan/1"}'
 
 
 @pytest.mark.parametrize("content", ['{"schema": "other/1"}', "[1]", "3", "{}"])

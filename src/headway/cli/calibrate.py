@@ -58,6 +58,7 @@ def calibrate(
     per batch and per request goes into the profile, so that later predictions include it; rows that no longer hold are
     replaced by what was observed.
     """
+    from headway.profile.beside import place_beside
     from headway.report.calibration import calibration_view
     from headway.serve.calibrate import calibrate
     from headway.serve.payloads import read_payloads
@@ -67,6 +68,8 @@ def calibrate(
     rows = None if profile is None else read_profile(profile)
     sent = None if payloads is None else read_payloads(payloads)
     written_to = target(output, "the fitted profile")
+    if written_to is not None:
+        place_beside(written_to)
     os.chdir(folder or model_folder(read, plan.parent))
     with Progress("calibrate") as progress:
         found = calibrate(

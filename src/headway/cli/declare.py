@@ -19,6 +19,7 @@ from headway.cli.frame import (
     read_profile,
     read_spec,
     say,
+    target,
 )
 from headway.cli.progress import Progress
 from headway.errors import HeadwayError
@@ -151,12 +152,16 @@ def profile(
     """
     from datetime import UTC, datetime
 
+    from headway.profile.beside import place_beside
     from headway.profile.labeled import validate
     from headway.profile.measure import measure
     from headway.report.words import profile_problems
 
     declared = read_spec(spec)
     cells = None if output is None else output.with_suffix(".cells.json")
+    if output is not None:
+        target(output, "the profile")
+        place_beside(output)
     with Progress("profile") as progress:
         inputs = _samples(spec, samples, progress)
         right = _labels(spec, labels, list(inputs), declared)

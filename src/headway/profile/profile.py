@@ -15,6 +15,7 @@ from typing import Any
 
 from headway.errors import ProfileError, nearest
 from headway.files import PathLike, content_hash, write_together
+from headway.profile.beside import SCHEMA, belonging, is_ours, place_beside
 from headway.profile.overheads import Overheads
 from headway.profile.service import ServiceTime
 
@@ -25,7 +26,6 @@ MAX_BATCH_SIZE = 4096
 MOST_MEAN = 5.0
 """How many times its 99th percentile the mean of an imported row may be."""
 
-SCHEMA = "headway.profile/1"
 _REQUIRED = ("stage", "hardware", "batch_size", "mean_s")
 
 
@@ -226,7 +226,7 @@ class Profile:
             ) from None
         except json.JSONDecodeError as error:
             raise ProfileError(f"{target.with_suffix('.json')}:{error.lineno}: {error.msg}") from None
-        extra = _belonging(extra, beside)
+        extra = belonging(extra, beside)
         try:
             return dataclasses.replace(cls._with(rows, extra), source=str(target))
         except ProfileError as error:
@@ -235,7 +235,8 @@ class Profile:
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the rows as CSV, and visits, stamp and overheads as JSON beside it, together.
 
-        The JSON of a former profile does not outlive it. Raises HeadwayError when the files cannot be written.
+        The JSON of a former profile does not outlive it. Raises HeadwayError when the files cannot be written, and
+        ProfileError as `place_beside` does.
         """
         target = Path(path)
         names = [f.name for f in dataclasses.fields(Row)]
@@ -247,7 +248,8 @@ class Profile:
             writer.writerow(["" if (value := getattr(row, n)) is None else value for n in names])
         files: dict[PathLike, str | bytes] = {target: buffer.getvalue()}
         beside = target.with_suffix(".json")
-        if self.visits or self.stamp or self.overheads is not None or _is_ours(beside):
+        if self.visits or self.stamp or self.overheads is not None or is_ours(beside):
+            place_beside(target)
             extra = {"schema": SCHEMA, **self.to_dict()}
             del extra["rows"]
             files[beside] = json.dumps(extra, ensure_ascii=False, sort_keys=True) + "\n"
@@ -270,28 +272,6 @@ class Profile:
             return f"{name}: stage {stage!r} has no rows for variant {variant!r}; profiled: {', '.join(variants)}"
         known = ", ".join(self.hardware(stage, variant))
         return f"{name}: stage {stage!r} (variant {variant!r}) was not profiled on {hardware!r}; profiled on: {known}"
-
-
-def _belonging(extra: Any, path: Path) -> dict[str, Any]:
-    """The JSON beside a profile. It may be something else; only what says that it belongs is used."""
-    if not _belongs(extra):
-        return {}
-    if extra["schema"] != SCHEMA:
-        raise ProfileError(f"{path}: its schema is {extra['schema']!r}; this version reads {SCHEMA!r}")
-    return dict(extra)
-
-
-def _belongs(extra: Any) -> bool:
-    """Whether a JSON value is that of a profile, of whatever version."""
-    return isinstance(extra, dict) and str(extra.get("schema")).startswith(SCHEMA.partition("/")[0] + "/")
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether the file is what a former profile of this name left beside itself."""
-    try:
-        return _belongs(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return False
 
 
 def _rows(value: Any) -> list[Row]:

@@ -78,11 +78,12 @@ def test_a_tuner_that_is_killed_beside_its_server_is_started_again(tmp_path: Pat
 
 
 def test_what_is_for_a_tuner_needs_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments, named in ((["--apply"], "--apply"), (["--journal", "j.jsonl"], "--journal")):
+    given: tuple[list[str], ...] = (["--apply"], ["--journal", "j.jsonl"], ["--tuner", "inferline"])
+    for arguments in given:
         with pytest.raises(SystemExit) as caught:
             main(["serve", str(tmp_path / "plan.json"), *arguments])
         assert caught.value.code == 1
-        assert f"serve: {named} is for a tuner; give --tune as well" in capsys.readouterr().err
+        assert f"serve: {arguments[0]} is for a tuner; give --tune as well" in capsys.readouterr().err
 
 
 def test_wrong_options_of_a_tuner_are_refused_before_serving(

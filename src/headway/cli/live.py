@@ -133,7 +133,14 @@ def serve(
         emit({"url": url}, json, lambda: url)
         sys.stdout.flush()
 
-    given = {"--apply": apply or None, "--planned-on": planned_on, "--gears": gears, "--journal": journal}
+    other = tuner if tuner != OWN else None
+    given = {
+        "--tuner": other,
+        "--apply": apply or None,
+        "--planned-on": planned_on,
+        "--gears": gears,
+        "--journal": journal,
+    }
     wanted = {option: value for option, value in given.items() if value is not None}
     if wanted and not tune:
         raise HeadwayError(f"serve: {next(iter(wanted))} is for a tuner; give --tune as well")
@@ -149,7 +156,7 @@ def serve(
         check_tuner(plan, tuner, planned_on, gears, journal, seed)
     if timeout is None:
         timeout = default_timeout_s() if alone else Limits().timeout_s
-    arguments = [str(plan), "--tuner", tuner, "--seed", str(seed)]
+    arguments = [str(plan), "--seed", str(seed)]
     for option, value in wanted.items():
         arguments += [option] if value is True else [option, str(value)]
     # What came on standard input is gone when a tuner is started again.

@@ -217,14 +217,13 @@ def test_what_runs_today_need_not_be_profiled(trace: Trace) -> None:
     assert "stage 'a' (variant 'default') was not profiled on 'gpu'" in reason.text
 
 
-def test_a_batch_size_of_today_that_was_not_profiled_is_named(trace: Trace) -> None:
+def test_a_batch_size_of_today_that_was_not_profiled_is_doubted(trace: Trace) -> None:
     today = {**NOW, "b": {"hardware": "cpu", "replicas": 6, "max_batch_size": 16}}
     plan = make(spec(current=today), PROFILE, trace, feasibility="trace", explained=False)
     [reason] = [reason for reason in plan.reasons if reason.code == "current"]
-    assert "stage 'b' on 'cpu': batch size 16" in reason.text
-    told = predict(current_plan(plan.spec, plan.profile), trace).provenance["not_predicted"]
-    assert "batch size 16" in told
-    assert "--profile" in told
+    doubt = "b: batches hold up to 16 items; the largest that was measured, 4"
+    assert doubt in reason.text
+    assert doubt in predict(current_plan(plan.spec, plan.profile), trace).predicted["low_confidence"]
 
 
 def test_a_plan_carries_the_rows_of_what_runs_today(trace: Trace) -> None:

@@ -127,6 +127,7 @@ def against_current(oracle: Oracle, found: Found) -> list[Reason]:
     else:
         rate = percentile(np.array(verdict.miss_rates), 97)
         misses = f"would {oracle.criterion.broken_text(percentile(np.array(verdict.broken), 97))}"
+        misses += "".join(f"; {doubt}" for name in now.stages for doubt in confidence.beyond_measured(now, name))
     verb = "saves" if saved >= 0 else "adds"
     assumed = list(now.provenance.get("assumed", ()))
     unnamed = f"; current: does not name {', '.join(assumed)}, taken as in the plan" if assumed else ""

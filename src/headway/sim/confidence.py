@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -62,7 +62,7 @@ def low_confidence(plan: Plan, stages: Mapping[str, StageOutcome], columns: Coll
         used = [row for row in plan.profile.rows if (row.stage, row.variant, row.hardware) == key]
         if any(row.evidence == "prior" for row in used):
             reasons.append(f"{name}: its profile holds a prior, not a measurement")
-        reasons += _beyond_measured(plan, name, fields)
+        reasons += beyond_measured(plan, name)
         known = evidence(plan, name)
         if known is not None and known.kind == "prior":
             reasons.append(f"{name}: {known.text}")
@@ -74,8 +74,9 @@ def low_confidence(plan: Plan, stages: Mapping[str, StageOutcome], columns: Coll
     return (*reasons, *_little_recorded(plan, columns))
 
 
-def _beyond_measured(plan: Plan, name: str, config: Mapping[str, Any]) -> list[str]:
+def beyond_measured(plan: Plan, name: str) -> list[str]:
     """Return which batches of a stage may be larger than any that was measured."""
+    config = plan.stages[name].to_dict()
     models = config.get("max_batch_sizes", {config.get("variant"): config.get("max_batch_size")})
     reasons = []
     for model, most in models.items():

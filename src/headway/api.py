@@ -66,7 +66,7 @@ def profile(
         if isinstance(labels, str | os.PathLike):
             right = read_labels(labels, list(inputs))
         else:
-            right = [str(label) for label in labels]
+            right = ["" if label is None else str(label) for label in labels]
     measured = measure(spec, given, folder=folder, batch_sizes=batch_sizes, budget_s=budget_s, seed=seed)
     if right is not None:
         from headway.profile.labeled import validate

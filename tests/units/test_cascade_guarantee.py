@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -52,6 +53,7 @@ def test_a_certificate_says_on_what_it_rests() -> None:
     assert json.loads(json.dumps(found.to_dict()))["cascade"] == below(0.5).to_dict()
     assert str(found).startswith("small >= 0.5 -> full loses at most 0.3")
     assert str(found).endswith("with 0.95 confidence (observed: 0.10 points on 2,000 samples)")
+    assert "with 0.999999 confidence" in str(dataclasses.replace(found, confidence=0.999999))
 
 
 def test_one_that_answers_as_the_reference_does_by_construction_loses_nothing() -> None:

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import StandardScaler
 
-from headway.cascade import fit_cascade
+from headway.cascade import Feature, Features, Lookup, fit_cascade
 from headway.cascade.run import FittedCascade
 from headway.errors import CascadeError
 from headway.serve.child import Replica
@@ -96,6 +96,54 @@ def test_what_are_no_two_numbers_is_named(of_numbers: FittedCascade, rows: Any, 
 def test_tables_of_another_width_are_named(of_tables: FittedCascade, rows: Any, says: str) -> None:
     with pytest.raises(CascadeError, match=says):
         of_tables.predict(rows)
+
+
+def test_what_passes_when_it_is_tried_again_blames_no_row() -> None:
+    calls = []
+
+    def passing(rows: list[Any]) -> list[Any]:
+        calls.append(rows)
+        if len(calls) == 1:
+            raise KeyError("gone for a moment")
+        return rows
+
+    known = Features({"p": Feature(passing)}).known([1.0, 2.0, 3.0])
+    with pytest.raises(CascadeError, match=r"failed for 3 rows with KeyError: .*blamed, since row 2 of 3, .* alone"):
+        known.block("p")
+    alone = Features({"p": Feature(lambda rows: [1 / row for row in rows])}).known([1.0, 0.0, 3.0])
+    with pytest.raises(CascadeError, match=r"'p': cannot take row 1 of 3, counted from 0, 0.0: ZeroDivisionError"):
+        alone.block("p")
+
+
+@pytest.mark.parametrize("given", [None, 7, "text"])
+@pytest.mark.parametrize("how", ["block", "compute"])
+def test_what_a_look_up_gives_is_its_own_fault_and_asked_for_once(how: str, given: Any) -> None:
+    calls = []
+
+    def fetch(keys: list[Any]) -> Any:
+        calls.append(keys)
+        return given
+
+    known = Features({"p": Feature(Lookup(fetch))}).known(["a", "b"])
+    says = (
+        f"feature 'p': look-up: the source gave {given!r} for 'a', 'b'; a row for each key in their order, or a mapping"
+    )
+    with pytest.raises(CascadeError, match=says):
+        known.block("p") if how == "block" else known.compute(["p"])
+    assert calls == [["a", "b"]]
+
+
+@pytest.mark.parametrize("how", ["block", "compute"])
+def test_a_key_that_cannot_be_looked_up_is_its_rows_fault(how: str) -> None:
+    calls: list[Any] = []
+
+    def fetch(keys: list[Any]) -> Any:
+        calls.append(keys)
+
+    known = Features({"p": Feature(Lookup(fetch))}).known(["a", {"b": 1}])
+    with pytest.raises(CascadeError, match=r"feature 'p': cannot take row 1 of 2, .*TypeError: .*unhashable"):
+        known.block("p") if how == "block" else known.compute(["p"])
+    assert calls == []
 
 
 def test_a_batch_of_no_rows_has_no_answers(of_texts: FittedCascade, of_tables: FittedCascade) -> None:

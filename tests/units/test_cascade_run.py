@@ -64,6 +64,10 @@ def test_its_steps_asked_one_by_one_are_a_family_that_answers_as_it_does() -> No
 def test_a_member_is_a_step_whose_certainty_is_known() -> None:
     with pytest.raises(CascadeError, match="no step 2; its 2 steps count from 0"):
         runner().member(2)
+    wrong: list[Any] = ["a", 1.0, None]
+    for place in wrong:
+        with pytest.raises(CascadeError, match=f"it has no step {place!r}; its 2 steps count from 0"):
+            runner().member(place)
     with pytest.raises(CascadeError, match="nothing says how certain 'full' is"):
         runner().member(1)
 

@@ -36,6 +36,7 @@ def test_places_of_scores_are_the_sorted_labels_or_labels_themselves() -> None:
 
 def test_answers_are_compared_as_a_file_has_them() -> None:
     assert predicted(answers(1, "0", True, 2.0), ["1", "0", "1", "0"]) == [1, 0, 1, 2]
+    assert predicted(answers(1, "0", True, 2.0), ["1.0", "0.0", "True", "0"]) == [1, 0, 1, 2]
     # One answer that is no number makes text of all.
     assert predicted(answers(1, "none", 1, 0), ["1", "0", "1", "0"]) == ["1", "none", "1", "0"]
 
@@ -48,6 +49,8 @@ def test_answers_are_compared_as_a_file_has_them() -> None:
         (answers({"length": 1}, "odd", "odd", "odd"), LABELS, r"one: sample 1: the answer is dict, which is no class"),
         (answers("odd", 0.5, "odd", "odd"), LABELS, r"one: sample 2: the answer is float, which is no class"),
         (places(3, 0, 2, 1, 0), LABELS, r"3 scores where labels have 2 classes \('even', 'odd'\)"),
+        (places(5, 0, 1, 2, 3), ["1", "2", "3", "4"],
+         r"one: sample 1: 5 scores where labels have 4 classes \(1, 2, 3, \.\.\.\), so .*; label samples of every"),
         (places(2, 0, 1, 1, 0), ["0", "1", "2", "0"], r"2 scores where labels have 3 classes \(0, 1, 2\)"),
         ([*answers("odd", "odd", "odd"), Told("odd", 0, None)], LABELS,
          r"stages\.sort: validation table: certainty of model 'one' is missing for 1 of 4 samples"),

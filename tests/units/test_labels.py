@@ -35,6 +35,7 @@ def test_labels_come_in_the_order_of_the_samples(tmp_path: Path) -> None:
         ("sample,label\na.txt,1\na.txt,2\n", ":3: sample 'a.txt' has a label already"),
         ("sample,label\nb.txt,1\n", "no label for 2 of 3 samples: a.txt, c.txt; add them"),
         ("sample,label\na.txt,\n", ":2: no label; write the right answer"),
+        ("label\n1\nnan\n2\n", ":3: no label, but 'nan'; write the right answer"),
         ("sample,label\na.txt\n", ":2: 1 values where the header names 2"),
     ],
 )

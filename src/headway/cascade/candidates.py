@@ -13,6 +13,7 @@ from headway.cascade.adapt import Parts, Scorer, scorer
 from headway.cascade.costs import Costs, measure
 from headway.cascade.features import Clock, Features, Known, copied
 from headway.cascade.importance import block_importance
+from headway.cascade.refused import VALUE_ERRORS, refused, unlearned
 from headway.cascade.rows import Block, Rows
 from headway.cascade.select import subsets
 from headway.errors import CascadeError
@@ -52,11 +53,15 @@ class Trained:
         """Fit a candidate's model on the blocks of its features; one that is given stays as it is.
 
         What the scores of a model without `classes_` are of is said by the parts, else they are of the sorted labels.
+        Raises CascadeError where it cannot be fitted on these rows.
         """
         if not hasattr(candidate.model, "fit"):
             return scorer(candidate.model, np.unique(self.truth) if self.parts.classes is None else self.parts.classes)
-        fitted = copied(candidate.model)
-        fitted.fit(self.known.stacked(candidate.features), self.truth)
+        fitted, block = copied(candidate.model), self.known.stacked(candidate.features)
+        try:
+            fitted.fit(block, self.truth)
+        except VALUE_ERRORS as error:
+            raise unlearned(f"model {type(fitted).__name__}", len(self.truth), error) from error
         return scorer(fitted)
 
 
@@ -110,9 +115,18 @@ def out_of_fold(trained: Trained, found: Mapping[str, Candidate], rows: Rows, he
 def scores(
     features: Features, models: Mapping[str, Scorer], found: Mapping[str, Candidate], rows: Rows
 ) -> dict[str, NDArray[np.float64]]:
-    """Return what each model says of rows; features are computed once for all of them."""
-    known = features.known(rows)
-    return {name: model.scores(known.stacked(found[name].features)) for name, model in models.items()}
+    """Return what each model says of rows; features are computed once for all of them.
+
+    Raises CascadeError that names a row that a feature or a model cannot take.
+    """
+    known, said = features.known(rows), dict[str, NDArray[np.float64]]()
+    for name, model in models.items():
+        block = known.stacked(found[name].features)
+        try:
+            said[name] = model.scores(block)
+        except VALUE_ERRORS as error:
+            raise refused(f"model {name!r}", known, model.scores, [block], error) from error
+    return said
 
 
 def costs(fold: Fold, found: Mapping[str, Candidate], rows: Rows, *, at_once: int, seed: int, clock: Clock) -> Costs:
@@ -125,6 +139,8 @@ def costs(fold: Fold, found: Mapping[str, Candidate], rows: Rows, *, at_once: in
 def _subsets(first: Trained, rows: Rows, truth: Truth, at_once: int, seed: int, clock: Clock) -> list[tuple[str, ...]]:
     """Subsets of the features by importance to the full model and cost."""
     parts, reference, known = first.parts, first.model(full(first.parts)), first.features.known(rows)
+    # What the model cannot take is told by its row, which shuffled rows below could not be.
+    scores(first.features, {FULL: reference}, {FULL: full(parts)}, rows)
 
     def accuracy(block: Block) -> float:
         return float(np.mean(reference.classes[reference.scores(block).argmax(axis=1)] == truth))

@@ -9,7 +9,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from headway.cascade.lookup import Lookup, fetch_together
-from headway.cascade.refused import VALUE_ERRORS, refused
+from headway.cascade.refused import VALUE_ERRORS, refused, unlearned
 from headway.cascade.rows import Block, Columns, Index, Rows, as_block, count, select, stack, take
 from headway.errors import CascadeError, nearest
 
@@ -130,6 +130,7 @@ class Features(Mapping[str, Feature]):
         """Return these features with all transformers fitted, as copies, and the blocks of the training rows.
 
         A transformer that shall stay as it was fitted elsewhere is given by its method: `Feature(fitted.transform)`.
+        Raises CascadeError where one cannot be fitted on the rows.
         """
         fitted: dict[str, Feature] = {}
         known = Known(self, rows, Spent(), time.perf_counter)
@@ -139,7 +140,7 @@ class Features(Mapping[str, Feature]):
             if feature.learns:
                 transformer = copied(feature.compute)
                 fitted[name] = Feature(transformer, feature.needs, feature.of)
-                known.put(name, _fit_transform(transformer, known.inputs(name)[0], labels))
+                known.put(name, _fit_transform(name, transformer, known.inputs(name)[0], labels))
         features = Features({name: fitted[name] for name in self._features})
         return features, known.of(features)
 
@@ -245,12 +246,18 @@ class Known:
         return needed or [self.rows]
 
     def _compute(self, name: str) -> Any:
-        inputs = self.inputs(name)
+        inputs, feature = self.inputs(name), self.features[name]
+        # Which row has a key that cannot be looked up is found without asking the source again.
+        again = feature.compute.ask if isinstance(feature.compute, Lookup) else feature
         began = self.clock()
         try:
-            value = self.features[name](*inputs)
+            value = feature(*inputs)
         except VALUE_ERRORS as error:
-            raise refused(f"feature {name!r}", self, self.features[name], inputs, error) from error
+            raise refused(f"feature {name!r}", self, again, inputs, error) from error
+        except CascadeError as error:
+            if again is feature:
+                raise
+            raise CascadeError(f"feature {name!r}: {error}") from error
         except Exception as error:
             error.add_note(f"while feature {name!r} was computed for {len(self):,} rows")
             raise
@@ -277,7 +284,14 @@ def copied(transformer: Any) -> Any:
     return copy.deepcopy(transformer)
 
 
-def _fit_transform(transformer: Any, rows: Any, labels: Any) -> Any:
+def _fit_transform(name: str, transformer: Any, rows: Any, labels: Any) -> Any:
+    try:
+        return _fitted(transformer, rows, labels)
+    except VALUE_ERRORS as error:
+        raise unlearned(f"feature {name!r}", count(rows), error) from error
+
+
+def _fitted(transformer: Any, rows: Any, labels: Any) -> Any:
     if hasattr(transformer, "fit_transform"):
         return transformer.fit_transform(rows, labels)
     transformer.fit(rows, labels)

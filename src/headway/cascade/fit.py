@@ -290,9 +290,16 @@ def _truth(labels: Any, rows: int) -> Truth:
     missing = sum(value is None or value != value for value in truth.tolist())
     if missing:
         raise CascadeError(f"labels: {missing:,} of {rows:,} are missing; leave these rows out")
-    if len(np.unique(truth)) < 2:
+    broken = next((value for value in truth.tolist() if not _names_class(value)), None)
+    if broken is not None:
+        raise CascadeError(f"labels: {broken!r} is no class; text, whole numbers, or True and False are needed")
+    if len(set(truth.tolist())) < 2:
         raise CascadeError(f"labels: all {rows:,} rows have the same one; at least two classes are needed")
     return truth
+
+
+def _names_class(value: Any) -> bool:
+    return isinstance(value, str | int) or (isinstance(value, float) and value.is_integer())
 
 
 def _check(tolerance: float, confidence: float, mode: str, folds: int) -> None:

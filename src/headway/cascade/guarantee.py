@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headway.cascade.graded import mean_loss_bound
-from headway.cascade.model import Cascade
+from headway.cascade.model import Cascade, digits
 from headway.cascade.paired import loss_bound
 from headway.cascade.search import StepCosts, credit, judge
 from headway.cascade.table import ValidationTable
@@ -33,7 +33,8 @@ class Certificate:
     `loss` is the observed loss against the model `reference`, `worse` and `better` the samples answered worse and
     better than by it, of `samples`. `candidates` were tested, with this `correction` for their number. `method` says
     which bound: "exact" of right and wrong answers, "betting" of graded credits, "same" when the cascade answers as the
-    reference does by construction.
+    reference does by construction. Of several references it is the one that bounds the loss highest; a model alone is
+    told against another one than itself.
     """
 
     cascade: Cascade
@@ -54,7 +55,8 @@ class Certificate:
     def __str__(self) -> str:
         return (
             f"{self.cascade} loses at most {_points(self.loss_bound)} against {self.reference} with "
-            f"{self.confidence:.4g} confidence (observed: {_points(self.loss)} on {self.samples:,} samples)"
+            f"{self.confidence:.{digits(self.confidence)}g} confidence (observed: {_points(self.loss)} on "
+            f"{self.samples:,} samples)"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,7 +79,7 @@ class NotCertified(CascadeError):
 def certify(
     table: ValidationTable,
     cascades: Sequence[Cascade],
-    reference: str,
+    reference: str | Sequence[str],
     *,
     tolerance: float = 0.01,
     confidence: float = 0.95,
@@ -92,31 +94,37 @@ def certify(
     1999). With "bonferroni" all are tested, each at 1 - (1 - confidence) / candidates. Raises NotCertified when none
     can be certified; it names the number of samples that would do, or why none would.
 
+    Of several references each must pass: which of them is right most often is not known, so a cascade loses at most so
+    much against the best of them where it does against every one (an intersection-union test, which needs no correction
+    for their number: Berger, Technometrics 24, 1982).
+
     >>> table = ValidationTable([0, 1] * 200, {"a": [0, 1] * 200}, {"a": [0.9] * 400})
     >>> certify(table, [Cascade.from_dict({"steps": [{"model": "a"}]})], "a")[0].loss_bound
     0.0
     """
-    _check(table, cascades, reference, tolerance, confidence, correction)
+    references = (reference,) if isinstance(reference, str) else tuple(reference)
+    _check(table, cascades, references, tolerance, confidence, correction)
     each = 1.0 - (1.0 - confidence) / (len(cascades) if correction == "bonferroni" else 1)
     tested: list[_Tested] = []
     for cascade in cascades:
-        tested.append(_test(table, cascade, reference, each, seed))
+        tested.append(_nearest_to_fail(_tests(table, cascade, references, each, seed)))
         if correction == "sequence" and tested[-1].bound > tolerance:
             break
     passed = [one for one in tested if one.bound <= tolerance]
     if not passed:
-        raise _why_none(min(tested, key=lambda one: one.bound), reference, tolerance, each)
+        best = min(tested, key=lambda one: one.bound)
+        raise _why_none(_tests(table, best.cascade, references, each, seed), tolerance, each)
     largest = max(one.bound for one in passed)
     together = None if correction != "sequence" else largest if len(passed) == len(cascades) else tolerance
     return tuple(
         Certificate(
             one.cascade,
-            reference,
+            one.reference,
             tolerance,
             one.bound if together is None or one.method == "same" else together,
             one.loss,
             one.accuracy,
-            table.accuracy(reference),
+            table.accuracy(one.reference),
             one.worse,
             one.better,
             table.samples,
@@ -130,11 +138,16 @@ def certify(
 
 
 def by_safety(
-    table: ValidationTable, cascades: Iterable[Cascade], cost_s: StepCosts, reference: str, confidence: float = 0.95
+    table: ValidationTable,
+    cascades: Iterable[Cascade],
+    cost_s: StepCosts,
+    reference: str | Sequence[str],
+    confidence: float = 0.95,
 ) -> list[Cascade]:
     """Return the order in which to certify: the safest on this table first, then only what is cheaper than all before.
 
-    The table is that of the selection, not the one that certifies. Safety is an approximate upper limit of the loss.
+    The table is that of the selection, not the one that certifies. Safety is an approximate upper limit of the loss,
+    against the best of several references.
 
     >>> table = ValidationTable([0, 1], {"a": [0, 0], "b": [0, 1]}, {"a": [0.9, 0.6], "b": [1.0, 1.0]})
     >>> both = [Cascade.from_dict({"steps": [{"model": name}]}) for name in "ab"]
@@ -144,13 +157,15 @@ def by_safety(
     listed = list(cascades)
     cost = judge(table, listed, cost_s).cost_s
     z = NormalDist().inv_cdf(confidence)
+    references = (reference,) if isinstance(reference, str) else tuple(reference)
+    best = np.array([table.credit[table.known(name)] for name in references])
     limit = []
     for cascade in listed:
-        lost = table.credit[table.known(reference)] - credit(table, cascade)
-        limit.append(lost.mean() + z * math.sqrt(lost.var() / lost.size + (z / lost.size) ** 2))
+        lost = best - credit(table, cascade)
+        limit.append(float(np.max(lost.mean(1) + z * np.sqrt(lost.var(1) / table.samples + (z / table.samples) ** 2))))
     order: list[Cascade] = []
     least = math.inf
-    for at in np.lexsort((np.arange(len(listed)), cost, limit)):
+    for at in np.lexsort((np.arange(len(listed)), cost, np.array(limit))):
         if cost[at] < least:
             least = cost[at]
             order.append(listed[at])
@@ -201,9 +216,10 @@ def samples_needed(
 
 
 class _Tested(NamedTuple):
-    """A cascade set against the reference: the bound on its loss alone, and what it rests on."""
+    """A cascade set against a reference: the bound on its loss alone, and what it rests on."""
 
     cascade: Cascade
+    reference: str
     method: str
     bound: float
     loss: float
@@ -212,6 +228,19 @@ class _Tested(NamedTuple):
     worse: int
     better: int
     samples: int
+
+
+def _tests(
+    table: ValidationTable, cascade: Cascade, references: Sequence[str], confidence: float, seed: int
+) -> list[_Tested]:
+    """A cascade set against each of the references. A model alone loses nothing against itself, and no less in all."""
+    others = [name for name in references if cascade.answering != (name,)]
+    tests = [_test(table, cascade, name, confidence, seed) for name in others or references]
+    return [one._replace(bound=max(one.bound, 0.0)) for one in tests] if len(others) < len(references) else tests
+
+
+def _nearest_to_fail(tests: Sequence[_Tested]) -> _Tested:
+    return max(tests, key=lambda one: (one.bound, one.loss))
 
 
 def _test(table: ValidationTable, cascade: Cascade, reference: str, confidence: float, seed: int) -> _Tested:
@@ -225,13 +254,21 @@ def _test(table: ValidationTable, cascade: Cascade, reference: str, confidence: 
     else:
         method, bound = "betting", mean_loss_bound(lost, confidence, seed)
     loss, spread = float(lost.mean()), float((lost * lost).mean())
-    return _Tested(cascade, method, bound, loss, spread, float(given.mean()), worse, better, table.samples)
+    return _Tested(cascade, reference, method, bound, loss, spread, float(given.mean()), worse, better, table.samples)
 
 
 def _check(
-    table: ValidationTable, cascades: Sequence[Cascade], reference: str, tolerance: float, confidence: float, how: str
+    table: ValidationTable,
+    cascades: Sequence[Cascade],
+    references: Sequence[str],
+    tolerance: float,
+    confidence: float,
+    how: str,
 ) -> None:
-    table.known(reference)
+    for reference in references:
+        table.known(reference)
+    if not references:
+        raise CascadeError("certify: there is no reference to lose against; at least one model is needed")
     if not cascades:
         raise CascadeError("certify: there is no cascade to certify; at least one candidate is needed")
     if not 0.0 < tolerance < 1.0 or not 0.0 < confidence < 1.0:
@@ -245,17 +282,19 @@ def _check(
         )
 
 
-def _why_none(best: _Tested, reference: str, tolerance: float, confidence: float) -> NotCertified:
-    """The error for a tolerance that no cascade is sure to keep, and what would help."""
+def _why_none(tests: Sequence[_Tested], tolerance: float, confidence: float) -> NotCertified:
+    """The error for a tolerance that no cascade is sure to keep, by the tests of the nearest, and what would help."""
+    best = _nearest_to_fail(tests)
     found = (
         f"certify: no cascade is sure to lose at most {_points(tolerance)}: the nearest, {best.cascade}, answers "
-        f"{best.worse:,} of {best.samples:,} samples worse than {reference} and {best.better:,} better, which bounds "
-        f"its loss at {_points(best.bound)} with {confidence:.4g} confidence"
+        f"{best.worse:,} of {best.samples:,} samples worse than {best.reference} and {best.better:,} better, which "
+        f"bounds its loss at {_points(best.bound)} with {confidence:.4g} confidence"
     )
-    if best.loss >= tolerance:
-        advice = f"it was seen to lose {_points(best.loss)}, so raise its thresholds or allow a larger loss"
+    most = max(one.loss for one in tests)
+    if most >= tolerance:
+        advice = f"it was seen to lose {_points(most)}, so raise its thresholds or allow a larger loss"
         return NotCertified(found, advice, None, best.bound)
-    needed = samples_needed(tolerance, max(best.spread, abs(best.loss)), best.loss, confidence)
+    needed = max(samples_needed(tolerance, max(one.spread, abs(one.loss)), one.loss, confidence) for one in tests)
     return NotCertified(found, f"about {needed:,} samples like these are needed", needed, best.bound)
 
 

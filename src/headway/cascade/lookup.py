@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headway.cascade.cache import Cache, CacheCount, Key
+from headway.cascade.refused import VALUE_ERRORS, refused
 from headway.errors import CascadeError
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class Lookup:
         self, keys: list[Key], real: list[Key], coming: Callable[[], Found], asked_s: float
     ) -> dict[Key, Floats | None]:
         """What comes from the source, kept in the cache."""
-        rows = self._rows(real, self._guarded(real, coming)) if real else {}
+        rows = self._guarded(real, lambda: self._rows(real, coming())) if real else {}
         if len(real) < len(keys):
             rows[None] = None
         with self._lock:
@@ -145,6 +146,11 @@ class Lookup:
     def _rows(self, keys: list[Key], rows: Found) -> dict[Key, Floats | None]:
         if isinstance(rows, Mapping):
             found = [rows.get(key) for key in keys]
+        elif not isinstance(rows, Iterable) or isinstance(rows, str | bytes):
+            raise CascadeError(
+                f"look-up: the source gave {rows!r:.80} for {_shown(keys)}; a row for each key in their order, or a "
+                "mapping from keys to rows, is due"
+            )
         else:
             found = list(rows)
             if len(found) != len(keys):
@@ -206,7 +212,10 @@ def fetch_together(known: Known, names: Iterable[str]) -> None:
         if isinstance(lookup, Lookup) and not known.has(name):
             inputs = known.inputs(name)
             began = known.clock()
-            asked[name] = lookup.ask(*inputs), known.clock() - began
+            try:
+                asked[name] = lookup.ask(*inputs), known.clock() - began
+            except VALUE_ERRORS as error:
+                raise refused(f"feature {name!r}", known, lookup.ask, inputs, error) from error
     remote = [one for one, _ in asked.values() if one.missing and one.lookup.remote]
     for one in remote if len(remote) > 1 else ():
         # The thread that waits for all of them fetches the first of those that need a thread.

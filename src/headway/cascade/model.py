@@ -152,3 +152,12 @@ def _is_number(value: object) -> bool:
         return not math.isnan(float(value))  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return False
+
+
+def digits(confidence: float) -> int:
+    """Return with how many digits a confidence is written: at least four, and as many as tell it from 1.
+
+    >>> digits(0.95), digits(0.9833333), digits(0.999999)
+    (4, 4, 7)
+    """
+    return max(4, 1 + math.ceil(-math.log10(1.0 - confidence)))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from headway.cascade.model import digits
 from headway.errors import CascadeError
 
 BAND = 10
@@ -176,8 +177,9 @@ def enough_rows(rows: int, k: int, pool: int, recall: float, sure: float, confid
     if rows < needed:
         raise CascadeError(
             f"top-K: {rows:,} calibration rows cannot show that {100 * sure:g}% of pools of {pool:,} have a recall of "
-            f"{recall:g} of their best {k} at {100 * confidence:g}% confidence; {needed:,} or more can, or ask for a "
-            "lower recall or sure, or extrapolate=True, which rests on a model and claims no confidence"
+            f"{recall:g} of their best {k} at {100 * confidence:.{digits(confidence)}g}% confidence; {needed:,} or "
+            "more can, or ask for a lower recall or sure, or extrapolate=True, which rests on a model and claims no "
+            "confidence"
         )
 
 
@@ -256,8 +258,8 @@ def upper_limit(values: Ints, sure: float, confidence: float) -> int:
     enough = np.flatnonzero(binom.sf(ranks - 1, values.size, sure) <= 1 - confidence + 1e-15)
     if not enough.size:
         raise CascadeError(
-            f"top-K: {values.size} draws cannot show that {100 * sure:g}% reach the recall at {100 * confidence:g}% "
-            f"confidence; {draws_needed(sure, confidence)} or more can"
+            f"top-K: {values.size} draws cannot show that {100 * sure:g}% reach the recall at "
+            f"{100 * confidence:.{digits(confidence)}g}% confidence; {draws_needed(sure, confidence)} or more can"
         )
     return int(np.sort(values)[enough[0]])
 

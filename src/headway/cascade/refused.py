@@ -25,11 +25,22 @@ def refused(
     """Return what to raise where `compute(*inputs)` raised `error` for the rows that are known, one line of each input
     being a row: a sentence that names the first row at fault. `what` begins it, such as "feature 'word'".
 
-    The row is found by computing again, about as often as the number of rows has binary digits.
+    The row is found by computing again, about as often as the number of rows has binary digits. Where it is taken when
+    it comes alone none is blamed: what failed has passed, or lies in rows together.
     """
-    at = first_refused(lambda index: compute(*[take(each, index) for each in inputs]), len(known))
+
+    def again(index: Index) -> object:
+        return compute(*[take(each, index) for each in inputs])
+
+    at = first_refused(again, len(known))
     place, rows = known.origin(at)
     many = count(rows)
+    if _taken(again, at):
+        return CascadeError(
+            f"{what}: failed for {len(known):,} rows with {reason(error)}, and no row can be blamed, since row {place} "
+            f"of {many:,}, counted from 0, is taken alone; what it asks must answer alike each time, and rows must be "
+            "like those that it was fitted on"
+        )
     where = f"row {place} of {many:,}, counted from 0," if many > 1 else "the row"
     shown = "" if hasattr(rows, "columns") else f" {_shown(rows[place])}"
     return CascadeError(
@@ -55,6 +66,17 @@ def first_refused(compute: Callable[[Index], object], many: int) -> int:
     return fails - 1
 
 
+def unlearned(what: str, rows: int, error: Exception) -> CascadeError:
+    """Return what to raise where something could not be fitted on learning rows.
+
+    >>> print(unlearned("model 'full'", 9, ValueError("X has NaN.")))
+    model 'full': cannot be fitted on 9 rows: ValueError: X has NaN; give rows and labels that it can learn from
+    """
+    return CascadeError(
+        f"{what}: cannot be fitted on {rows:,} rows: {reason(error)}; give rows and labels that it can learn from"
+    )
+
+
 def reason(error: Exception) -> str:
     """Return an exception's type and the first line of its text.
 
@@ -63,6 +85,14 @@ def reason(error: Exception) -> str:
     """
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0].rstrip('.')}" if text else type(error).__name__
+
+
+def _taken(compute: Callable[[Index], object], at: int) -> bool:
+    try:
+        compute(np.arange(at, at + 1))
+    except VALUE_ERRORS:
+        return False
+    return True
 
 
 def _shown(row: Any) -> str:

@@ -189,8 +189,8 @@ class FittedCascade:
 
         Raises CascadeError when there is no such step, or no certainty is known of its model.
         """
-        if not -len(self.cascade) <= place < len(self.cascade):
-            raise CascadeError(f"cascade: it has no step {place}; its {len(self.cascade)} steps count from 0")
+        if not isinstance(place, int | np.integer) or not -len(self.cascade) <= place < len(self.cascade):
+            raise CascadeError(f"cascade: it has no step {place!r}; its {len(self.cascade)} steps count from 0")
         step = self.cascade.steps[place]
         if step.model not in self.certainty:
             raise CascadeError(

@@ -25,6 +25,7 @@ from headway.cascade.columns import (
 )
 from headway.errors import CascadeError, nearest
 from headway.files import write_atomic
+from headway.profile.labels import is_missing, is_whole, whole
 
 _COLUMNS = ("sample", "model", "label", "predicted", "certainty", "score", "hardness")
 
@@ -197,8 +198,9 @@ class ValidationTable:
         """Read a table in CSV: a row per sample and model, as `write` writes it.
 
         Columns: `sample`, `model`, `certainty`, and `label` and `predicted`, or `score`, or all; also `hardness`.
-        Where all labels and predictions are whole numbers, written as 3 or 3.0, they become numbers, else they stay
-        text. Raises CascadeError naming file and line, and for a model none of whose predictions is any of the labels.
+        Where all labels and predictions are whole numbers, written as 3 or 3.0, or True and False, they become numbers,
+        else they stay text. Raises CascadeError naming file and line, and for a model none of whose predictions is any
+        of the labels.
         """
         target = Path(path)
         try:
@@ -272,7 +274,7 @@ def _parse(rows: Any) -> ValidationTable:
     labels = _agreed(cells, order, "label") if "label" in header else None
     said = group("predicted", list) or {}
     texts = [*(labels or []), *(text for texts in said.values() for text in texts)]
-    typed: Callable[[list[str]], Any] = _whole if all(map(_is_whole, texts)) else list
+    typed: Callable[[list[str]], Any] = _whole if all(map(is_whole, texts)) else list
     if labels is not None:
         for model, answers in said.items():
             if not set(typed(answers)) & set(typed(labels)):
@@ -306,7 +308,7 @@ def _agreed(cells: Mapping[str, Mapping[str, Mapping[str, str]]], order: Sequenc
 def _known(values: Mapping[str, str], line: int) -> None:
     """Refuse what stands for a value that is not known: a class that is not a number, a certainty without end."""
     for name in ("label", "predicted"):
-        if values.get(name, "").strip().lower() == "nan":
+        if values.get(name) and is_missing(values[name]):
             raise CascadeError(f"line {line}: the {name} is {values[name]!r}; leave the sample out, or name its class")
     if values["certainty"].strip().lower().lstrip("+-") in ("nan", "inf", "infinity"):
         raise CascadeError(f"line {line}: the certainty is {values['certainty']!r}; a finite number is needed")
@@ -322,10 +324,5 @@ def few(classes: Sequence[Any]) -> str:
     return ", ".join(repr(value) for value in listed[:3]) + (", ..." if len(listed) > 3 else "")
 
 
-def _is_whole(text: str) -> bool:
-    digits, _, zeros = text.removeprefix("-").partition(".")
-    return digits.isdecimal() and len(digits) <= 17 and not zeros.strip("0")
-
-
 def _whole(texts: list[str]) -> NDArray[np.int64]:
-    return np.array([text.partition(".")[0] for text in texts], np.int64)
+    return np.array([whole(text) for text in texts], np.int64)

@@ -19,6 +19,7 @@ from headway.cascade.adapt import adapt
 from headway.cascade.costs import Cost, Costs, measure
 from headway.cascade.features import Clock, Features, Known
 from headway.cascade.importance import block_importance
+from headway.cascade.model import digits
 from headway.cascade.ranking import (
     Floats,
     Ints,
@@ -61,7 +62,7 @@ class Promise:
         if self.confidence is None:
             how = f"about {share} (extrapolated by a model from {rows}, no confidence is claimed)"
         else:
-            how = f"at least {share} ({100 * self.confidence:g}% confidence, {rows})"
+            how = f"at least {share} ({100 * self.confidence:.{digits(self.confidence)}g}% confidence, {rows})"
         return f"keeps {self.kept:,} of {self.pool:,} rows for the best {self.k}: recall >= {self.recall:g} in {how}"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from headway.cascade.model import digits
 from headway.plan.plan import Plan
 from headway.report import format as fmt
 
@@ -118,9 +119,10 @@ def certified(guarantee: Mapping[str, Any] | None) -> str:
     """
     if guarantee is None:
         return "no: accuracies are estimates (no tolerance is declared)"
+    sure = guarantee["confidence"]
     return (
         f"at most {100 * guarantee['loss_bound']:.3g} points less right than {guarantee['reference']}, with "
-        f"{fmt.percent(guarantee['confidence'])} confidence, on {fmt.count(guarantee['samples'])} samples"
+        f"{100 * sure:.{digits(sure)}g}% confidence, on {fmt.count(guarantee['samples'])} samples"
     )
 
 

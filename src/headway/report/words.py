@@ -326,9 +326,12 @@ def answered_rightly(figures: Mapping[str, Any]) -> str:
     share, labeled = figures.get("accuracy"), figures.get("labeled")
     if not labeled:
         return fmt.percent(share)
-    said = (
-        "no answer with a label" if share is None else f"{fmt.percent(share)} of {labeled['answers']:,} labeled answers"
-    )
+    if share is not None:
+        said = f"{fmt.percent(share)} of {labeled['answers']:,} labeled answers"
+    elif labeled.get("unread"):
+        said = f"unknown: none of {labeled['unread']:,} labeled answers can be judged"
+    else:
+        said = "no answer with a label"
     predicted = labeled.get("predicted_accuracy")
     return said if predicted is None else f"{said}; {fmt.percent(predicted)} predicted"
 

@@ -134,7 +134,7 @@ def replay(
                 on_stats(before, after)
             zero_s = sent.begun_s + ahead_s
             measured = _outcome(plan, trace, sent, before, after, zero_s, seed, client.opened, stolen_share)
-            return measured if judge is None else _labeled(measured, judge.told(), plan)
+            return measured if judge is None else _labeled(measured, judge, plan)
         finally:
             await client.close()
 
@@ -273,18 +273,14 @@ def _of_variants(plan: Plan) -> float | None:
         return None
 
 
-def _labeled(measured: Outcome, told: Mapping[str, int], plan: Plan) -> Outcome:
+def _labeled(measured: Outcome, judge: Judge, plan: Plan) -> Outcome:
     """Return the outcome with the accuracy of the answers whose label is known, and what the plan predicts of it."""
-    predicted = plan.predicted.get("accuracy")
-    doubts = measured.low_confidence
-    if told["unread"]:
-        unread = f"{told['unread']} answers name no class, so that nobody knows whether they are right"
-        doubts += (f"labels: {unread}; one output per request is needed: text, a whole number, or scores of classes",)
+    predicted, told = plan.predicted.get("accuracy"), judge.told()
     return replace(
         measured,
         accuracy=told["right"] / told["answers"] if told["answers"] else None,
         labeled={**told, "predicted_accuracy": _of_variants(plan) if predicted is None else predicted},
-        low_confidence=doubts,
+        low_confidence=(*measured.low_confidence, *judge.doubts()),
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headway.cascade import Cascade
+from headway.cascade.model import digits
 from headway.errors import CascadeError, PlanError, nearest
 from headway.profile.profile import MAX_BATCH_SIZE
 
@@ -98,7 +99,7 @@ class Guarantee:
     def __str__(self) -> str:
         return (
             f"loses at most {100 * self.loss_bound:.3g} points of accuracy against {self.reference} with "
-            f"{100 * self.confidence:.4g}% confidence, certified on {self.samples:,} samples"
+            f"{100 * self.confidence:.{digits(self.confidence)}g}% confidence, certified on {self.samples:,} samples"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from headway.domains.cascade.live_answers import StepModel, scores_of
 from headway.domains.cascade.live_route import hardness_of, hardness_worker, size_bytes
 from headway.domains.cascade.wrapped import wrapped
 from headway.errors import CascadeError, HeadwayError, ProfileError
-from headway.profile.labels import class_at, class_named, is_whole, typed
+from headway.profile.labels import class_at, class_named, classes_of, is_missing, typed, unplaced
 from headway.profile.measure import complete
 from headway.profile.record import Recorder, ancestors
 from headway.profile.target import Model, Target, models, started, targets
@@ -82,6 +82,9 @@ async def validation_table(
     assert isinstance(stage, CascadeStage)
     if len(labels) != len(samples):
         raise CascadeError(f"{where}: {len(labels)} labels for {len(samples)} samples; every sample needs its own")
+    lacking = [number for number, label in enumerate(labels, 1) if is_missing(label)]
+    if lacking:
+        raise CascadeError(f"{where}: sample {lacking[0]} has no label; write its right answer, or leave it out")
     for given in stage.models:
         if given not in stage.named_models:
             raise CascadeError(f"{where}.models.{given}: names no model, so it cannot be asked; give it one")
@@ -157,23 +160,23 @@ def table_of(
 ) -> ValidationTable:
     """Return the table of what models said; labels that all are whole numbers are such.
 
-    The place of a best score stands for a class: the label itself where labels are places, else the labels in order,
-    as scikit-learn has them. Raises CascadeError, beginning with `where`, for classes that do not fit.
+    The place of a best score stands for a class as `headway.profile.labels.class_at` says. Raises CascadeError,
+    beginning with `where`, for classes that do not fit.
 
     >>> told = [Told(0, 2, 0.5), Told(1, 2, 0.9)]
     >>> table_of({"small": told}, ["cat", "dog"], "stages.only").accuracy("small")
     1.0
     """
     given = typed(labels)
+    classes = classes_of(given)
     predicted: dict[str, list[Any]] = {}
     for model, told in said.items():
         at = f"{where}.models.{model}"
-        predicted[model] = [_class_of(each, given, f"{at}: sample {n + 1}") for n, each in enumerate(told)]
+        predicted[model] = [_class_of(each, classes, f"{at}: sample {n + 1}") for n, each in enumerate(told)]
     # As a table that is read back has them: numbers where all are, else text.
-    said_whole = all(is_whole(str(answer)) for answers in predicted.values() for answer in answers)
-    numbered = all(map(is_whole, labels)) and said_whole
-    truth = [int(label) if numbered else str(label) for label in labels]
-    values = {m: [int(answer) if numbered else str(answer) for answer in answers] for m, answers in predicted.items()}
+    numbered = all(isinstance(each, int) for column in (given, *predicted.values()) for each in column)
+    truth = [label if numbered else str(label) for label in given]
+    values = {m: [answer if numbered else str(answer) for answer in answers] for m, answers in predicted.items()}
     for model, answers in values.items():
         if not set(answers) & set(truth):
             raise CascadeError(
@@ -202,13 +205,9 @@ def _class_of(told: Told, labels: Sequence[Any], where: str) -> Any:
     if told.scores:
         found = class_at(told.label, told.scores, labels)
         if found is None:
-            classes = sorted(set(labels))
-            raise CascadeError(
-                f"{where}: {told.scores} scores where labels have {len(classes)} classes ({few(classes)}); a score for "
-                "each class is needed, in the order of the sorted labels"
-            )
+            raise CascadeError(f"{where}: {unplaced(told.scores, labels)}")
         return found
-    found = class_named(told.label)
+    found = class_named(told.label, labels)
     if found is None:
         raise CascadeError(
             f"{where}: the answer is {type(told.label).__name__}, which is no class; return (class, certainty), the "

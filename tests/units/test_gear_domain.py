@@ -94,6 +94,28 @@ def test_too_few_devices_name_the_range_and_the_model(tmp_path: Path) -> None:
         make(declared, profile("cascade"), trace(), feasibility="trace")
 
 
+@pytest.mark.parametrize("slo", [{"latency": "1.3ms"}, {"latency": "17ms", "accuracy": 0.92}])
+def test_what_more_devices_keep_is_not_refused_where_supply_has_no_limit(tmp_path: Path, slo: dict[str, Any]) -> None:
+    """Bursts take more than twice the devices that carry the highest rate."""
+    bursts = Trace.gamma(120.0, 3.0, seconds=8.0, seed=1)
+    plan = make(spec(tmp_path, slo), profile("cascade"), bursts, feasibility="trace", seed=1, explained=False)
+    found = plan.stages["cascade"]
+    assert isinstance(found, GearPlan)
+    assert plan.feasible
+    assert plan.gap_ratio == 0.0
+    fewer = spec(tmp_path, slo, {"max": found.devices - 1})
+    with pytest.raises(Infeasible, match="with the supply allowed"):
+        make(fewer, profile("cascade"), bursts, feasibility="trace", seed=1)
+
+
+def test_an_infeasible_promise_says_how_many_devices_were_looked_at(tmp_path: Path) -> None:
+    crowds = Trace.from_arrivals(np.repeat(np.arange(1.0, 5.0), 200), duration_s=5.0)
+    with pytest.raises(Infeasible, match=r"infeasible with up to \d+ devices: .* runs out of capacity") as caught:
+        make(spec(tmp_path, {"latency": "1.1ms"}), profile("cascade"), crowds, feasibility="trace")
+    assert caught.value.obstacle.code == "capacity"
+    assert "supply allowed" not in str(caught.value)
+
+
 def test_it_is_one_stage_of_a_pipeline_under_one_promise(tmp_path: Path) -> None:
     alone = spec(tmp_path, {"accuracy": 0.85}).to_dict()
     stage = {**alone["stages"]["cascade"], "after": "read"}

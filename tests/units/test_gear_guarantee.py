@@ -67,11 +67,12 @@ def test_the_bound_is_the_largest_of_its_gears(tmp_path: Path) -> None:
     alone = Cascade((Step("large"),))
     gears = [Gear(cascade, 100.0 * (at + 1), (1,)) for at, cascade in enumerate(choice.certificates)]
     bounds = [choice.certificates[gear.cascade].loss_bound for gear in gears]
-    assert choice.certificates[alone].loss_bound == 0.0 < max(bounds)
-    whole, reference = known.guarantee(gears, choice), known.guarantee([Gear(alone, 1.0, (1,))], choice)
+    whole, dearest = known.guarantee(gears, choice), known.guarantee([Gear(alone, 1.0, (1,))], choice)
     assert whole is not None
-    assert reference is not None
-    assert (whole.loss_bound, reference.loss_bound) == (max(bounds), 0.0)
+    assert dearest is not None
+    assert (whole.loss_bound, whole.reference) == (max(bounds), "large")
+    # Which model is the most accurate is not known, so the dearest may lose against another.
+    assert (dearest.loss_bound, dearest.reference) == (choice.certificates[alone].loss_bound, "medium")
     passing_over = known.guarantee([replace(gears[0], skip=(0.5,))], choice)
     assert passing_over is not None
     assert passing_over.loss_bound == 0.2

@@ -12,7 +12,7 @@ import numpy as np
 from headway.errors import HeadwayError
 from headway.plan.accuracy import combinations, stage_accuracy
 from headway.plan.config import Config
-from headway.plan.contract import NamesShortage
+from headway.plan.contract import HoldsSupply, NamesShortage
 from headway.plan.oracle import Oracle
 from headway.plan.promise import duration_text
 from headway.plan.smallest import (
@@ -89,8 +89,21 @@ def explain_infeasible(oracle: Oracle, choices: list[dict[str, str]], smallest: 
         stage = max(fastest_s, key=lambda n: fastest_s[n])
     limits = " (see max and pool under supply)" if limited(oracle) else ""
     why = f"stage {stage!r} runs out of capacity{limits}{_shortage(oracle, stage)}"
-    text = f"{promise} with the supply allowed: {why}{offer(smallest)}"
+    text = f"{promise} {_searched(oracle, smallest)}: {why}{offer(smallest)}"
     return Obstacle("capacity", stage, text, smallest_s)
+
+
+def _searched(oracle: Oracle, smallest: Smallest | None) -> str:
+    """With how much nothing was found: what supply allows, or where it has no limit, as many devices as were tried."""
+    if limited(oracle):
+        return "with the supply allowed"
+    stages = smallest.stages if smallest is not None else {}
+    held = [
+        sum(domain.holds(config).values())
+        for name, config in stages.items()
+        if isinstance(domain := oracle.domains[name], HoldsSupply)
+    ]
+    return f"with up to {sum(held):,} devices" if held else "with as much as was looked at"
 
 
 def offer(smallest: Smallest | None) -> str:

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 MOST_DEVICES = 1024
 """Devices beyond which no plan is looked for."""
 SPARE_RATIO = 2.0
-"""Bursts aside, nothing is gained by more devices than this many times what the dearest cascade alone needs."""
+"""Every number of devices is looked at up to this many times what the dearest cascade alone needs."""
+BURST_RATIO = 16
+"""A tight promise through bursts takes more: beyond, twice as many at a time up to so many times as many."""
 
 
 class CascadeDomain:
@@ -75,9 +77,11 @@ class CascadeDomain:
         """
         for hardware in self.hardware(context):
             planner = self.planner(context, hardware)
-            allowed = self.most_devices(context, planner.family)
             price = self._supply(context, hardware).price_usd_per_hour
-            most = allowed if price == 0 else min(allowed, int(max_cost_usd_per_hour / price + 1e-9))
+            if price == 0:
+                most = self._usual_devices(context, planner)
+            else:
+                most = min(self.most_devices(context, planner.family), int(max_cost_usd_per_hour / price + 1e-9))
             for devices in range(1, most + 1):
                 yield from _most_accurate_first(planner, devices)
 
@@ -85,7 +89,7 @@ class CascadeDomain:
         """As many devices as are worth a look, and of no more use than there are items at once."""
         dearest = 0.0
         for hardware in self.hardware(context):
-            most = self.most_devices(context, self.planner(context, hardware).family)
+            most = self._usual_devices(context, self.planner(context, hardware))
             dearest = max(dearest, most * self._supply(context, hardware).price_usd_per_hour)
         return dearest
 
@@ -289,11 +293,17 @@ class CascadeDomain:
         return _planner(_Asked((*known, context.profile.hash, table_hash), context, hardware))
 
     def most_devices(self, context: StageContext, family: Family) -> int:
-        """What is worth a look: all that supply allows, or enough for the dearest cascade with room to spare."""
-        supply = self._supply(context, family.hardware)
-        dearest_s = self.planner(context, family.hardware).dearest_s()
-        enough = math.ceil(SPARE_RATIO * family.max_rate_per_s * dearest_s) + 1
-        return min(enough, MOST_DEVICES, supply.max_replicas or MOST_DEVICES)
+        """What is worth a look: all that supply allows, or enough for bursts where a cascade is all that is planned."""
+        allowed = self._supply(context, family.hardware).max_replicas or MOST_DEVICES
+        usual = self._usual_devices(context, self.planner(context, family.hardware))
+        # Among other stages no such number is found by doubling, and to look at each would take too long.
+        return min(BURST_RATIO * usual, allowed, MOST_DEVICES) if len(context.spec.stages) == 1 else usual
+
+    def _usual_devices(self, context: StageContext, planner: GearPlanner) -> int:
+        """All that supply allows, or enough for the dearest cascade with room to spare."""
+        allowed = self._supply(context, planner.family.hardware).max_replicas or MOST_DEVICES
+        enough = math.ceil(SPARE_RATIO * planner.family.max_rate_per_s * planner.dearest_s()) + 1
+        return min(enough, MOST_DEVICES, allowed)
 
     def _supply(self, context: StageContext, hardware: str) -> Hardware:
         if hardware not in context.spec.supply:

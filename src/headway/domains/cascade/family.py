@@ -122,8 +122,8 @@ class Family:
         cascades, cost_s = [judged.cascade(row) for row in range(len(judged))], self.cost_s(sizes)
         if self.tolerance is None:
             return {cascade: skips(cascade, chosen, cost_s) for cascade in cascades}
-        reference = max(chosen.models, key=chosen.accuracy)
-        return certified_skips(cascades, chosen, others, cost_s, reference, self.tolerance, self._confidence(sequences))
+        confidence = self._confidence(sequences)
+        return certified_skips(cascades, chosen, others, cost_s, chosen.models, self.tolerance, confidence)
 
     def guarantee(self, gears: Sequence[Gear], choice: Choice) -> Guarantee | None:
         """Return what is certain of gears of these cascades; None without a tolerance."""
@@ -132,7 +132,9 @@ class Family:
         found = [choice.certificates[gear.cascade] for gear in gears]
         # With steps passed over a gear is another cascade, which was certified to the tolerance itself.
         bounds = [self.tolerance if g.skip else one.loss_bound for g, one in zip(gears, found, strict=True)]
-        return Guarantee(found[0].reference, max(bounds), self.confidence, found[0].samples)
+        # Certified together they share a bound: the model to name is then the one against which most was lost.
+        bound, _, reference = max((b, one.loss, one.reference) for b, one in zip(bounds, found, strict=True))
+        return Guarantee(reference, bound, self.confidence, found[0].samples)
 
     def _confidence(self, sequences: int) -> float:
         """How sure each sequence of tests must be, so that all hold together: the chance of error is split evenly.
@@ -158,11 +160,14 @@ class Family:
         cost_s: Mapping[str, float],
         confidence: float,
     ) -> dict[Cascade, Certificate]:
+        """What is certain of those cascades whose loss is within the tolerance against every model of the family.
+
+        Which model is the most accurate is not known: the one that is so on a few samples need not be.
+        """
         assert self.tolerance is not None
-        reference = max(chosen_on.models, key=chosen_on.accuracy)
-        order = by_safety(chosen_on, kept, cost_s, reference, confidence)
+        order = by_safety(chosen_on, kept, cost_s, chosen_on.models, confidence)
         try:
-            passed = certify(certified_on, order, reference, tolerance=self.tolerance, confidence=confidence)
+            passed = certify(certified_on, order, chosen_on.models, tolerance=self.tolerance, confidence=confidence)
         except NotCertified as error:
             raise PlanError(f"{self.where}.tolerance: {self._uncertified(error, confidence)}") from None
         return {certificate.cascade: certificate for certificate in passed}

@@ -65,11 +65,12 @@ def certified_skips(
     chosen: ValidationTable,
     others: ValidationTable,
     cost_s: Mapping[str, float],
-    reference: str,
+    references: Sequence[str],
     tolerance: float,
     confidence: float,
 ) -> dict[Cascade, tuple[float, ...]]:
-    """Return `skips` by cascade, of those with which it is certified to lose at most `tolerance` against `reference`.
+    """Return `skips` by cascade, of those with which it is certified to lose at most `tolerance` against each of the
+    models `references`.
 
     Chosen by the samples of one table and certified by those of another, as cascades without are: a step that is passed
     over is one that is never certain.
@@ -84,9 +85,9 @@ def certified_skips(
     if not found:
         return {}
     cost = {**cost_s, **{name: cost_s[model] for name, (model, _) in added.items()}}
-    order = by_safety(_with(chosen, added), passing, cost, reference, confidence)
+    order = by_safety(_with(chosen, added), passing, cost, references, confidence)
     try:
-        passed = certify(_with(others, added), order, reference, tolerance=tolerance, confidence=confidence)
+        passed = certify(_with(others, added), order, references, tolerance=tolerance, confidence=confidence)
     except CascadeError:
         return {}
     kept = [passing[certificate.cascade] for certificate in passed]

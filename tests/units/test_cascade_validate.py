@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import numpy as np
 import pytest
+from tests.units import cascade_family
 
-from headway.domains.cascade.validate import TellingModel, Told, table_of
+from headway.domains.cascade.validate import TellingModel, Told, table_of, validation_table
 from headway.errors import CascadeError, ServeError
+from headway.serve.values import encode
 
 LABELS = ["even", "odd", "odd", "even"]
 
@@ -60,6 +65,15 @@ def test_answers_are_compared_as_a_file_has_them() -> None:
 def test_what_does_not_fit_is_named(said: list[Told], labels: list[str], why: str) -> None:
     with pytest.raises(CascadeError, match=why):
         table_of({"one": said}, labels, "stages.sort")
+
+
+@pytest.mark.parametrize("label", ["", "nan"])
+def test_a_label_that_is_missing_is_named_before_any_model_is_asked(tmp_path: Path, label: str) -> None:
+    spec = cascade_family.spec(tmp_path)
+    (name,) = spec.stages
+    asked = validation_table(spec, name, [encode("1"), encode("2")], ["odd", label])
+    with pytest.raises(CascadeError, match="sample 2 has no label; write its right answer, or leave it out"):
+        asyncio.run(asked)
 
 
 def test_a_model_tells_class_and_certainty_in_plain_values() -> None:

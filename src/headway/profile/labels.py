@@ -166,8 +166,8 @@ def unplaced(scores: int, labels: Iterable[int | str]) -> str:
     classes = classes_of(labels)
     shown = _few([repr(label) for label in classes])
     return (
-        f"{scores} scores where labels have {len(classes)} classes ({shown}), so that nobody knows of which class each "
-        f"is; label samples of every class (then scores are those of the sorted labels), use the labels 0 to "
+        f"{scores} scores where labels have {_plural(len(classes))} ({shown}), so that nobody knows of which class "
+        f"each is; label samples of every class (then scores are those of the sorted labels), use the labels 0 to "
         f"{scores - 1} with 0 among them, or have the model answer with the class"
     )
 
@@ -183,6 +183,10 @@ def _by_name(target: Path, rows: Sequence[tuple[int, str, str]], names: Sequence
             raise ProfileError(f"{target}:{line}: sample {name!r} has a label already; keep one")
         found[name] = label
     return [found.get(name) for name in names]
+
+
+def _plural(classes: int) -> str:
+    return "1 class" if classes == 1 else f"{classes} classes"
 
 
 def _few(names: Sequence[str]) -> str:

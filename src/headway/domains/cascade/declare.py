@@ -95,7 +95,8 @@ class CascadeStage(Stage):
         lt=1,
         examples=["1%"],
         description="The most accuracy that any gear may lose against the most accurate model, certified on half of "
-        "the validation table; without it gears may be as inaccurate as the load demands.",
+        "the validation table against every model, as which is the most accurate is not known; without it gears may be "
+        "as inaccurate as the load demands.",
     )
     confidence: Share = Field(
         default=0.95, gt=0.5, lt=1, examples=["95%"], description="How sure `tolerance` must be to hold."

@@ -15,8 +15,8 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
-from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
-from sklearn.preprocessing import FunctionTransformer, PowerTransformer
+from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from headway.cascade.adapt import Parts
 from headway.cascade.features import Feature, Features
@@ -379,27 +379,6 @@ def test_labels_that_cannot_be_learned_from_are_refused(labels: Any, message: st
 def test_arguments_that_make_no_sense_are_refused(given: Any, message: str) -> None:
     with pytest.raises(CascadeError, match=message):
         fitted(400, **given)
-
-
-@pytest.mark.parametrize("at", range(5))
-def test_rows_that_a_model_cannot_learn_from_are_told(at: int) -> None:
-    rows = np.random.default_rng(1).normal(size=(60, 2))
-    labels = rows.sum(axis=1) > 0
-    rows[at * 12, 0] = np.nan
-    pipeline = Parts(Features({"left": Feature(_left), "both": Feature(_both)}), ("left", "both"), linear())
-    with pytest.raises(CascadeError, match=r"(cannot be fitted on .* rows|cannot take row .*): ValueError: .*NaN"):
-        fit_cascade(pipeline, rows, labels, tolerance=0.4, folds=2)
-    scaled = make_pipeline(PowerTransformer(), linear())
-    with pytest.raises(CascadeError, match="feature 'powertransformer': cannot be fitted on 18 rows: ValueError"):
-        fit_cascade(scaled, np.full((60, 2), "word"), labels, tolerance=0.4, folds=2)
-
-
-def _left(rows: Any) -> Any:
-    return rows[:, :1]
-
-
-def _both(rows: Any) -> Any:
-    return rows
 
 
 def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

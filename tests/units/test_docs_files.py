@@ -82,8 +82,8 @@ def plan() -> Plan:
 
 @cache
 def outcome() -> dict[str, Any]:
-    told = Judge.of(["1"], ["1"], []).told()
-    return _labeled(simulate(plan(), Trace.poisson(rate=20, seconds=30, seed=2), seed=1), told, plan()).to_dict()
+    judge = Judge.of(["1"], ["1"], [])
+    return _labeled(simulate(plan(), Trace.poisson(rate=20, seconds=30, seed=2), seed=1), judge, plan()).to_dict()
 
 
 @cache

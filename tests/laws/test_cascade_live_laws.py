@@ -153,6 +153,44 @@ def test_every_item_is_answered_exactly_once_whatever_dies(folder: Path, seed: i
     assert sum(ours.exits) == status.count("answered")
 
 
+@settings(max_examples=20, deadline=None)
+@given(SEEDS)
+def test_gears_follow_what_is_offered_whoever_is_let_in(folder: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    station, arrival_s = pair(alpha_per_s=0.0, devices=1), poisson(rng, 120)
+    expected = simulated(station, arrival_s, seed)
+
+    async def main() -> tuple[CascadeLive, list[Answer | None]]:
+        loop = asyncio.get_running_loop()
+        ours = Family(station, seed).live()
+        limits = Limits(queue_limit=1, keep_promise=False)
+        engine = Engine(plan_of(station, folder), stations={"s": ours}, clock=loop.time, limits=limits)
+        _, found = await play(engine, arrival_s, 1e6)
+        return ours, found
+
+    ours, found = run_virtual(main)
+    assert None in found, "one that waits is all that is let in"
+    switched = [(time_s, gear) for time_s, _, gear in ours.gears.switches]
+    assert [gear for _, gear in switched] == [gear for _, gear in expected.switches]
+    np.testing.assert_allclose([t for t, _ in switched], [t for t, _ in expected.switches], rtol=0, atol=1e-7)
+
+
+def test_a_dear_gear_does_not_keep_itself_by_refusing_what_it_cannot_carry(folder: Path) -> None:
+    async def play(engine: Engine, ours: CascadeLive) -> tuple[int, int]:
+        await ask(engine, 8, 0.06)
+        before = ours.gears.gear
+        for _ in range(300):
+            with contextlib.suppress(Rejected):
+                engine.submit(Payload("text", b"0"), lambda answer: None, 1e6)
+            await asyncio.sleep(1 / 150)
+        return before, ours.gears.gear
+
+    slow = pair(devices=1)
+    slow.service_s["large"][:] = 0.1
+    found = scenario(Family(slow), folder, play, limits=Limits(queue_limit=1, keep_promise=False))
+    assert found == (0, 1), "150 requests a second come, of which a dozen are let in"
+
+
 async def ask(engine: Engine, count: int, gap_s: float) -> list[dict[str, Any]]:
     """Send requests one after the other; return what their answers tell."""
     found = []

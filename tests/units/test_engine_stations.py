@@ -15,7 +15,8 @@ from headway.domains.pipeline.live import pool_cores
 from headway.errors import ServeError
 from headway.plan.plan import Plan
 from headway.profile import Profile, Row
-from headway.serve.engine import Answer, Engine
+from headway.serve.engine import Answer, Engine, Limits
+from headway.serve.gate import Rejected
 from headway.serve.record import Histogram, Ring
 from headway.serve.replica import LONGEST_BACKOFF_S, backoff_s
 from headway.serve.station import NEVER_S, LiveStation, StationHost, StationStats, Work
@@ -95,6 +96,43 @@ def test_one_pipeline_mixes_two_kinds_of_station(place: str) -> None:
     assert [answer.results for answer in answers] == [(("b", Payload("text", b"x!")),)] * 2
     # Before the tick: two services of 0.25 s and the wait for it; after it: both services follow.
     assert done_s == pytest.approx(1.0 if place == "b" else 1.5)
+
+
+class Counter(Ticker):
+    """A ticker that sums up the items of requests that were refused."""
+
+    refused_items = 0.0
+
+    def refused(self, items: float) -> None:
+        self.refused_items += items
+
+
+def test_a_station_is_told_of_the_items_that_refused_requests_would_have_brought() -> None:
+    document = {
+        "slo": {"latency": "1s"},
+        "supply": {"cpu": {"price": "$1/h"}},
+        "stages": {"a": {}, "b": {"after": "a", "fan_out": 3}},
+    }
+    rows = [Row(stage, "cpu", 1, 0.25) for stage in "ab"]
+    plan = Plan(Spec.from_dict(document), Profile.from_rows(rows), {stage: ReplicaConfig("cpu") for stage in "ab"})
+
+    async def main() -> tuple[float, float]:
+        counters = Counter(), Counter()
+        stations: dict[str, LiveStation] = dict(zip("ab", counters, strict=True))
+        limits = Limits(queue_limit=2)
+        engine = Engine(plan, stations=stations, clock=asyncio.get_running_loop().time, limits=limits)
+        with pytest.raises(Rejected, match="new"):
+            engine.submit(Payload("text", b"x"), lambda answer: None)
+        await engine.start()
+        for _ in range(2):
+            engine.submit(Payload("text", b"x"), lambda answer: None)
+        for _ in range(4):
+            with pytest.raises(Rejected, match="full"):
+                engine.submit(Payload("text", b"x"), lambda answer: None)
+        await engine.stop()
+        return counters[0].refused_items, counters[1].refused_items
+
+    assert run_virtual(main) == (4.0, 12.0), "and none before it was ready"
 
 
 @given(st.lists(st.floats(-1e6, 1e6), max_size=30), st.integers(1, 8))

@@ -217,7 +217,7 @@ class Engine:
         self.plan_hash = plan.hash
         # Hardware that a plan has given up has been paid for nevertheless.
         self._usd_per_hour |= {name: hardware.price_usd_per_hour for name, hardware in plan.spec.supply.items()}
-        self._gate = Gate(plan, self.stations) if self.limits.keep_promise else None
+        self._gate = Gate(plan, self.stations, keep_promise=self.limits.keep_promise)
 
     def cost_usd(self, stage: str, state: StationStats) -> float:
         """Return what a stage's capacity has cost so far, by the price of the hardware that it was held on."""
@@ -245,6 +245,8 @@ class Engine:
         except Rejected:
             self.counts.by_status["rejected"] += 1
             self.ended.add(now_s, math.inf)
+            if self.state == "ready":
+                self._gate.refused()
             raise
         self._number += 1
         request = Request(self._number, on_end, now_s, now_s + timeout_s)
@@ -314,7 +316,7 @@ class Engine:
             # All stages are looked at here, so that what is let in is not refused half-way with work already done.
             if full(station.queued, limit):
                 raise Rejected(429, f"the queue of stage {name!r} is full ({limit} items); try again later")
-        if self._gate is not None and not self._gate.in_time(now_s, timeout_s):
+        if not self._gate.in_time(now_s, timeout_s):
             within_s = min(self._gate.promise_s, timeout_s)
             raise Rejected(429, f"there is too much to do to answer within {within_s:g} s; try again later")
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from headway.errors import ServeError
 from headway.policy.admission import Load, Terms, in_time
-from headway.serve.station import LiveStation, StationLoad, TellsLoad
-from headway.sim.promise import admission_terms
+from headway.serve.station import CountsRefused, LiveStation, StationLoad, TellsLoad
+from headway.sim.promise import admission_terms, items_per_request
 
 if TYPE_CHECKING:
     from headway.plan.plan import Plan
@@ -24,12 +24,20 @@ class Rejected(ServeError):
 
 
 class Gate:
-    """Knows a plan's promise. It stands open where a stage's domain cannot tell its times, or its station its load."""
+    """Knows a plan's promise, and tells stations what is refused.
 
-    def __init__(self, plan: Plan, stations: Mapping[str, LiveStation]) -> None:
+    It stands open unless it is to `keep_promise`, and where a stage's domain cannot tell its times, or its station its
+    load.
+    """
+
+    def __init__(self, plan: Plan, stations: Mapping[str, LiveStation], *, keep_promise: bool = True) -> None:
         asked = [stations[name] for name in plan.spec.graph.order]
         self._loads = [station.load for station in asked if isinstance(station, TellsLoad)]
-        self._terms = admission_terms(plan) if len(self._loads) == len(asked) else None
+        known = keep_promise and len(self._loads) == len(asked)
+        self._terms = admission_terms(plan) if known else None
+        counting = {name: station for name, station in stations.items() if isinstance(station, CountsRefused)}
+        items = items_per_request(plan) if counting else {}
+        self._counting = [(station, items[name]) for name, station in counting.items()]
         self.promise_s = plan.spec.slo.latency_s
         self._bearable: dict[tuple[int, ...], int] = {}
 
@@ -41,6 +49,11 @@ class Gate:
         if timeout_s >= self.promise_s and self._is_calm(self._terms, loads):
             return True
         return in_time(self._terms, Load(*zip(*loads, strict=True)), now_s, min(self.promise_s, timeout_s))
+
+    def refused(self) -> None:
+        """Tell the stations that count it that a request came and was not let in."""
+        for station, items in self._counting:
+            station.refused(items)
 
     def _is_calm(self, terms: Terms, loads: Sequence[StationLoad]) -> bool:
         """Whether so little is to do that the policy's answer is known: asking it would cost as much as a request."""

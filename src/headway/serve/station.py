@@ -145,6 +145,18 @@ class TellsLoad(Protocol):
 
 
 @runtime_checkable
+class CountsRefused(Protocol):
+    """A station that decides by how much comes: what is refused at the door came, too.
+
+    Else the fewer it let in, the less it would see come, and the less it would do to let more in.
+    """
+
+    def refused(self, items: float) -> None:
+        """Take note of a request that was not let in; on average one like it brings so many items here."""
+        ...
+
+
+@runtime_checkable
 class TellsMetrics(Protocol):
     """A station that has more to tell Prometheus than every station has."""
 

@@ -53,11 +53,21 @@ def admission_terms(plan: Plan) -> Terms | None:
     full_s = [service_s[at + largest - 1] for at, largest in zip(first, size, strict=True)]
     (head_s, tail_s), (_, full_tail_s) = _ways(graph, alone_s), _ways(graph, full_s)
     items = _sample(plan)
-    per_request = [items[name].count / SAMPLE for name in graph.order]
+    per_request = list(_per_request(items).values())
     return Terms(
         head_s, tail_s, full_tail_s, service_s, first, size, per_request, _per_item(graph, items),
         pool, threads, [plan.spec.pools[name].cores for name in pools],
     )  # fmt: skip
+
+
+def items_per_request(plan: Plan) -> dict[str, float]:
+    """Return how many items a request brings to each stage on average, parents first.
+
+    >>> from headway.testing.examples import tiny_plan
+    >>> list(items_per_request(tiny_plan()).values())[0]
+    1.0
+    """
+    return _per_request(_sample(plan))
 
 
 def _batches(domain: Any, context: StageContext, config: Config) -> tuple[Sequence[float], str | None, int] | None:
@@ -86,6 +96,10 @@ def _sample(plan: Plan) -> Mapping[str, StageItems]:
     """The items of a few requests, to count them: the same for the same plan."""
     trace = Trace.from_arrivals(np.arange(float(SAMPLE)))
     return build_items(plan.spec.graph, trace, 0, plan.profile.visits_for(plan.variants))
+
+
+def _per_request(items: Mapping[str, StageItems]) -> dict[str, float]:
+    return {name: each.count / SAMPLE for name, each in items.items()}
 
 
 def _per_item(graph: Graph, items: Mapping[str, StageItems]) -> list[float]:

@@ -45,7 +45,7 @@ class Drift:
         self.warnings: dict[str, str] = {}
         self._agreed: dict[tuple[GearRow, int, int], list[int]] = {}
         self._expected: dict[tuple[GearRow, int, int], tuple[float, int] | None] = {}
-        self._came = 0
+        self._came = 0.0
         self._since_s = math.inf
 
     @property
@@ -53,8 +53,8 @@ class Drift:
         """How certain each model was, as histograms."""
         return [spread.histogram for spread in self._certainty]
 
-    def came(self, now_s: float, carried_per_s: float) -> None:
-        """Count an arrival, where the gears are made for a rate."""
+    def came(self, now_s: float, carried_per_s: float, items: float = 1.0) -> None:
+        """Count an arrival of some items, where the gears are made for a rate."""
         if self._since_s == math.inf:
             self._since_s = now_s
         if now_s >= self._since_s + SPAN_S:
@@ -67,8 +67,8 @@ class Drift:
                     f"{carried_per_s:.4g}/s; plan again with a higher max_rate"
                 )
             self._tell("rate", text)
-            self._since_s, self._came = now_s, 0
-        self._came += 1
+            self._since_s, self._came = now_s, 0.0
+        self._came += items
 
     def hard(self, hardness: float) -> None:
         """Count how hard an item is, before any model is asked."""

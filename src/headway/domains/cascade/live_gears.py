@@ -37,7 +37,7 @@ class GearBox:
         self.lost = False
         self._since_s = math.inf
         self._window = 0
-        self._came = 0
+        self._came = 0.0
         self._rate_per_s = 0.0
         self._from_s = math.inf
         self.held_s: dict[tuple[bool, int], float] = {}
@@ -57,11 +57,11 @@ class GearBox:
         """The rate up to which the gears in force are made to serve."""
         return self._upper_per_s[-1]
 
-    def arrived(self, now_s: float) -> None:
-        """Count an arrival, `advance` having been called for the same time."""
+    def arrived(self, now_s: float, items: float = 1.0) -> None:
+        """Count an arrival, `advance` having been called for the same time; `items` is how many came with it."""
         if self._since_s == math.inf:
             self._since_s = self._from_s = now_s
-        self._came += 1
+        self._came += items
 
     def advance(self, now_s: float, backlog: int) -> None:
         """Choose a gear for every window that has ended by now; `backlog` items have waited since the last event."""
@@ -70,7 +70,7 @@ class GearBox:
             self._rate_per_s = came / self._window_s
             self._shift(self._next(self.gear, backlog), edge_s)
             self._window += 1
-            self._came = 0
+            self._came = 0.0
             if came == 0 and backlog == 0 and before == self.gear:
                 # The windows until now are as empty as this one.
                 self._window = max(self._window, int((now_s - self._since_s) / self._window_s) - 1)
@@ -95,7 +95,7 @@ class GearBox:
         self.lost = lost
         self._take(plan)
         if self._since_s < math.inf:
-            self._since_s, self._window, self._came = now_s, 0, 0
+            self._since_s, self._window, self._came = now_s, 0, 0.0
         cheapest = len(self._rows) - 1
         self._shift(cheapest if self._since_s == math.inf else self._next(cheapest, backlog), now_s, always=True)
 

@@ -79,16 +79,21 @@ class CascadeLive(Flow):
 
     def submit(self, work: Work) -> None:
         """Put an item into the queue of the model at which the gear in force has such items begin."""
-        now_s = work.arrival_s = self._host.clock()
-        self.gears.advance(now_s, self._waiting)
-        self.gears.arrived(now_s)
-        self.drift.came(now_s, self.gears.carried_per_s)
+        work.arrival_s = self._host.clock()
+        self._count(work.arrival_s, 1.0)
         ask = Ask(work, -1 if self._rehearsal is None else self._rehearsal.sample())
         if self._router is None:
             self._enter(ask, self._hard(ask))
         else:
             self._router.put(ask)
         self._host.wake()
+
+    def refused(self, items: float) -> None:
+        """Count what was not let in as having come: gears are for what is offered."""
+        before = self.gears.key
+        self._count(self._host.clock(), items)
+        if self.gears.key != before:
+            self._host.wake()
 
     def ask(self, now_s: float) -> float:
         """Start every batch that the policies want started now, later steps first; return when to ask again."""
@@ -181,6 +186,11 @@ class CascadeLive(Flow):
     def rehearsed(self) -> bool:
         """Whether its models only sleep, so that it is known how accurate the answers are."""
         return self._rehearsal is not None
+
+    def _count(self, now_s: float, items: float) -> None:
+        self.gears.advance(now_s, self._waiting)
+        self.gears.arrived(now_s, items)
+        self.drift.came(now_s, self.gears.carried_per_s, items)
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Stop all workers; what still waits is not finished."""

@@ -14,9 +14,11 @@ import os
 import secrets
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +33,8 @@ _MAX_ERROR_CHARS = 300
 _STARTS = 3
 """Ray gives itself 30 s to start, and no more can be granted: on a busy machine that is not always enough."""
 
+_END_S = 10.0
+"""For how long a process of Ray that was killed is waited for."""
 _HEALTH_PERIOD_S = 1.0
 _DRAIN_LOOK_S = 0.1
 _DRAIN_S = 60.0
@@ -80,8 +84,6 @@ def local_ray() -> Iterator[None]:
     folder = tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-", dir=_short_folder())
     try:
         with _environment(own):
-            import ray
-
             _read_environment()
             options = {"include_dashboard": False, "_temp_dir": folder}
             _init("local", f"Ray cannot be started in {folder}", _STARTS, **options)
@@ -89,7 +91,7 @@ def local_ray() -> Iterator[None]:
                 yield
             finally:
                 # With Ray all of Serve ends at once; to end Serve first would only let Ray complain of it.
-                ray.shutdown()
+                _shut_down()
     finally:
         _read_environment()
         shutil.rmtree(folder, ignore_errors=True)
@@ -147,6 +149,29 @@ def _joined_ray(address: str) -> Iterator[None]:
             ray.shutdown()
 
 
+def _shut_down() -> None:
+    """End our own Ray, and wait for its processes longer than Ray does, which leaves them unreaped after a second."""
+    import ray
+    from ray._private import worker
+
+    node = worker._global_node
+    started = [] if node is None else [info.process for infos in node.all_processes.values() for info in infos]
+    ray.shutdown()
+    for process in started:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_END_S)
+
+
+def _end_half_started(error: BaseException) -> None:
+    """End the processes of a start that failed: Ray forgets them, and only the traceback still leads to them."""
+    from ray._private.node import Node
+
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node = frame.f_locals.get("self")
+        if isinstance(node, Node):
+            node.kill_all_processes(check_alive=False, wait=True)
+
+
 def _check_answers(address: str) -> None:
     """Raise ServeError when no Ray answers where Ray will look for it, which for a loopback address is elsewhere."""
     from ray._private.services import canonicalize_bootstrap_address
@@ -169,7 +194,8 @@ def _init(address: str, problem: str, tries: int = 1, **options: Any) -> None:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=True, **options)
             break
         except Exception as error:  # some of Ray's errors are of no class of their own
-            ray.shutdown()
+            _end_half_started(error)
+            _shut_down()
             if not left:
                 raise ServeError(f"{problem}: {' '.join(str(error).split())[:_MAX_ERROR_CHARS]}") from None
     _pass_on_what_stages_print()

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headway.demo.cascade.models import DARKEST, SHIFTS, SIDE, Matched, shifted, thumbnails
+from headway.demo.cascade.models import DARKEST, SIDE, Matched, thumbnails
 from headway.files import write_atomic
 
 VALIDATION, REPLAYED = 500, 500
-HIDDEN, EPOCHS = 96, 30
+HIDDEN, EPOCHS = 24, 60
 NEAR = 0.02
 """The share of known images whose mutual distances say how fast a score falls."""
 
@@ -57,13 +57,12 @@ def learn(data: Digits, folder: Path, seed: int) -> dict[str, Path]:
     from sklearn.neural_network import MLPClassifier
 
     images = data.known.reshape(-1, SIDE, SIDE).astype(np.float32) / DARKEST
-    copies = np.concatenate([shifted(images, *shift) for shift in SHIFTS]).reshape(-1, SIDE * SIDE)
     with warnings.catch_warnings():
         # That a fit ends at its last allowed step is meant.
         warnings.simplefilter("ignore")
         linear = LogisticRegression(C=0.5, max_iter=200).fit(thumbnails(images), data.known_labels)
         network = MLPClassifier((HIDDEN,), alpha=1e-3, max_iter=EPOCHS, random_state=seed)
-        network.fit(copies, np.tile(data.known_labels, len(SHIFTS)))
+        network.fit(images.reshape(-1, SIDE * SIDE), data.known_labels)
     layers = zip(network.coefs_, network.intercepts_, strict=True)
     learned: dict[str, dict[str, Any]] = {
         "small": {"weight": linear.coef_.T, "bias": linear.intercept_},

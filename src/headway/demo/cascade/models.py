@@ -70,7 +70,7 @@ class Linear(_Learned):
 
 
 class Network(_Learned):
-    """A network with a hidden layer that looks at an image and at eight copies of it, each moved by a pixel.
+    """A network with one hidden layer.
 
     >>> Network("medium.npz").path
     'medium.npz'
@@ -81,12 +81,10 @@ class Network(_Learned):
         self._layers = [(arrays[f"weight_{at}"], arrays[f"bias_{at}"]) for at in (0, 1)]
 
     def scores(self, images: Floats) -> Floats:
-        """Return probabilities of digits, the mean over the copies."""
+        """Return probabilities of digits."""
         (first, first_bias), (second, second_bias) = self._layers
-        x = np.concatenate([shifted(images, *shift).reshape(len(images), -1) for shift in SHIFTS])
-        hidden = np.maximum(x @ first + first_bias, 0)
-        given = softmax(hidden @ second + second_bias).reshape(len(SHIFTS), len(images), CLASSES)
-        return np.asarray(given.mean(axis=0))
+        hidden = np.maximum(images.reshape(len(images), -1) @ first + first_bias, 0)
+        return softmax(hidden @ second + second_bias)
 
 
 class Matched(_Learned):

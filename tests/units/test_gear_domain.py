@@ -285,3 +285,25 @@ def test_the_station_says_how_long_each_gear_served(tmp_path: Path) -> None:
     served = station.serve(arrivals, seed=1, record=True)
     assert served.held_s.size == len(config.gears)
     assert served.held_s.sum() == pytest.approx(served.departures.done_s[-1] - arrivals.arrival_s[0])
+
+
+def test_a_burst_is_measured_by_the_gear_that_serves_it(tmp_path: Path) -> None:
+    declared = spec(tmp_path)
+    config = max(DOMAIN.configs(context(declared), 3.0), key=lambda config: len(config.gears))
+    *_, before, cheapest = config.gears
+    assert cheapest.utilization is not None
+    calm_per_s, most_per_s = 0.5 * config.gears[0].up_to_per_s, cheapest.up_to_per_s
+    burst_per_s = (before.up_to_per_s + most_per_s) / 2
+
+    def outcome(rate_per_s: float) -> Any:
+        calm_s, burst_s = np.arange(0.0, 40.0, 1 / calm_per_s), np.arange(40.0, 50.0, 1 / rate_per_s)
+        plan = Plan(declared, profile("cascade"), {"cascade": config})
+        return simulate(plan, Trace.from_arrivals([*calm_s, *burst_s]), seed=1, mode="mean")
+
+    within, beyond = outcome(burst_per_s), outcome(3.0 * most_per_s)
+    stage = within.stages["cascade"]
+    by_mean = burst_per_s * stage.service_s / stage.items / config.devices
+    assert stage.peak_utilization_10s < 0.9 * by_mean, "dear work in calm times is not what bursts take"
+    assert stage.peak_utilization_10s == pytest.approx(cheapest.utilization * burst_per_s / most_per_s, rel=0.01)
+    assert not [doubt for doubt in within.low_confidence if "busiest" in doubt]
+    assert [doubt for doubt in beyond.low_confidence if "busiest" in doubt]

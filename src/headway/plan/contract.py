@@ -279,6 +279,15 @@ class TellsTimes(Protocol):
 
 
 @runtime_checkable
+class WorksByLoad(Protocol):
+    """Its work per item depends on how many come: what they take on average says nothing of the busiest time."""
+
+    def utilization_at(self, config: Config, rate_per_s: float) -> float | None:
+        """Return what items at this rate take of its capacity, 1 being all of it; None where not predicted."""
+        ...
+
+
+@runtime_checkable
 class SharesPools(Protocol):
     """It can be simulated beside stages whose replicas share a pool of cores."""
 

@@ -337,7 +337,7 @@ def _stages(
             cost_usd=_stage_cost_usd(plan, name, before, after, span_s),
             service_s=busy_s,
             peak_utilization_10s=peak_utilization(
-                np.sort(np.array(now["arrival_s"], np.float64)), busy_s, max(1, round(replicas))
+                plan, name, np.sort(np.array(now["arrival_s"], np.float64)), busy_s, max(1, round(replicas))
             ),
             accuracy=accuracy,
             told=told,

@@ -22,14 +22,22 @@ BEYOND_CALIBRATED = 0.2
 """How much higher than when overheads were observed a stage's utilization may be before they are to be doubted."""
 
 
-def peak_utilization(arrival_s: Floats, busy_s: float, capacity: int) -> float:
-    """Return the busiest ten seconds' offered work relative to capacity, each item taken at its mean share of work."""
+def peak_utilization(plan: Plan, name: str, arrival_s: Floats, busy_s: float, capacity: int) -> float:
+    """Return the work that the busiest ten seconds offer a stage, relative to its capacity.
+
+    Each item is taken at its mean share of the `busy_s`, unless the stage's kind says what it does at a rate.
+    """
     if not arrival_s.size or not capacity:
         return 0.0
     index = ((arrival_s - arrival_s[0]) // PEAK_WINDOW_S).astype(np.int64)
-    most = int(np.bincount(index).max())
     window_s = min(PEAK_WINDOW_S, max(float(arrival_s[-1] - arrival_s[0]), 1e-9))
-    return most * (busy_s / arrival_s.size) / (window_s * capacity)
+    rate_per_s = float(np.bincount(index).max()) / window_s
+    domain = load_domain(plan.spec.stages[name].kind)
+    if hasattr(domain, "utilization_at"):
+        share: float | None = domain.utilization_at(plan.stages[name], rate_per_s)
+        if share is not None:
+            return share
+    return rate_per_s * (busy_s / arrival_s.size) / capacity
 
 
 def near_saturation(stages: Mapping[str, StageOutcome]) -> list[str]:

@@ -160,7 +160,7 @@ def build_outcome(plan: Plan, work: Workload, runs: Mapping[str, StageRun], *, s
             capacity_s=held_s,
             cost_usd=rate * span_s / 3600,
             service_s=run.departures.busy_s,
-            peak_utilization_10s=peak_utilization(run.arrival_s, run.departures.busy_s, run.capacity),
+            peak_utilization_10s=peak_utilization(plan, name, run.arrival_s, run.departures.busy_s, run.capacity),
             accuracy=run.departures.accuracy,
             figures=run.departures.figures,
             told=run.departures.told,

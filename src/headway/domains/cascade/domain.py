@@ -176,6 +176,13 @@ class CascadeDomain:
         table = planned_table(stage.table, config.table, f"stages.{context.name}")
         return work_of(config, table, context.profile, context.name).batch_s
 
+    def utilization_at(self, config: GearPlan, rate_per_s: float) -> float | None:
+        """What of its devices the gear for a rate needs; None where that was not predicted."""
+        from headway.policy.cascading import gear_at
+
+        gear = config.gears[gear_at(rate_per_s, [each.up_to_per_s for each in config.gears])]
+        return None if gear.utilization is None else gear.utilization * rate_per_s / gear.up_to_per_s
+
     def capacity(self, config: GearPlan) -> int:
         """Batches that can be served at once."""
         return config.devices

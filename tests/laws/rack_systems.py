@@ -74,6 +74,7 @@ def random_case(seed: int, requests: int = 80, *, changes: bool = True, sessions
         per_kind=bool(rng.random() < 0.5),
         report_every_s=float(rng.choice([0.0, reply_s + GRID])),
         loss=float(rng.choice([0.0, 0.2])),
+        drifts=bool(rng.integers(2)),
         holds=tuple(tuple(np.flatnonzero(rng.random(servers) < 0.8).tolist()) for _ in range(kinds))
         if rng.random() < 0.3 else (),
         changes=tuple(happened) if changes else (),

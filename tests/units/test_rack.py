@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -111,8 +112,19 @@ def test_work_is_reported_instead_of_counts_when_asked() -> None:
 
 def test_a_lost_reply_makes_the_balancers_own_count_drift() -> None:
     setup = RackSetup((1, 1), ROUTERS["jbsq"]._replace(depth=1.0), "counted", loss=1.0)
-    out = run(setup, [0.0, 1.0, 2.0, 3.0], [0.5] * 4)
+    out = run(replace(setup, drifts=True), [0.0, 1.0, 2.0, 3.0], [0.5] * 4)
     assert (out.answered, np.count_nonzero(out.fate == code.PENDING)) == (2, 2)
+    assert run(setup, [0.0, 1.0, 2.0, 3.0], [0.5] * 4).answered == 4, "a report alone takes no place along"
+
+
+@pytest.mark.parametrize("name", ["jbsq", "central", "jiq"])
+@pytest.mark.parametrize("report_every_s", [0.0, 0.5])
+def test_lost_reports_leave_no_place_taken(name: str, report_every_s: float) -> None:
+    setup = RackSetup((2, 1), ROUTERS[name], loss=0.3, report_every_s=report_every_s)
+    arrival_s = np.arange(2_000) * 0.5
+    out = run(setup, arrival_s.tolist(), [1.0] * arrival_s.size)
+    assert out.answered == arrival_s.size
+    assert out.latency_s.max() < 30.0
 
 
 def test_reports_at_intervals_are_as_old_as_the_interval() -> None:

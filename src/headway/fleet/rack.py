@@ -57,7 +57,10 @@ def advance(
     The functions inside share the arrays as names of this one.
     """
     arrival_s, service_s, kind, session, balancer, row, ledger, work = requests
-    workers, pace, quantum_s, switch_s, eager, discipline, slo_s, send_s, reply_s, signal, by_reply, loss, key = rack
+    (
+        workers, pace, quantum_s, switch_s, eager, discipline, slo_s, send_s, reply_s, signal, by_reply, loss, drifts,
+        key,
+    ) = rack  # fmt: skip
     (
         reported, reported_at_s, sent, outstanding, assigned, latency_s, speed, alive, least, sent_total, u,
     ) = books  # fmt: skip
@@ -201,7 +204,8 @@ def advance(
             return
         fate[job] = code.ANSWERED
         counters[code.ANSWERS] += 1
-        if loss > 0.0 and draw(key ^ code.LOSS_KEY, job, 32) * _UNIT < loss:
+        lost = loss > 0.0 and draw(key ^ code.LOSS_KEY, job, 32) * _UNIT < loss
+        if lost and drifts:
             return
         server = where[job]
         by = balancer[job]
@@ -214,7 +218,7 @@ def advance(
                     place_key[at] = -1
         latency_s[by, server] += RECENT * (done_s[job] - reached_s[job] - latency_s[by, server])
         outstanding[by, server] = max(0.0, outstanding[by, server] - 1.0)
-        if by_reply:
+        if by_reply and not lost:
             believe(job, server)
 
     def choose(job: int, now_s: float) -> int:

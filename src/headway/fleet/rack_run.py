@@ -62,8 +62,10 @@ class RackSetup:
     after how long a request gives way to those that wait; with `eager` also when nobody does; it costs `switch_s` when
     it runs again. `queues`: one for all, or one per type (see `headway.fleet.rack_codes`), then with `slo_s` per type.
     `send_s`, `reply_s`: one way there and back. `report_every_s`: 0 when reports come with replies. `loss`: the share
-    of reports that never come. `holds`: per type, the servers that have its data (default: all). `balancers`: how many
-    send requests, turn by turn, without knowing of each other; each hears of its own only (RackSched's clients).
+    of reports that never come, or with `drifts` of whole replies: then a balancer does not know of the answer either,
+    and what it counts for itself drifts, as RackSched's does (section 3.4). `holds`: per type, the servers that have
+    its data (default: all). `balancers`: how many send requests, turn by turn, without knowing of each other; each
+    hears of its own only (RackSched's clients).
 
     >>> RackSetup((2, 2)).capacity
     4.0
@@ -84,6 +86,7 @@ class RackSetup:
     per_kind: bool = False
     report_every_s: float = 0.0
     loss: float = 0.0
+    drifts: bool = False
     holds: tuple[tuple[int, ...], ...] = ()
     changes: tuple[Change, ...] = ()
     session_bits: int = 16
@@ -206,6 +209,7 @@ class RackSimulation:
             signal=SIGNALS[setup.signal],
             by_reply=setup.report_every_s <= 0.0,
             loss=float(setup.loss),
+            drifts=bool(setup.drifts),
             key=batch_key(self.seed, "rack"),
         )
         speed = np.array(setup.speed, np.float64) if setup.speed else self._rack.workers * self._rack.pace

@@ -40,7 +40,7 @@ class Rack(NamedTuple):
 
     A request that has run for `quantum_s` gives way to those that wait, or in any case when `eager`: the next time it
     runs it takes `switch_s` more. `send_s` and `reply_s` are the ways there and back. `by_reply`: whether reports come
-    with replies; a share `loss` of them never comes.
+    with replies; a share `loss` of them never comes. `drifts`: whether the balancer then does not see the reply either.
     """
 
     workers: Longs
@@ -55,6 +55,7 @@ class Rack(NamedTuple):
     signal: int
     by_reply: bool
     loss: float
+    drifts: bool
     key: int
 
 

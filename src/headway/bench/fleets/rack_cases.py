@@ -89,7 +89,8 @@ class System:
         servers = (sum(workers),) if self.pooled else tuple(workers)
         several = len(work.shares) if work.queues != "one" else 1
         made = RackSetup(
-            workers=servers, router=self.router, signal=self.signal, loss=self.loss, balancers=self.balancers,
+            workers=servers, router=self.router, signal=self.signal, loss=self.loss, drifts=self.loss > 0,
+            balancers=self.balancers,
             speed=() if self.knows_speed else (1.0,) * len(servers), queues=work.queues, quantum_s=work.quantum_s,
             slo_s=tuple(t * US for t in work.times_us), per_kind=several > 1, send_s=ONE_WAY_S, reply_s=ONE_WAY_S,
         )  # fmt: skip

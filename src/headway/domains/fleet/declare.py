@@ -286,7 +286,7 @@ class FleetStage(Stage):
         description="One way from the balancer to a server, or back.",
     )
     report_loss: Share = Field(
-        default=0.0, examples=["1%"], description="The share of reports that never reach the balancer."
+        default=0.0, examples=["1%"], description="The share of load reports that never reach the balancer; answers do."
     )
     affinity: bool = Field(
         default=False,

@@ -135,13 +135,25 @@ def test_report_and_sent_since_is_the_count_of_what_is_unanswered(seed: int) -> 
 def test_a_bounded_queue_never_sends_more_than_its_bound(seed: int, depth: int) -> None:
     case = random_case(seed, changes=False, sessions=False)
     router = routing.router("jbsq", depth=depth)
-    case.setup = replace(case.setup, router=router, speed=(), pace=(), loss=0.0, balancers=1)
+    case.setup = replace(case.setup, router=router, speed=(), pace=(), balancers=1)
     simulation, at_s = case.simulation(), 0.0
     most = depth * sum(case.setup.workers)
     while at_s < math.inf:
         at_s = simulation.advance(at_s)
         counts = simulation.counts()
         assert counts["sent"] + counts["queued"] + counts["running"] + counts["replying"] <= most
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, st.sampled_from(["random", "round-robin", "jbsq", "central", "consistent-hash", "least-outstanding"]))
+def test_lost_reports_are_nothing_to_a_policy_that_reads_none(seed: int, name: str) -> None:
+    case = random_case(seed)
+    setup = replace(case.setup, router=ROUTERS[name], balancers=1, drifts=False)
+    outs = []
+    for loss in (0.0, 0.5):
+        case.setup = replace(setup, loss=loss)
+        outs.append(digest(case.outcome()))
+    assert outs[0] == outs[1]
 
 
 @settings(max_examples=60, deadline=None)

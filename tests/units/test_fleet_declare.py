@@ -162,6 +162,24 @@ def test_parallelism_that_the_model_does_not_fit_is_left_out() -> None:
         parallelisms(context(llm_spec(model="llama-2-70b", tensor_parallel=1)), "a100-80gb")
 
 
+def test_parallelism_that_the_heads_cannot_be_split_over_is_refused_and_never_planned() -> None:
+    with pytest.raises(
+        SpecError, match=r"tensor_parallel\[1\].*32 attention heads .* evenly over 3 .*valid: 1, 2, 4, 8"
+    ):
+        llm_spec(model="llama-2-7b", tensor_parallel=[1, 3])
+    few = {"parameters": 8030000000, "layers": 32, "heads": 12, "kv_heads": 2, "head_dim": 128}
+    with pytest.raises(SpecError, match="valid: 1, 2, 4, 6, 12"):
+        llm_spec(model=few, tensor_parallel=8)
+    spec = Spec.from_dict(
+        {
+            "slo": {"latency": "60s"},
+            "supply": {"a100-80gb": {"price": "$2/h"}},
+            "stages": {"answer": {"kind": "fleet", "model": few}},
+        }
+    )
+    assert parallelisms(context(spec), "a100-80gb") == (1, 2, 4)
+
+
 def test_an_unknown_accelerator_is_named_with_those_that_are_known() -> None:
     spec = Spec.from_dict(
         {

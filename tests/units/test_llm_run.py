@@ -217,6 +217,10 @@ def test_promises_by_class() -> None:
         ({"batching": "chunked"}, "batching is 'chunked'"),
         ({"role": "prefil"}, "did you mean 'prefill'"),
         ({"kv_tokens": 0}, "kv_tokens is 0"),
+        ({"kv_tokens": math.nan}, "kv_tokens is nan; a whole number"),
+        ({"kv_tokens": 1600.5}, "kv_tokens is 1600.5; a whole number"),
+        ({"most_running": math.nan}, "most_running is nan"),
+        ({"ready_s": math.nan}, "ready_s must be at least 0"),
         ({"token_budget": 8}, "must be at least as large"),
         ({"ready_s": 5.0, "stop_s": 5.0}, "before stop_s"),
     ],
@@ -232,6 +236,13 @@ def test_invalid_fleets_are_refused() -> None:
     for engines, says in (((), "no engine"), ((decode,), "both"), ((decode, prefill), "stand before")):
         with pytest.raises(HeadwayError, match=says):
             LlmFleet(engines)
+    for more, says in (
+        ({"report_s": math.nan}, "report_s is nan"),
+        ({"transfer_token_s": math.nan}, "transfer_token_s is nan"),
+        ({"block_tokens": 1.5}, "block_tokens is 1.5"),
+    ):
+        with pytest.raises(HeadwayError, match=says):
+            LlmFleet((ENGINE,), **more)  # type: ignore[arg-type]
     with pytest.raises(HeadwayError, match="below one block"):
         LlmFleet((dataclasses.replace(ENGINE, kv_tokens=8),))
     with pytest.raises(HeadwayError, match="prefix_cache needs"):
@@ -251,6 +262,13 @@ def test_traces_without_what_is_needed_are_refused() -> None:
     below = Trace.from_arrivals([0.0], {"input_tokens": [-1], "output_tokens": [1]})
     with pytest.raises(TraceError, match="below 0"):
         LlmWork.of(below)
+    for column, value, says in (
+        ("input_tokens", 1e20, r"'input_tokens' has the value 1e\+20 in request 0"),
+        ("tenant", 1e20, "'tenant' has a value below 0 or above"),
+    ):
+        huge = Trace.from_arrivals([0.0], {"input_tokens": [1], "output_tokens": [1], column: [value]})
+        with pytest.raises(TraceError, match=says):
+            LlmWork.of(huge)
     short = Trace.from_arrivals([0.0], {"input_tokens": [1], "output_tokens": [1], PROMPT: [3]})
     with pytest.raises(TraceError, match="goes beyond"):
         LlmWork.of(short, Prompts.of([[1]], 16))

@@ -240,8 +240,22 @@ def test_metrics_of_nothing_are_not_zero() -> None:
         ({"slo_s": (0.0,)}, "slo_s has a time above 0"),
         ({"report_every_s": 0.1, "reply_s": 0.2}, "at least reply_s"),
         ({"holds": ((0,), (1,))}, "holds has 2 types, slo_s has 1"),
-        ({"changes": (Change(0.0, "stop"),)}, "action is 'stop'"),
-        ({"changes": (Change(0.0, "fail", 2),)}, "they are 0 to 1"),
+        ({"changes": (Change(0.0, "fail", 2),)}, "a change names a server that does not exist; they are 0 to 1"),
+        ({"changes": (Change(0.0, "fail", 0.5),)}, "they are 0 to 1"),
+        ({"holds": ((7,),)}, "holds names a server that does not exist; they are 0 to 1"),
+        ({"workers": (1.5, 1)}, "a whole number of them"),
+        ({"workers": (math.nan, 1)}, "a whole number of them"),
+        ({"pace": (1.0, math.nan)}, "pace is .* one number above 0"),
+        ({"speed": (math.nan, 1.0)}, "speed is .* one number above 0"),
+        ({"speed": (math.inf, 1.0)}, "speed is .* one number above 0"),
+        ({"slo_s": (1.0, math.nan)}, "slo_s has a time above 0"),
+        ({"quantum_s": math.nan}, "quantum_s is to be above 0"),
+        ({"send_s": math.nan}, "send_s and reply_s"),
+        ({"report_every_s": math.nan}, "report_every_s is nan"),
+        ({"report_every_s": -1.0}, "report_every_s is -1"),
+        ({"balancers": 0}, "at least one"),
+        ({"balancers": 1.5}, "at least one"),
+        ({"session_bits": 99}, "session_bits is 99; a whole number from 0 to 24"),
     ],
 )
 def test_a_rack_that_makes_no_sense_is_named(wrong: dict[str, Any], said: str) -> None:
@@ -255,6 +269,12 @@ def test_a_rack_that_makes_no_sense_is_named(wrong: dict[str, Any], said: str) -
         ({"service_s": np.ones(1)}, "2 arrivals need as many"),
         ({"arrival_s": np.array([1.0, 0.0])}, "arrivals are to be in order"),
         ({"service_s": np.array([1.0, -1.0])}, "no time is to be below 0"),
+        ({"arrival_s": np.array([0.0, math.nan])}, "request 1 has an arrival of nan s"),
+        ({"arrival_s": np.array([0.0, math.inf])}, "request 1 has an arrival of inf s"),
+        ({"service_s": np.array([math.nan, 1.0])}, "request 0 has a service time of nan s"),
+        ({"service_s": np.array([math.inf, 1.0])}, "request 0 has a service time of inf s"),
+        ({"kind": np.array([0, 0.5])}, "numbered from 0"),
+        ({"kind": np.array([0, math.nan])}, "types go from nan"),
         ({"kind": np.array([0, 1], np.int32)}, "types go from 0 to 1; slo_s has 1"),
         ({"session": [1]}, "as many service times, types and sessions"),
     ],
@@ -263,6 +283,25 @@ def test_requests_that_make_no_sense_are_named(inputs: dict[str, Any], said: str
     given = {"arrival_s": np.array([0.0, 1.0]), "service_s": np.ones(2), **inputs}
     with pytest.raises(HeadwayError, match=said):
         RackSimulation(RackSetup((1,)), **given)
+
+
+@pytest.mark.parametrize(
+    ("at_s", "action", "said"),
+    [
+        (0.0, "stop", "action is 'stop'; valid: drain"),
+        (math.nan, "drain", "a change happens at nan s"),
+        (math.inf, "drain", "a finite time of at least 0"),
+        (-1.0, "drain", "a change happens at -1"),
+    ],
+)
+def test_a_change_that_makes_no_sense_is_named(at_s: float, action: str, said: str) -> None:
+    with pytest.raises(HeadwayError, match=said):
+        Change(at_s, action)
+
+
+def test_whole_numbers_and_lists_are_times_too() -> None:
+    given = simulate_rack(RackSetup((1,)), [0, 1], [3, 1])  # type: ignore[arg-type]
+    assert given.latency_s.tolist() == [3.0, 3.0]
 
 
 def test_parameters_of_a_policy_may_be_given_as_whole_numbers() -> None:

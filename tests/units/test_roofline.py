@@ -166,6 +166,8 @@ def test_what_is_not_known_or_does_not_fit_is_an_error_that_says_what_would_be()
         roofline("llama-2-70b", "a100-80gb")
     with pytest.raises(ProfileError, match="tensor_parallel is 0"):
         roofline("llama-2-7b", "a100-80gb", 0)
+    with pytest.raises(ProfileError, match=r"32 attention heads .* evenly over 3 accelerators"):
+        roofline("llama-2-7b", "a100-80gb", 3)
     with pytest.raises(ProfileError, match="two different numbers"):
         fit([Timing(8, 0, 0.01), Timing(8, 0, 0.02)])
     with pytest.raises(ProfileError, match="different lengths"):

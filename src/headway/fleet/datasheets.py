@@ -30,6 +30,25 @@ class Model(NamedTuple):
         """Bytes of one token's keys and values."""
         return 2.0 * self.layers * self.kv_heads * self.head_dim * WEIGHT_BYTES
 
+    def unsplit(self, ways: int) -> str | None:
+        """Return why engines cannot split the model over so many accelerators, None where they can.
+
+        Each has as many attention heads as any other, and as many with keys and values, or several have the same one
+        (Shoeybi et al., "Megatron-LM", arXiv 1909.08053, section 3; vLLM and SGLang refuse anything else).
+
+        >>> models()["llama-2-7b"].unsplit(4) is None, models()["llama-2-7b"].unsplit(3)[:23]
+        (True, '32 attention heads (32 ')
+        """
+        valid = [
+            n for n in range(1, self.heads + 1) if self.heads % n == 0 and 0 in (self.kv_heads % n, n % self.kv_heads)
+        ]
+        if ways in valid:
+            return None
+        return (
+            f"{self.heads} attention heads ({self.kv_heads} with keys and values) cannot be split evenly over {ways} "
+            f"accelerators, as engines do; valid: {', '.join(map(str, valid))}"
+        )
+
 
 class Gpu(NamedTuple):
     """Peak figures of an accelerator; without a `link_bytes_per_s` of its own it reaches others as it does the host."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import numpy as np
 
@@ -53,8 +54,8 @@ class Engine:
             if value not in valid:
                 raise HeadwayError(f"engine: {name} is {value!r}{nearest(value, valid)}; valid: {', '.join(valid)}")
         for name in ("kv_tokens", "token_budget", "most_running"):
-            if getattr(self, name) < 1:
-                raise HeadwayError(f"engine: {name} is {getattr(self, name)}; at least 1 is needed")
+            if not isinstance(getattr(self, name), Integral) or getattr(self, name) < 1:
+                raise HeadwayError(f"engine: {name} is {getattr(self, name)}; a whole number of at least 1 is needed")
         if self.batching == "decode-first" and self.token_budget < self.most_running:
             raise HeadwayError(
                 f"engine: token_budget is {self.token_budget} and most_running {self.most_running}; each running "
@@ -100,8 +101,13 @@ class LlmFleet:
             )
         if roles != sorted(roles, reverse=True) and "prefill" in roles:
             raise HeadwayError("LLM fleet: prefill engines stand before decode engines; sort them so")
-        if self.block_tokens < 1 or self.report_s < 0.0 or self.transfer_token_s < 0.0:
-            raise HeadwayError("LLM fleet: block_tokens is at least 1, report_s and transfer_token_s at least 0")
+        if not isinstance(self.block_tokens, Integral) or self.block_tokens < 1:
+            raise HeadwayError(
+                f"LLM fleet: block_tokens is {self.block_tokens}; a whole number of at least 1 is needed"
+            )
+        for name in ("report_s", "transfer_token_s"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise HeadwayError(f"LLM fleet: {name} is {getattr(self, name)}; seconds of at least 0 are needed")
         if any(engine.kv_tokens < self.block_tokens for engine in self.engines):
             raise HeadwayError(f"LLM fleet: kv_tokens of an engine is below one block of {self.block_tokens} tokens")
 

@@ -23,6 +23,12 @@ MAX_OUTPUT_TOKENS = 4096
 EXPECTED_OUTPUT_TOKENS = 256
 """The output that is expected of every request where no predictor has said."""
 
+MOST_TOKENS = 1_000_000_000
+"""More tokens than any request has: such a figure is an error of the trace."""
+
+LARGEST_NUMBER = 1 << 53
+"""Whole numbers beyond are not all told apart in a trace's columns."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LlmWork:
@@ -230,8 +236,12 @@ def _tokens(trace: Trace, column: str, default: int | None = None) -> Longs:
             )
         return np.full(trace.requests, default, np.int64)
     values = trace.columns[column]
-    if values.size and values.min() < 0:
-        raise TraceError(f"trace {trace.name!r}: column {column!r} has a value below 0")
+    wrong = np.flatnonzero(~((values >= 0) & (values <= MOST_TOKENS)))
+    if wrong.size:
+        raise TraceError(
+            f"trace {trace.name!r}: column {column!r} has the value {values[wrong[0]]:g} in request {wrong[0]}, which "
+            f"is below 0 or above {MOST_TOKENS:,} tokens"
+        )
     return np.maximum(1, np.rint(values)).astype(np.int64)
 
 
@@ -248,6 +258,8 @@ def _check_blocks(trace: Trace, prompts: Prompts, prompt: Longs) -> None:
 
 def _numbers(trace: Trace, column: str, default: Floats | Longs) -> Longs:
     values = trace.columns.get(column, default)
-    if values.size and values.min() < 0:
-        raise TraceError(f"trace {trace.name!r}: column {column!r} has a value below 0; number from 0")
+    if values.size and not (values.min() >= 0 and values.max() <= LARGEST_NUMBER):
+        raise TraceError(
+            f"trace {trace.name!r}: column {column!r} has a value below 0 or above {LARGEST_NUMBER}; number from 0"
+        )
     return values.astype(np.int64)

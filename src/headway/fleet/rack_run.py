@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 
 import numpy as np
 
@@ -43,14 +44,27 @@ ACTIONS = {
 """A server is drained: it gets nothing new; joins, empty if it had failed; fails: what it has is lost, and what is sent
 there until the balancer declares it dead. A balancer that is down loses all that passes it, and what it knew."""
 
+MOST_SESSION_BITS = 24
+"""A table of sessions that is larger would not be a switch's, and takes a gigabyte."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What happens at a time: one of `ACTIONS`, to a server by number (of no meaning for the balancer's)."""
+    """What happens at a time: one of `ACTIONS`, to a server by number (of no meaning for the balancer's).
+
+    Raises HeadwayError for a time that is not one, or an action that is not known.
+    """
 
     at_s: float
     action: str
     server: int = 0
+
+    def __post_init__(self) -> None:
+        if self.action not in ACTIONS:
+            known = f"{nearest(self.action, ACTIONS)}; valid: {', '.join(ACTIONS)}"
+            raise HeadwayError(f"rack: action is {self.action!r}{known}")
+        if not 0.0 <= self.at_s < math.inf:
+            raise HeadwayError(f"rack: a change happens at {self.at_s} s; a finite time of at least 0 is needed")
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,8 @@ class RackSetup:
     and what it counts for itself drifts, as RackSched's does (section 3.4). `holds`: per type, the servers that have
     its data (default: all). `balancers`: how many send requests, turn by turn, without knowing of each other; each
     hears of its own only (RackSched's clients).
+
+    Raises HeadwayError for what is out of range or contradicts itself.
 
     >>> RackSetup((2, 2)).capacity
     4.0
@@ -96,30 +112,44 @@ class RackSetup:
         for name, value, valid in (
             ("signal", self.signal, SIGNALS),
             ("queues", self.queues, QUEUES),
-            *(("action", change.action, ACTIONS) for change in self.changes),
         ):
             if value not in valid:
                 raise HeadwayError(f"rack: {name} is {value!r}{nearest(value, valid)}; valid: {', '.join(valid)}")
         servers = len(self.workers)
         for name, sized in (("pace", self.pace), ("speed", self.speed)):
-            if sized and (len(sized) != servers or min(sized) <= 0.0):
+            if sized and (len(sized) != servers or not all(0.0 < each < math.inf for each in sized)):
                 raise HeadwayError(
                     f"rack: {name} is {sized}; one number above 0 for each of {servers} servers is needed"
                 )
-        if not servers or min(self.workers) < 1:
-            raise HeadwayError(f"rack: workers are {self.workers}; at least one server with at least one is needed")
-        if not (self.quantum_s > 0.0 and self.switch_s >= 0.0 and self.send_s >= 0.0 and self.reply_s >= 0.0):
+        if not servers or not all(isinstance(each, Integral) and each >= 1 for each in self.workers):
+            raise HeadwayError(
+                f"rack: workers are {self.workers}; a whole number of them is needed, at least one server with at "
+                "least one"
+            )
+        ways = (self.switch_s, self.send_s, self.reply_s)
+        if not (self.quantum_s > 0.0 and all(0.0 <= each < math.inf for each in ways)):
             raise HeadwayError("rack: quantum_s is to be above 0; switch_s, send_s and reply_s are to be at least 0")
-        if not (0.0 <= self.loss <= 1.0) or min(self.slo_s, default=0.0) <= 0.0:
+        if not (0.0 <= self.loss <= 1.0) or not self.slo_s or not all(each > 0.0 for each in self.slo_s):
             raise HeadwayError("rack: loss is a share from 0 to 1, and slo_s has a time above 0 for each type")
-        if self.report_every_s < 0.0 or 0.0 < self.report_every_s < self.reply_s:
-            raise HeadwayError("rack: report_every_s is 0 (with replies) or at least reply_s")
-        if self.balancers < 1 or (self.balancers > 1 and self.router.code == JBSQ):
+        if not (self.report_every_s == 0.0 or self.reply_s <= self.report_every_s > 0.0):
+            raise HeadwayError(
+                f"rack: report_every_s is {self.report_every_s}; it is 0 (with replies) or at least reply_s"
+            )
+        if not (isinstance(self.session_bits, Integral) and 0 <= self.session_bits <= MOST_SESSION_BITS):
+            raise HeadwayError(
+                f"rack: session_bits is {self.session_bits}; a whole number from 0 to {MOST_SESSION_BITS} is needed"
+            )
+        is_several = isinstance(self.balancers, Integral) and self.balancers > 1
+        if not (is_several or self.balancers == 1) or (is_several and self.router.code == JBSQ):
             raise HeadwayError("rack: a bounded queue needs one balancer, everything else at least one")
         if self.holds and len(self.holds) != len(self.slo_s):
             raise HeadwayError(f"rack: holds has {len(self.holds)} types, slo_s has {len(self.slo_s)}")
-        if any(not 0 <= change.server < servers for change in self.changes):
-            raise HeadwayError(f"rack: a change names a server that does not exist; they are 0 to {servers - 1}")
+        for what, named in (
+            ("a change names", [change.server for change in self.changes]),
+            ("holds names", [server for held in self.holds for server in held]),
+        ):
+            if any(not (isinstance(server, Integral) and 0 <= server < servers) for server in named):
+                raise HeadwayError(f"rack: {what} a server that does not exist; they are 0 to {servers - 1}")
 
     @property
     def paces(self) -> Floats:
@@ -177,15 +207,27 @@ class RackSimulation:
     seed: int = 1
 
     def __post_init__(self) -> None:
+        # The kernel is compiled for one type of each column.
+        self.arrival_s = np.asarray(self.arrival_s, np.float64)
+        self.service_s = np.asarray(self.service_s, np.float64)
         setup, n = self.setup, self.arrival_s.size
-        kind = self.kind if self.kind.size else np.zeros(n, np.int32)
+        kind = np.asarray(self.kind) if np.size(self.kind) else np.zeros(n, np.int32)
         session = np.asarray(self.session, np.int64)
         if self.service_s.size != n or kind.size != n or session.size not in (0, n):
             raise HeadwayError(f"rack: {n} arrivals need as many service times, types and sessions")
-        if n and (np.any(np.diff(self.arrival_s) < 0.0) or self.service_s.min() < 0.0 or self.arrival_s[0] < 0.0):
-            raise HeadwayError("rack: arrivals are to be in order and no time is to be below 0")
-        if n and not (kind.min() >= 0 and kind.max() < len(setup.slo_s)):
-            raise HeadwayError(f"rack: types go from {kind.min()} to {kind.max()}; slo_s has {len(setup.slo_s)}")
+        for what, times_s in (("an arrival", self.arrival_s), ("a service time", self.service_s)):
+            wrong = np.flatnonzero(~((times_s >= 0.0) & (times_s < math.inf)))
+            if wrong.size:
+                raise HeadwayError(
+                    f"rack: request {wrong[0]} has {what} of {times_s[wrong[0]]} s; no time is to be below 0, and each "
+                    "is to be a finite number"
+                )
+        if np.any(np.diff(self.arrival_s) < 0.0):
+            raise HeadwayError("rack: arrivals are to be in order of time")
+        if n and not (kind.min() >= 0 and kind.max() < len(setup.slo_s) and np.all(kind == np.rint(kind))):
+            raise HeadwayError(
+                f"rack: types go from {kind.min()} to {kind.max()}; slo_s has {len(setup.slo_s)}, numbered from 0"
+            )
         rows = len(setup.slo_s) if setup.per_kind else 1
         kind = kind.astype(np.int32)
         by = (np.arange(n) % setup.balancers).astype(np.int32)

@@ -57,7 +57,7 @@ class Roofline:
 def roofline(model: str, gpu: str, tensor_parallel: int = 1) -> Roofline:
     """Return what is known of a model on an accelerator: measured constants where there are, else a prior.
 
-    Raises ProfileError for a name that is not known, or where the weights do not fit.
+    Raises ProfileError for a name that is not known, or as `prior`.
 
     >>> found = roofline("llama-2-7b", "a100-80gb")
     >>> found.evidence, round(found.step.token_s * 1e6), found.error_ratio < 0.05
@@ -83,10 +83,13 @@ def prior(model: Model, gpu: Gpu, tensor_parallel: int, model_name: str = "", gp
     The floor is the time to read the weights, the time per token 2 FLOP per weight, each divided by the share of the
     peak that the published timings reach (their geometric mean). With tensor parallelism the accelerators share that
     work, and two all-reduces of each layer's output are added (Shoeybi et al., "Megatron-LM", arXiv 1909.08053,
-    section 3). Raises ProfileError where the weights do not fit.
+    section 3). Raises ProfileError where the weights do not fit, or the heads cannot be split so.
     """
     if tensor_parallel < 1:
         raise ProfileError(f"roofline: tensor_parallel is {tensor_parallel}; at least 1 is needed")
+    refused = model.unsplit(tensor_parallel)
+    if refused is not None:
+        raise ProfileError(f"roofline: tensor_parallel is {tensor_parallel}; {refused}")
     memory_share, compute_share, error_ratio = efficiency()
     bandwidth = gpu.bandwidth_bytes_per_s * tensor_parallel
     flops = gpu.flops_per_s * tensor_parallel * compute_share

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import InitErrorDetails
 
+from headway.domains.fleet.served import ServedModel, figures
 from headway.errors import ServeError, nearest
-from headway.fleet import datasheets
 from headway.fleet.engines import BATCHINGS
 from headway.policy.kv_admission import RULES
 from headway.policy.routing import ROUTERS
@@ -97,42 +97,6 @@ class ClassPromise(Strict):
         if self.ttft_s is None and self.tpot_s is None and self.e2e_s is None:
             raise ValueError("promises nothing; give ttft, tpot or e2e, such as {ttft: 1s}")
         return self
-
-
-class ModelFigures(Strict):
-    """What of a model decides its speed and its memory, where it is not known by name."""
-
-    parameters: float = Field(gt=0, examples=[8030000000], description="The number of its weights.")
-    layers: int = Field(ge=1, examples=[32], description="Its layers.")
-    heads: int = Field(ge=1, examples=[32], description="Attention heads of a layer.")
-    kv_heads: int = Field(ge=1, examples=[8], description="Of these, heads with keys and values of their own.")
-    head_dim: int = Field(ge=1, examples=[128], description="The dimension of a head.")
-
-
-def _known_model(name: str) -> str:
-    known = datasheets.models()
-    if name not in known:
-        raise ValueError(
-            f"{shown(name)} is not a model known here; valid: {listed(known)}{nearest(name, known)}; or give its "
-            "figures, such as {parameters: 8030000000, layers: 32, heads: 32, kv_heads: 8, head_dim: 128}"
-        )
-    return name
-
-
-def _form_of_model(value: Any) -> str | None:
-    if isinstance(value, str):
-        return "(text)"
-    return "(mapping)" if isinstance(value, Mapping | ModelFigures) else None
-
-
-ServedModel = Annotated[
-    Annotated[str, AfterValidator(_known_model), Tag("(text)")] | Annotated[ModelFigures, Tag("(mapping)")],
-    Discriminator(
-        _form_of_model,
-        custom_error_type="headway",
-        custom_error_message="needs a model's name, or its figures: parameters, layers, heads, kv_heads, head_dim",
-    ),
-]
 
 
 def _upstream(text: str) -> str:
@@ -317,7 +281,13 @@ class FleetStage(Stage):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> FleetStage:
-        problems = [*self._foreign(), *self._unknown_policies(), *self._handed_over(), *self._classes()]
+        problems = [
+            *self._foreign(),
+            *self._unknown_policies(),
+            *self._unsplit(),
+            *self._handed_over(),
+            *self._classes(),
+        ]
         if problems:
             raise validation_error("FleetStage", problems)
         return self
@@ -329,6 +299,13 @@ class FleetStage(Stage):
         for field in sorted(fields & self.model_fields_set):
             text = f"belongs to servers: {other}, and these are servers: {self.servers}; remove it"
             yield line_error([names[field]], text, getattr(self, field))
+
+    def _unsplit(self) -> Iterator[InitErrorDetails]:
+        """Numbers of accelerators that were asked for and that the model's heads cannot be split over."""
+        if self.model is not None and "tensor_parallel" in self.model_fields_set:
+            for at, ways in enumerate(self.tensor_parallel):
+                if (text := figures(self.model).unsplit(ways)) is not None:
+                    yield line_error(["tensor_parallel", at], text, ways)
 
     def _handed_over(self) -> Iterator[InitErrorDetails]:
         """What cannot be where some engines only compute prompts."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from headway.domains.fleet.declare import FleetStage, ModelFigures
+from headway.domains.fleet.declare import FleetStage
+from headway.domains.fleet.served import ModelFigures, figures
 from headway.errors import PlanError, ProfileError
 from headway.fleet import datasheets, roofline
 from headway.fleet.roofline import Roofline
@@ -40,7 +41,7 @@ def engine_times(context: StageContext, hardware: str, tensor_parallel: int) -> 
     """
     stage = fleet_stage(context)
     known = stage.model
-    model = datasheets.Model(**known.model_dump()) if isinstance(known, ModelFigures) else known
+    model = figures(known) if isinstance(known, ModelFigures) else known
     rows = tuple(
         row
         for row in context.profile.rows

@@ -48,15 +48,16 @@ def test_what_is_for_the_gateway_alone_does_not_reach_an_upstream() -> None:
     play(scene)
 
 
-def test_a_stream_passes_event_by_event() -> None:
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_a_stream_passes_event_by_event(line_end: str) -> None:
     async def scene() -> None:
         more = asyncio.Event()
 
         async def behave(asked: Asked) -> None:
             await asked.head()
-            await asked.event(json.dumps({"token": 0}))
+            await asked.event(json.dumps({"token": 0}), line_end)
             await more.wait()
-            await asked.event(json.dumps({"token": 1}))
+            await asked.event(json.dumps({"token": 1}), line_end)
             await asked.end()
 
         async with gateway(Scripted(behave)) as stage:

@@ -46,9 +46,9 @@ class Asked:
         lines = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n%b\r\n"
         await self.send(lines % extra)
 
-    async def event(self, text: str) -> None:
+    async def event(self, text: str, line_end: str = "\n") -> None:
         """Send one event, as a chunk of its own."""
-        data = f"data: {text}\n\n".encode()
+        data = f"data: {text}{2 * line_end}".encode()
         await self.send(b"%x\r\n%b\r\n" % (len(data), data))
 
     async def end(self) -> None:

@@ -56,6 +56,10 @@ def die(asked: Asked) -> None:
 @example([chunk(USAGE), b"10\r\n0123", b"456789abcdef\r", b"\n0\r\n\r\n"], die)
 @example([b"10\r\n0123456789abcde", b"f", b"\r\n0\r\n\r\n"], die)
 @example([chunk(b"x"), b"40\r\n" + b"y" * 30, b"y" * 30], reset)
+@example([b"1", b"05\r\nab", b"x" * 259 + b"\r\n", b"0\r\n\r\n"], die)
+@example([b"1", b"6\r\nabcdef\r\n", b"y" * 14 + b"\r\n0\r\n\r\n"], die)
+@example([chunk(b"x"), b"5;n=", b"5\r\nab", b"cde\r\n0\r\n\r\n"], die)
+@example([chunk(b"x"), b"10\r", b"\n0123456789abcdef\r", b"\n0", b"\r\n", b"\r\n"], die)
 def test_a_stream_is_the_same_whoever_passes_it_on(pieces: list[bytes], end: Any) -> None:
     # A stream is handed over when some of it has come.
     pieces = [chunk(b"some"), chunk(b"more"), *pieces]

@@ -50,7 +50,8 @@ class Line(asyncio.Protocol):
         self._raw = b""
         self._skipped = 0
         self._headed = self._framed = self._chunked = self._hop = False
-        self._complete = self._excess = self._keep = self._looked_up = self._inside = False
+        self._complete = self._excess = self._keep = self._looked_up = False
+        self._inside = self._between = False
         self._splice: Splice | None = None
 
     # What relays ask for
@@ -115,9 +116,12 @@ class Line(asyncio.Protocol):
             send(data)
             if self._complete:
                 self._end(relay)
-            elif self._splice is not None and not self._inside and self._splice.ready():
-                # Soon, because what was just written has yet to reach the client's socket.
-                self._loop.call_soon(self._give, self._splice, relay)
+            elif self._splice is not None:
+                # A read may end within the line of a chunk's size: then the parser holds what only it knows.
+                self._between = not self._inside and data.endswith(b"\r\n")
+                if self._between and self._splice.ready():
+                    # Soon, because what was just written has yet to reach the client's socket.
+                    self._loop.call_soon(self._give, self._splice, relay)
 
     def eof_received(self) -> None:
         relay = self._relay
@@ -174,7 +178,7 @@ class Line(asyncio.Protocol):
 
     def _give(self, splice: Splice, relay: Relay) -> None:
         """Have a stream passed on from here, where it stands between two chunks and its client has taken all."""
-        if relay is not self._relay or self._inside or self._paused or self._spliced >= 0:
+        if relay is not self._relay or not self._between or self._paused or self._spliced >= 0:
             return
         ours, theirs = self._transport, relay.client.transport
         if ours.is_closing() or theirs.is_closing() or theirs.get_write_buffer_size():
@@ -227,7 +231,7 @@ class Line(asyncio.Protocol):
         elif not self._headed:
             if len(raw) > MAX_HEAD_BYTES:
                 self._fail(f"the head of its answer is larger than {MAX_HEAD_BYTES} bytes")
-        elif self._complete or not raw.endswith(HEAD_END):
+        elif self._complete or len(raw) > self._head_at(raw)[1] + 4:
             self._show(relay)
 
     def _show(self, relay: Relay) -> None:
@@ -259,16 +263,20 @@ class Line(asyncio.Protocol):
     def _parts(self) -> tuple[bytes, bytes]:
         """Return the answer's head, without its empty line and what is between neighbours only, and what follows."""
         raw, self._raw = self._raw, b""
-        begin = 0
-        for _ in range(self._skipped):
-            begin = raw.index(HEAD_END, begin) + 4
-        end = raw.index(HEAD_END, begin)
+        begin, end = self._head_at(raw)
         head = raw[begin:end]
         if self._hop:
             head = _HOP_LINE.sub(b"", head)
         if not head.startswith(b"HTTP/1.1"):
             head = b"HTTP/1.1" + head[8:]
         return head, raw[end + 4 :]
+
+    def _head_at(self, raw: bytes) -> tuple[int, int]:
+        """Return where the answer's head begins and ends: after those of status 1xx, before its empty line."""
+        begin = 0
+        for _ in range(self._skipped):
+            begin = raw.index(HEAD_END, begin) + 4
+        return begin, raw.index(HEAD_END, begin)
 
     def _end(self, relay: Relay) -> None:
         self._relay = None

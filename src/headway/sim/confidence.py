@@ -31,13 +31,13 @@ def peak_utilization(plan: Plan, name: str, arrival_s: Floats, busy_s: float, ca
         return 0.0
     index = ((arrival_s - arrival_s[0]) // PEAK_WINDOW_S).astype(np.int64)
     window_s = min(PEAK_WINDOW_S, max(float(arrival_s[-1] - arrival_s[0]), 1e-9))
-    rate_per_s = float(np.bincount(index).max()) / window_s
+    most = int(np.bincount(index).max())
     domain = load_domain(plan.spec.stages[name].kind)
     if hasattr(domain, "utilization_at"):
-        share: float | None = domain.utilization_at(plan.stages[name], rate_per_s)
+        share: float | None = domain.utilization_at(plan.stages[name], most / window_s)
         if share is not None:
             return share
-    return rate_per_s * (busy_s / arrival_s.size) / capacity
+    return most * (busy_s / arrival_s.size) / (window_s * capacity)
 
 
 def near_saturation(stages: Mapping[str, StageOutcome]) -> list[str]:

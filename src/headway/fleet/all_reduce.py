@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 from headway.fleet.datasheets import Gpu, Model, gpus, table
-from headway.fleet.step_time import StepTime, Timing, error_of, fit, mean_of_others
+from headway.fleet.step_time import StepTime, Timing, error_left_out, error_of, fit, mean_of_others
 
 
 def all_reduces_s(model: Model, gpu: Gpu, workers: int, tokens: float, gpu_name: str = "") -> float:
@@ -26,7 +26,8 @@ def all_reduce(gpu: Gpu, workers: int, gpu_name: str = "") -> tuple[StepTime, bo
     """Return what an all-reduce takes (its "tokens" are bytes), whether that is measured, and its relative error.
 
     Where no timings are published, each byte goes `2 (n - 1) / n` times over the link, at the share of its peak that
-    published ones reach; the error is then what that says of those that are published.
+    published ones reach; the error is then what that says of those that are published. Else it is that at sizes which
+    the fit to all others predicts.
     """
     timings = [timing for *key, timing in reductions() if key == [gpu_name, workers]]
     if timings:
@@ -37,7 +38,8 @@ def all_reduce(gpu: Gpu, workers: int, gpu_name: str = "") -> tuple[StepTime, bo
 
 @cache
 def _reduction(timings: tuple[Timing, ...]) -> tuple[StepTime, float]:
-    return fit(timings, overhead=True)
+    step, error_ratio = fit(timings, overhead=True)
+    return step, error_left_out(timings, overhead=True) or error_ratio
 
 
 def _byte_s(gpu: Gpu, workers: int) -> float:

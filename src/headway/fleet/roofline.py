@@ -13,14 +13,14 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from headway.errors import ProfileError, nearest
 from headway.fleet.all_reduce import all_reduce, all_reduces_s
 from headway.fleet.datasheets import WEIGHT_BYTES, Gpu, Model, gpus, models, table
-from headway.fleet.step_time import StepTime, Timing, error_of, fit, mean_of_others
+from headway.fleet.step_time import StepTime, Timing, error_left_out, error_of, fit
 
 T = TypeVar("T")
 
@@ -29,6 +29,9 @@ USUAL_TOKENS = (8.0, 512.0, 2048.0, 4096.0)
 
 MEMORY_SHARE = 0.9
 """The share of an accelerator's memory that weights and keys and values may take, as engines have it by default."""
+
+LEFT_OUT = "at more than the fewest tokens, each timing predicted from the others"
+"""What the error of constants that were fitted to timings is measured on."""
 
 COPY_SHARE = 0.8
 """The share of the link's peak that copies to the host reach."""
@@ -39,8 +42,8 @@ class Roofline:
     """A model on an accelerator with a degree of tensor parallelism: what its iterations take and what memory it has.
 
     `kv_tokens`: tokens of context that fit beside the weights. `swap_token_s`: copying one token's keys and values to
-    the host. `evidence`: `measured`, `imported` or `prior`, as in profiles. `error_ratio`: the mean error, relative, on
-    the timings that the constants rest on; of a prior, on those of models that were measured; None where unknown.
+    the host. `evidence`: `measured`, `imported` or `prior`, as in profiles. `error_ratio`: the mean error, relative, at
+    timings that were not used, `error_on` says which; None where unknown. It covers no attention and no context.
     """
 
     model: str
@@ -52,6 +55,7 @@ class Roofline:
     evidence: str
     error_ratio: float | None
     source: str
+    error_on: str = ""
 
 
 def roofline(model: str, gpu: str, tensor_parallel: int = 1) -> Roofline:
@@ -69,11 +73,14 @@ def roofline(model: str, gpu: str, tensor_parallel: int = 1) -> Roofline:
     made = prior(_known(model, models(), "model"), _known(gpu, gpus(), "GPU"), tensor_parallel, model, gpu)
     if not timings:
         return made
-    step, error_ratio, source = _with_all_reduces(timings, models()[model], gpus()[gpu], tensor_parallel, gpu)
+    parts = models()[model], gpus()[gpu], tensor_parallel, gpu
+    step, _, source = _with_all_reduces(timings, *parts)
+    error_ratio = _error_left_out(timings, *parts)
     step = replace(step, kv_token_s=made.step.kv_token_s, pair_s=made.step.pair_s)
     return replace(
         made, step=step, evidence="imported", error_ratio=error_ratio,
         source=f"Vidur's profiled operators (MIT licence){source}; context and attention from peak figures",
+        error_on=LEFT_OUT,
     )  # fmt: skip
 
 
@@ -91,6 +98,11 @@ def prior(model: Model, gpu: Gpu, tensor_parallel: int, model_name: str = "", gp
     if refused is not None:
         raise ProfileError(f"roofline: tensor_parallel is {tensor_parallel}; {refused}")
     memory_share, compute_share, error_ratio = efficiency()
+    measured = list(dict.fromkeys(row[1] for row in published()))
+    error_on = f"for models left out, on {', '.join(measured)}"
+    if gpu_name not in measured:
+        error_ratio = error_on_other_gpus()
+        error_on = f"for a GPU left out of {', '.join(measured)}; no timing of {gpu_name or 'this GPU'} is known"
     bandwidth = gpu.bandwidth_bytes_per_s * tensor_parallel
     flops = gpu.flops_per_s * tensor_parallel * compute_share
     weights = model.parameters * WEIGHT_BYTES
@@ -113,7 +125,7 @@ def prior(model: Model, gpu: Gpu, tensor_parallel: int, model_name: str = "", gp
         model_name, gpu_name, tensor_parallel, step, int(spare / model.kv_bytes),
         model.kv_bytes / (gpu.host_bytes_per_s * tensor_parallel * COPY_SHARE), "prior",
         error_ratio if tensor_parallel == 1 else error_ratio + more_ratio,
-        f"parameters, peak figures, and the efficiency of published timings{source}",
+        f"parameters, peak figures, and the efficiency of published timings{source}", error_on,
     )  # fmt: skip
 
 
@@ -126,12 +138,29 @@ def _with_all_reduces(
     """
     if workers == 1:
         return *fit(timings), ""
+    whole, more_ratio = _whole(timings, model, gpu, workers, gpu_name)
+    step, error_ratio = fit(whole, overhead=True)
+    is_known = all_reduce(gpu, workers, gpu_name)[1]
+    return step, error_ratio + more_ratio, " and all-reduces" if is_known else ", and all-reduces by their link"
+
+
+def _whole(
+    timings: Sequence[Timing], model: Model, gpu: Gpu, workers: int, gpu_name: str
+) -> tuple[list[Timing], float]:
+    """Timings with their all-reduces, and the error of these by their share of the time."""
     added_s = [all_reduces_s(model, gpu, workers, timing.tokens, gpu_name) for timing in timings]
     whole = [each._replace(seconds=each.seconds + s) for each, s in zip(timings, added_s, strict=True)]
-    step, error_ratio = fit(whole, overhead=True)
-    known, reduce_error = all_reduce(gpu, workers, gpu_name)[1:]
     share = statistics.fmean(s / each.seconds for each, s in zip(whole, added_s, strict=True))
-    return step, error_ratio + share * reduce_error, " and all-reduces" if known else ", and all-reduces by their link"
+    return whole, share * all_reduce(gpu, workers, gpu_name)[2]
+
+
+def _error_left_out(timings: Sequence[Timing], model: Model, gpu: Gpu, workers: int, gpu_name: str) -> float | None:
+    """The error at timings that are left out, and that of all-reduces."""
+    if workers == 1:
+        return error_left_out(timings)
+    whole, more_ratio = _whole(timings, model, gpu, workers, gpu_name)
+    error_ratio = error_left_out(whole, overhead=True)
+    return None if error_ratio is None else error_ratio + more_ratio
 
 
 def fitted(base: Roofline, timings: Iterable[Timing], *, evidence: str, source: str) -> Roofline:
@@ -141,10 +170,13 @@ def fitted(base: Roofline, timings: Iterable[Timing], *, evidence: str, source: 
     """
     if evidence not in ("measured", "imported"):
         raise ProfileError(f"roofline: evidence is {evidence!r}; valid: measured, imported")
-    step, error_ratio = fit(timings)
+    timings = list(timings)
+    step = fit(timings)[0]
     kv_token_s = step.kv_token_s or base.step.kv_token_s
     step = replace(step, kv_token_s=kv_token_s, pair_s=step.pair_s or base.step.pair_s)
-    return replace(base, step=step, evidence=evidence, error_ratio=error_ratio, source=source)
+    return replace(
+        base, step=step, evidence=evidence, error_ratio=error_left_out(timings), source=source, error_on=LEFT_OUT
+    )
 
 
 @cache
@@ -161,28 +193,65 @@ def published() -> tuple[tuple[str, str, int, Timing], ...]:
     )
 
 
-@cache
-def efficiency() -> tuple[float, float, float]:
-    """Return the shares of peak bandwidth and peak FLOPS that published timings reach, and the error of a prior.
+class _System(NamedTuple):
+    """A measured system: what its floor and its time per token are at the peak, what share it reaches, its timings."""
 
-    The error is what the shares of all other measured systems say of each one, averaged: what a prior may be wrong by.
-    """
-    keys = list(dict.fromkeys(row[:3] for row in published()))
-    memory, compute, rows = [], [], []
-    for model_name, gpu_name, tensor_parallel in keys:
+    gpu: str
+    least_s: float
+    token_s: float
+    memory_share: float
+    compute_share: float
+    timings: np.ndarray[tuple[int, int], np.dtype[np.float64]]
+
+    def error_by(self, others: Sequence[_System]) -> float:
+        """Return how wrong the shares of others are about this one."""
+        memory_share = statistics.geometric_mean([other.memory_share for other in others])
+        compute_share = statistics.geometric_mean([other.compute_share for other in others])
+        return error_of(StepTime(self.least_s / memory_share, self.token_s / compute_share), self.timings)
+
+
+@cache
+def _systems() -> tuple[_System, ...]:
+    found = []
+    for model_name, gpu_name, tensor_parallel in dict.fromkeys(row[:3] for row in published()):
         timings = [row[3] for row in published() if row[:3] == (model_name, gpu_name, tensor_parallel)]
         step, _ = fit(timings)
         model, gpu = models()[model_name], gpus()[gpu_name]
         least_s = model.parameters * WEIGHT_BYTES / (gpu.bandwidth_bytes_per_s * tensor_parallel)
         token_s = 2.0 * model.parameters / (gpu.flops_per_s * tensor_parallel)
-        memory.append(least_s / step.floor_s)
-        compute.append(token_s / step.token_s)
-        rows.append((least_s, token_s, np.array([tuple(timing) for timing in timings])))
-    errors = [
-        error_of(StepTime(least_s / mean_of_others(memory, at), token_s / mean_of_others(compute, at)), timings)
-        for at, (least_s, token_s, timings) in enumerate(rows)
-    ]
-    return statistics.geometric_mean(memory), statistics.geometric_mean(compute), statistics.fmean(errors)
+        rows = np.array([tuple(timing) for timing in timings])
+        found.append(_System(gpu_name, least_s, token_s, least_s / step.floor_s, token_s / step.token_s, rows))
+    return tuple(found)
+
+
+@cache
+def efficiency() -> tuple[float, float, float]:
+    """Return the shares of peak bandwidth and peak FLOPS that published timings reach, and the error of a prior.
+
+    The error is what the shares of all other measured systems say of each one, averaged: what a prior may be wrong by
+    on a GPU of which timings are known.
+    """
+    systems = _systems()
+    errors = [each.error_by([other for other in systems if other is not each]) for each in systems]
+    return (
+        statistics.geometric_mean([each.memory_share for each in systems]),
+        statistics.geometric_mean([each.compute_share for each in systems]),
+        statistics.fmean(errors),
+    )
+
+
+@cache
+def error_on_other_gpus() -> float:
+    """Return the error of a prior on a GPU of which no timing is known: that on each measured one, by the others'.
+
+    >>> error_on_other_gpus() > efficiency()[2]
+    True
+    """
+    errors = []
+    for gpu in {each.gpu for each in _systems()}:
+        others = [each for each in _systems() if each.gpu != gpu]
+        errors.append(statistics.fmean(each.error_by(others) for each in _systems() if each.gpu == gpu))
+    return statistics.fmean(sorted(errors))
 
 
 def _known(name: str, table: Mapping[str, T], kind: str) -> T:

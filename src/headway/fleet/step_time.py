@@ -94,6 +94,29 @@ def fit(timings: Iterable[Timing], *, overhead: bool = False) -> tuple[StepTime,
     return best[1], best[0]
 
 
+def error_left_out(timings: Iterable[Timing], *, overhead: bool = False) -> float | None:
+    """Return the mean relative error at timings that a fit to all others predicts; None where there are too few.
+
+    Each timing above the fewest tokens is left out once. Those of the fewest alone show the floor.
+
+    >>> error_left_out([Timing(8, 0, 0.01), Timing(512, 0, 0.03), Timing(1024, 0, 0.06), Timing(4096, 0, 0.24)]) < 1e-9
+    True
+    """
+    known = list(timings)
+    if len({timing.tokens for timing in known}) < 4:
+        return None
+    least = min(timing.tokens for timing in known)
+    errors = []
+    for at, timing in enumerate(known):
+        if timing.tokens > least:
+            try:
+                step = fit(known[:at] + known[at + 1 :], overhead=overhead)[0]
+            except ProfileError:
+                return None
+            errors.append(error_of(step, np.array([tuple(timing)])))
+    return statistics.fmean(errors)
+
+
 def error_of(step: StepTime, rows: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> float:
     """Return the mean relative error of a step time on rows of timings, their fields as columns."""
     tokens, kv_tokens, seconds, pairs = rows.T

@@ -207,12 +207,12 @@ class FleetDomain:
         known = engine_times(context, config.hardware, config.tensor_parallel)
         where = f"{known.tensor_parallel} x {config.hardware}" if known.tensor_parallel > 1 else config.hardware
         of = f"what iterations take of {known.model or 'the model'} on {where}"
-        wrong = "" if known.error_ratio is None else f", off by {100 * known.error_ratio:.2g}% on average"
-        if known.evidence == "prior":
-            checked = " where such a prior could be checked" if wrong else ""
-            text = f"{of} is a prior{wrong}{checked}; {known.source}"
-        else:
-            text = f"{of} is {known.evidence}{wrong}; {known.source}"
+        wrong = ""
+        if known.error_ratio is not None:
+            wrong = (
+                f", off by {100 * known.error_ratio:.2g}% on average {known.error_on}; without context and attention"
+            )
+        text = f"{of} is {'a ' * (known.evidence == 'prior')}{known.evidence}{wrong}; {known.source}"
         return Evidence(known.evidence, text, known.error_ratio)
 
     def batches_s(self, context: StageContext, config: FleetConfig) -> Sequence[float] | None:

@@ -15,7 +15,7 @@ from headway.fleet.llm_memory import Cache, Lines
 from headway.fleet.llm_state import DECODE, Balance, Engines, Requests, Rules
 from headway.policy import routing, scheduling, token_routing
 from headway.policy.routing import ROUND_ROBIN, Servers
-from headway.policy.scheduling import Backlog, Order, Waiting
+from headway.policy.scheduling import MLFQ, Backlog, Order, Waiting
 from headway.sim.draws import draw
 from headway.sim.jit import borrowing
 from headway.sim.station import Floats
@@ -48,21 +48,27 @@ def scan(
     made: Longs,
     account: Floats,
 ) -> tuple[int, int]:
-    """Return who of those that wait at an engine goes first, and who first of those with at most so many tokens."""
+    """Return who of those that wait at an engine goes first, and who first of those with at most so many tokens.
+
+    Those that were preempted are ranked with the others by `mlfq` alone; else they are not asked about.
+    """
     top = -1
     small = -1
     top_late = False
     small_late = False
     least = math.inf
     small_least = math.inf
-    r = int(lines.head[e])
+    again = order.code == MLFQ and lines.back[e] >= 0
+    r = int(lines.back[e] if again else lines.head[e])
     while r >= 0:
         came_s = requests.arrival_s[r]
         late = overdue(order, came_s, now_s)
         value = came_s
         if not late:
             left = float(max(1, requests.predicted[r] - made[r]))
-            seen = Waiting(came_s, float(work[r]), float(total[r]), left, account[e, requests.tenant[r]])
+            seen = Waiting(
+                came_s, float(work[r]), float(total[r]), left, account[e, requests.tenant[r]], float(made[r])
+            )  # fmt: skip
             value = rank(order, seen, backlog, now_s)
         if top < 0 or (late and not top_late) or (late == top_late and value < least):
             top = r
@@ -75,6 +81,9 @@ def scan(
             small_late = late
             small_least = value
         r = int(lines.following[r])
+        if r < 0 and again:
+            again = False
+            r = int(lines.head[e])
     return top, small
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from headway.fleet.compiled import policies
+from headway.fleet.llm_levels import gives_way, lowest
 from headway.fleet.llm_memory import KEY_BITS, KEY_MASK, end_after, enter, evict, fitting, growth, over_by, publish
-from headway.fleet.llm_running import admit, by_arrival, choose, drop, forget, hand_over, patient, preempt
+from headway.fleet.llm_running import admit, by_arrival, choose, drop, forget, hand_over, patient, preempt, preemptive
 from headway.fleet.llm_state import (
     ANSWERED,
     COMPUTED,
@@ -45,9 +46,8 @@ def lone(engines: Engines, rules: Rules) -> bool:
 @step
 def stands(engines: Engines, rules: Rules, state: State, e: int) -> bool:
     """Return whether what comes now changes nothing before a request leaves."""
-    return rules.hash_blocks == 0 and (
-        state.running[e] >= engines.most_running[e] or (by_arrival(rules) and patient(rules) and state.waiting[e] > 0)
-    )
+    full = state.running[e] >= engines.most_running[e] and not preemptive(rules)
+    return rules.hash_blocks == 0 and (full or (by_arrival(rules) and patient(rules) and state.waiting[e] > 0))
 
 
 @step
@@ -61,15 +61,20 @@ def start(engines: Engines, rules: Rules, requests: Requests, state: State, e: i
     asked = 0
     pairs = 0.0
     evicted = False
-    state.steady[e] = True
+    state.steady[e] = not preemptive(rules)
     mixed = batching == DECODE_FIRST
+    if preemptive(rules) and state.waiting[e] > 0 and batching != STATIC:
+        r = gives_way(engines, rules, requests, state, e, mixed, now_s)
+        if r >= 0:
+            preempt(engines, rules, requests, state, e, r)
     # Which comes first, memory for decoding or new requests: the other gets what is left.
     for turn in range(2):
         if (turn == 0) == mixed:
             if asked > 0:
                 continue
             while residue[e, state.it[e] % block_tokens] > cache.free[e] + cache.evictable[e]:
-                preempt(engines, rules, requests, state, e)
+                preempt(engines, rules, requests, state, e, lowest(engines, rules, requests, state, e, now_s))
+                state.headroom[e] = rules.admission.most_headroom
                 evicted = True
             need = residue[e, state.it[e] % block_tokens]
             evict(cache, e, need, rules.hash_blocks)

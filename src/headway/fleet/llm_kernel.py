@@ -130,6 +130,7 @@ def enqueue(engines: Engines, rules: Rules, requests: Requests, state: State, e:
         whole = cacheable(rules, requests, r)
         found = matched(state.cache, e, requests.blocks, requests.first_block[r], whole, False)
         state.work[r] = prompt - found * rules.hash_blocks * rules.block_tokens
+        state.joined[r] = state.work[r]
     if span[e] == 0:
         state.clock_s[e] = max(state.clock_s[e], now_s)
     elif not stands(engines, rules, state, e):

@@ -38,7 +38,7 @@ from headway.fleet.llm_state import (
 )
 from headway.policy import kv_admission
 from headway.policy.kv_admission import OPTIMISTIC, PEAK, RESERVE, Memory
-from headway.policy.scheduling import FCFS, INPUT_WEIGHT, VTC, Backlog
+from headway.policy.scheduling import FCFS, INPUT_WEIGHT, MLFQ, VTC, Backlog
 from headway.sim.jit import step
 
 fits = policies(kv_admission).fits
@@ -64,45 +64,30 @@ def by_arrival(rules: Rules) -> bool:
 @step
 def patient(rules: Rules) -> bool:
     """Return whether a request that does not fit goes on not fitting until another comes or leaves."""
-    return rules.admission.code == OPTIMISTIC or rules.admission.code == RESERVE
+    return (rules.admission.code == OPTIMISTIC or rules.admission.code == RESERVE) and not preemptive(rules)
+
+
+@step
+def preemptive(rules: Rules) -> bool:
+    """Return whether what runs may give way to what waits: with each token that is made."""
+    return rules.order.code == MLFQ
 
 
 @step
 def choose(engines: Engines, rules: Rules, requests: Requests, state: State, e: int, now_s: float) -> int:
     """Return the request to admit next, or -1; `state.steady`: whether that lasts until one comes or leaves."""
-    cache = state.cache
-    capacity, block_tokens, hash_blocks = engines.capacity[e], rules.block_tokens, rules.hash_blocks
     state.steady[e] = patient(rules)
     overtaker = -1
     top = int(state.lines.back[e])
     if top < 0 and by_arrival(rules):
         top = int(state.lines.head[e])
-    elif top < 0:
-        asked = capacity - cache.free[e] - cache.evictable[e] + state.waiting_tokens[e] / block_tokens
-        backlog = Backlog(
-            float(state.queued[e]), float(engines.budget[e]), asked / capacity, engines.token_s[e],
-            engines.overhead_s[e] + engines.floor_s[e],
-        )  # fmt: skip
-        spare = (cache.free[e] + cache.evictable[e]) * block_tokens
-        top, overtaker = scan(
-            rules.order, backlog, state.lines, e, now_s, spare, requests, state.work, state.total, state.made,
-            state.account,
-        )  # fmt: skip
-        if overtaker >= 0 or hash_blocks > 0:
+    elif top < 0 or preemptive(rules):
+        top, overtaker = foremost(engines, rules, requests, state, e, now_s)
+        if overtaker >= 0 or rules.hash_blocks > 0:
             state.steady[e] = False
     passed = -1
     for _ in range(2):
-        need = blocks_of(state.total[top], block_tokens)
-        if hash_blocks > 0 and not state.loaded[top]:
-            first = requests.first_block[top]
-            need -= matched(cache, e, requests.blocks, first, cacheable(rules, requests, top), True) * hash_blocks
-        most = blocks_of(requests.prompt[top] + requests.limit[top], block_tokens)
-        peak = peak_with(requests, state, e, top) / block_tokens if rules.admission.code == PEAK else 0.0
-        memory = Memory(
-            float(capacity), float(cache.free[e] + cache.evictable[e]), float(state.reserved[e]),
-            state.headroom[e] / block_tokens, peak, state.running[e],
-        )  # fmt: skip
-        if fits(rules.admission, float(need), float(most), memory):
+        if has_room(engines, rules, requests, state, e, top, -1, 0):
             if passed >= 0:
                 state.skipped[passed] += 1
             return top
@@ -114,19 +99,61 @@ def choose(engines: Engines, rules: Rules, requests: Requests, state: State, e: 
 
 
 @step
-def peak_with(requests: Requests, state: State, e: int, r: int) -> float:
-    """Return the most tokens that what runs is predicted to hold together with one more request."""
+def foremost(engines: Engines, rules: Rules, requests: Requests, state: State, e: int, now_s: float) -> tuple[int, int]:
+    """Return who goes first of those that wait, and who of those that fit into memory that is free."""
+    cache, capacity, block_tokens = state.cache, engines.capacity[e], rules.block_tokens
+    asked = capacity - cache.free[e] - cache.evictable[e] + state.waiting_tokens[e] / block_tokens
+    backlog = Backlog(
+        float(state.queued[e]), float(engines.budget[e]), asked / capacity, engines.token_s[e],
+        engines.overhead_s[e] + engines.floor_s[e],
+    )  # fmt: skip
+    spare = (cache.free[e] + cache.evictable[e]) * block_tokens
+    top, overtaker = scan(
+        rules.order, backlog, state.lines, e, now_s, spare, requests,
+        state.joined if preemptive(rules) else state.work, state.total, state.made, state.account,
+    )  # fmt: skip
+    return top, overtaker
+
+
+@step
+def has_room(
+    engines: Engines, rules: Rules, requests: Requests, state: State, e: int, r: int, gone: int, gained: int
+) -> bool:
+    """Return whether a request fits into memory, if `gone` ran no more (-1: nobody) and so many blocks were gained."""
+    cache, block_tokens, hash_blocks = state.cache, rules.block_tokens, rules.hash_blocks
+    need = blocks_of(state.total[r], block_tokens)
+    if hash_blocks > 0 and not state.loaded[r]:
+        first = requests.first_block[r]
+        need -= matched(cache, e, requests.blocks, first, cacheable(rules, requests, r), True) * hash_blocks
+    most = blocks_of(requests.prompt[r] + requests.limit[r], block_tokens)
+    peak = peak_with(requests, state, e, r, gone) / block_tokens if rules.admission.code == PEAK else 0.0
+    reserved = state.reserved[e]
+    if gone >= 0:
+        reserved -= blocks_of(requests.prompt[gone] + requests.limit[gone], block_tokens)
+    memory = Memory(
+        float(engines.capacity[e]), float(cache.free[e] + cache.evictable[e] + gained), float(reserved),
+        state.headroom[e] / block_tokens, peak, state.running[e] - (gone >= 0),
+    )  # fmt: skip
+    return fits(rules.admission, float(need), float(most), memory)
+
+
+@step
+def peak_with(requests: Requests, state: State, e: int, r: int, gone: int) -> float:
+    """Return the most tokens that what runs is predicted to hold, without `gone`, together with one more request."""
     used, remaining = state.used, state.remaining
-    running = state.running[e]
-    for at in range(running):
-        other = state.run[e, at]
+    at = 0
+    for place in range(state.running[e]):
+        other = state.run[e, place]
+        if other == gone:
+            continue
         decodes = state.status[other] == DECODING
         since = state.it[e] - state.entered[other] if decodes else 0
         used[at] = state.context[other] + since if decodes else state.total[other]
         remaining[at] = max(1, requests.predicted[other] - state.made[other] - since)
-    used[running] = state.total[r]
-    remaining[running] = max(1, requests.predicted[r] - state.made[r])
-    return float(predicted_peak(used, remaining, running + 1))
+        at += 1
+    used[at] = state.total[r]
+    remaining[at] = max(1, requests.predicted[r] - state.made[r])
+    return float(predicted_peak(used, remaining, at + 1))
 
 
 @step
@@ -200,13 +227,9 @@ def drop(rules: Rules, requests: Requests, state: State, e: int, r: int, tokens:
 
 
 @step
-def preempt(engines: Engines, rules: Rules, requests: Requests, state: State, e: int) -> None:
-    """Send the request that was admitted last back to those that wait, ahead of all that never ran."""
+def preempt(engines: Engines, rules: Rules, requests: Requests, state: State, e: int, r: int) -> None:
+    """Send a request that runs back to those that wait, ahead of all that never ran."""
     total, todo, loaded = state.total, state.todo, state.loaded
-    r = state.run[e, 0]
-    for at in range(1, state.running[e]):
-        if state.admitted[state.run[e, at]] > state.admitted[r]:
-            r = state.run[e, at]
     lost = total[r] - todo[r]
     kept = total[r]
     loaded[r] = 0
@@ -231,7 +254,6 @@ def preempt(engines: Engines, rules: Rules, requests: Requests, state: State, e:
     drop(rules, requests, state, e, r, kept)
     state.tally[e, PREEMPTIONS] += 1
     state.preempted[r] += 1
-    state.headroom[e] = rules.admission.most_headroom
     total[r] = requests.prompt[r] + state.made[r]
     state.work[r] = total[r]
     if loaded[r]:

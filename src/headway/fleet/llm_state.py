@@ -124,8 +124,9 @@ class State(NamedTuple):
     """What changes. Columns of requests, of engines, and of engines by something else, in this order.
 
     A request that decodes has the context `context + it - entered` and has made `made + it - entered` tokens, `it`
-    being its engine's count of decoding iterations. `span` iterations are under way on an engine since `begin_s`, the
-    first of `step_s` and each `growth_s` longer than the one before; 0 when it stands at `clock_s`.
+    being its engine's count of decoding iterations. `joined`: its `work` as it came. `span` iterations are under way
+    on an engine since `begin_s`, the first of `step_s` and each `growth_s` longer than the one before; 0 when it stands
+    at `clock_s`.
     """
 
     counters: Longs
@@ -138,6 +139,7 @@ class State(NamedTuple):
     todo: Longs
     chunk: Longs
     work: Longs
+    joined: Longs
     total: Longs
     context: Longs
     made: Longs
@@ -202,7 +204,7 @@ class State(NamedTuple):
         width = draws(rules.router)
         per: dict[str, Any] = {
             **{name: _longs(n) for name in (
-                "held", "todo", "chunk", "work", "total", "context", "made", "entered", "shared")},
+                "held", "todo", "chunk", "work", "joined", "total", "context", "made", "entered", "shared")},
             **{name: _ints(n) for name in ("skipped", "preempted")},
             **{name: _ints(n, -1) for name in ("engine",)},
             **{name: np.full(n, np.inf) for name in ("start_s", "first_s", "done_s")},

@@ -53,8 +53,9 @@ class Waiting(NamedTuple):
     """What an order may know of a request that waits.
 
     `work_tokens`: to compute before its next token (what is cached left out; after a preemption, what it had generated
-    counts too). `memory_tokens`: KV memory it starts with. `predicted_tokens`: output that a predictor still expects.
-    `served`: its tenant's account (`INPUT_WEIGHT`, `OUTPUT_WEIGHT`).
+    counts too, but for `mlfq`, whose levels no preemption may change). `memory_tokens`: KV memory it starts with.
+    `predicted_tokens`: output that a predictor still expects. `served`: its tenant's account (`INPUT_WEIGHT`,
+    `OUTPUT_WEIGHT`). `made_tokens`: output that it has, of one that was preempted.
     """
 
     arrived_s: float
@@ -62,6 +63,7 @@ class Waiting(NamedTuple):
     memory_tokens: float
     predicted_tokens: float
     served: float
+    made_tokens: float = 0.0
 
 
 class Backlog(NamedTuple):
@@ -103,13 +105,35 @@ def overdue(order: Order, arrived_s: float, now_s: float) -> bool:
     return now_s - arrived_s >= order.max_wait_s
 
 
+def level(prompt_s: float, made_s: float, quantum_s: float) -> float:
+    """Return in which queue of `mlfq` a request is, 0 the first: of skip-join MLFQ (FastServe, arXiv 2305.05920).
+
+    Quanta double from `quantum_s`. It joins the first queue whose quantum covers the work of its prompt (`prompt_s`),
+    and is in the next one each time that its service, with the tokens that it has made (`made_s`), exceeds a quantum.
+    Of what waits in a gateway nothing was served: there this is the queue that it joins. Engines of the simulator let
+    what runs give way to what waits in an earlier queue; where they differ from FastServe, docs/fleets.md says.
+
+    >>> level(0.03, 0.0, 0.01), level(0.03, 0.02, 0.01), level(0.03, 0.1, 0.01)
+    (2.0, 3.0, 4.0)
+    """
+    queue = 0.0
+    while quantum_s < prompt_s:
+        quantum_s *= 2.0
+        queue += 1.0
+    service_s = prompt_s + made_s
+    while quantum_s < service_s:
+        service_s -= quantum_s
+        quantum_s *= 2.0
+        queue += 1.0
+    return queue
+
+
 def rank(order: Order, request: Waiting, engine: Backlog, now_s: float) -> float:
     """Return where a request stands among those that wait: the least goes first, the earliest of equals.
 
     - `fcfs`: arrival. `sjf`: tokens to compute. `srpt`: seconds of work left, by the predicted output. `vtc`: what its
       tenant was served.
-    - `hrrn`: highest response ratio, wait over work (Brinch Hansen). `mlfq`: the queue whose quantum, doubling from one
-      iteration's time, holds its work; arrival within a queue (skip-join of FastServe, arXiv 2305.05920).
+    - `hrrn`: highest response ratio, wait over work (Brinch Hansen). `mlfq`: its `level`; arrival within one.
     - `aged`: tokens to compute, less those that it earns by waiting: `reach_tokens` in `max_wait_s`.
     - `larry` and `larry-backlog` are reconstructions: of LARRY (arXiv 2410.17840) it is known that it ranks by memory
       demand, wait and load, not how. `larry`: arrival while memory is plentiful; under pressure large prompts step
@@ -136,11 +160,7 @@ def rank(order: Order, request: Waiting, engine: Backlog, now_s: float) -> float
     if code == SRPT:
         return request.work_tokens * engine.token_s + request.predicted_tokens * engine.step_s
     if code == MLFQ:
-        level, quantum_s = 0.0, engine.step_s
-        while quantum_s < request.work_tokens * engine.token_s:
-            quantum_s *= 2.0
-            level += 1.0
-        return level
+        return level(request.work_tokens * engine.token_s, request.made_tokens * engine.step_s, engine.step_s)
     if code == VTC:
         return request.served
     if code == LARRY:

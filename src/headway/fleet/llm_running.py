@@ -134,7 +134,7 @@ def has_room(
         float(engines.capacity[e]), float(cache.free[e] + cache.evictable[e] + gained), float(reserved),
         state.headroom[e] / block_tokens, peak, state.running[e] - (gone >= 0),
     )  # fmt: skip
-    return fits(rules.admission, float(need), float(most), memory)
+    return bool(fits(rules.admission, float(need), float(most), memory))
 
 
 @step

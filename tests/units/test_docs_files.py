@@ -15,6 +15,7 @@ import pytest
 
 from headway.bench import Row as BenchRow
 from headway.domains.fleet.compare import Run
+from headway.plan.config import OwnPromise
 from headway.plan.difference import diff
 from headway.plan.infeasible import Infeasible
 from headway.plan.make import make
@@ -99,7 +100,8 @@ def infeasible() -> dict[str, Any]:
     spec["slo"]["latency"] = "1ms"
     with pytest.raises(Infeasible) as refusal:
         make(tiny_spec().from_dict(spec), tiny_profile(), Trace.poisson(rate=5, seconds=20, seed=1))
-    return refusal.value.to_dict()
+    own = OwnPromise("chat.ttft", "the first token", promised_s=0.001, least_s=0.009)
+    return Infeasible("tiny", dataclasses.replace(refusal.value.obstacle, promises=(own,))).to_dict()
 
 
 @cache

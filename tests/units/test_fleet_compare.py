@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from headway.cli.app import main
-from headway.domains.fleet.compare import ALL, NEVER, CoresContest, LlmContest, Run, choices, compare
+from headway.domains.fleet.compare import ALL, NEVER, CoresContest, LlmContest, Run, arrivals, choices, compare
 from headway.domains.fleet.config import CoresConfig, LlmConfig
 from headway.domains.fleet.deployed import contest_of, deployed
 from headway.errors import HeadwayError, PlanError, TraceError
@@ -243,3 +243,91 @@ def test_what_is_wrong_is_said_in_a_sentence(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, says: str
 ) -> None:
     assert says in run(capsys, *arguments, code=code)[1]
+
+
+def with_one_too_large(requests: int = 60) -> Trace:
+    trace = tokens(requests)
+    prompt = trace.columns["input_tokens"].copy()
+    prompt[7] = 300_000.0
+    return Trace.from_arrivals(trace.arrival_s, {**trace.columns, "input_tokens": prompt}, trace.duration_s)
+
+
+def test_a_request_beyond_memory_is_told_and_leaves_the_figures_of_what_was_answered() -> None:
+    contest = contest_of(llm_plan())
+    trace = with_one_too_large()
+    runs = compare(contest, [trace], choices(contest, {"routing": ["round-robin", "least-prefill"]}))
+    for each in runs:
+        assert each.reported["rejected_ratio"] == pytest.approx(1 / 60)
+        assert all(math.isfinite(each.reported[name]) for name in ("ttft_mean_s", "e2e_mean_s", "wait_max_s"))
+        # One of sixty is more than one in a hundred: the percentile counts it as never answered.
+        assert each.reported["ttft_p99_s"] == math.inf
+        assert each.reported["kept_ratio"] <= 59 / 60
+    told = contest.rejected(arrivals(trace))
+    assert (told["requests"], told["first"], told["input_tokens"]) == (1, 7, 300_000)
+    assert told["context_tokens"] == 304_096 > told["kv_tokens"]
+    assert contest.rejected(arrivals(tokens(60))) == {}
+
+
+def test_two_infinite_times_are_not_said_to_be_equal() -> None:
+    first = {"routing": "round-robin", "order": "fcfs", "admission": "optimistic"}
+    second = {**first, "routing": "least-prefill"}
+    never = {**figures(0.4, 9.0), "ttft_mean_s": math.inf, "ttft_p99_s": math.inf, "rejected_ratio": 0.02}
+    runs = [Run(1.0, choice, 0, never, never) for choice in (first, second)]
+    value = compared("chat", "2 engines", runs, first, report_s=0.5, provenance={})
+    for row in value["rows"]:
+        assert row["stale_ratio"]["ttft_mean_s"]["mean"] is None
+        assert row["baseline_ratio"]["ttft_p99_s"]["mean"] is None
+    said = shown(value, 80)
+    assert "±0%" not in said
+    assert "∞" in said
+
+
+def test_the_tables_always_say_the_longest_wait_and_what_stale_loads_cost_and_keep_names_whole() -> None:
+    first = {"routing": "least-loaded", "queues": "one", "quantum": "0.25ms"}
+    names = ["least-loaded", "weighted-random", "consistent-hash"]
+    every = [{**first, "routing": name, "quantum": quantum} for name in names for quantum in ("0.25ms", "never")]
+    once = {**figures(0.4, 9.0), "rejected_ratio": 0.02}
+    runs = [Run(1.0, choice, 0, once, once) for choice in every]
+    value = compared("rack", "2 servers", runs, first, report_s=None, provenance={}, rejected=TOO_LARGE)
+    said = shown(value, 80)
+    for name in [*names, "longest wait", "stale loads", "rejected", "0.25ms"]:
+        assert name in said
+    assert "may need 94,096 tokens, 90,000 in its prompt; an engine holds 80,000" in " ".join(said.split())
+    assert "One resampled trace, no intervals" in said
+    assert "95 %" not in said
+
+
+TOO_LARGE = {"requests": 1, "first": 4, "input_tokens": 90_000, "context_tokens": 94_096, "kv_tokens": 80_000}
+
+
+def shown(value: dict[str, Any], width: int) -> str:
+    console = Console(width=width, no_color=True, force_terminal=False, legacy_windows=False)
+    with console.capture() as capture:
+        console.print(policies_view(value))
+    return capture.get()
+
+
+def test_a_quantum_may_be_written_in_any_unit() -> None:
+    contest = contest_of(cores_plan())
+    picked = choices(contest, {"quantum": ["5000us", "0.02s", "5ms", NEVER]})
+    assert [choice["quantum"] for choice in picked] == ["5ms", "20ms", NEVER]
+    with pytest.raises(HeadwayError, match="quantum is '7ms'"):
+        choices(contest, {"quantum": ["7ms"]})
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_time_below_0_is_found_in_its_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"t.{suffix}"
+    rows = ["0.0,0.1", "0.5,-0.2"] if suffix == "csv" else []
+    lines = (
+        ["arrival_s,service_s", *rows]
+        if rows
+        else [json.dumps({"arrival_s": at, "service_s": took}) for at, took in ((0.0, 0.1), (0.5, -0.2))]
+    )
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(TraceError, match=rf"t\.{suffix}:{len(lines)}: service_s is '?-0.2'?; it must be .* at least 0"):
+        Trace.read(path)
+    contest = contest_of(cores_plan())
+    below = Trace.from_arrivals([0.0, 0.5], {"service_s": [0.1, -0.2]}, name="made")
+    with pytest.raises(TraceError, match=r"stages.look: trace 'made': request 1 .* service_s of -0.2 s"):
+        compare(contest, [below], choices(contest, {}))

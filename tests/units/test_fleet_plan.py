@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from tests.units.fleet_specs import ENGINES, GPUS, SERVERS, chats, cores_spec, llm_spec, looks
 
 from headway.cli import main
@@ -15,6 +16,7 @@ from headway.domains.fleet import DOMAIN
 from headway.domains.fleet.config import CoresConfig, LlmConfig
 from headway.errors import HeadwayError, PlanError, TraceError
 from headway.plan import Infeasible, Plan
+from headway.plan.config import StageContext
 from headway.plan.make import make
 from headway.plan.oracle import Oracle
 from headway.profile import Profile, Row
@@ -87,7 +89,35 @@ def test_a_promise_that_no_engine_keeps_is_refused_without_a_search() -> None:
     with pytest.raises(Infeasible) as caught:
         planned(llm_spec(classes={"chat": {"ttft": "1ms"}, "batch": {"e2e": "60s"}}), chats(4.0, 10.0, seed=1))
     assert caught.value.obstacle.stage == "answer"
-    assert "the promises to chat, batch must be kept too" in str(caught.value)
+    [refused] = caught.value.obstacle.promises
+    assert (refused.name, refused.promised_s) == ("chat.ttft", 0.001)
+    assert 0.001 < refused.least_s < 0.5
+    assert "chat.ttft: the first token is promised within 1 ms" in str(caught.value)
+    assert caught.value.to_dict()["promises"] == [refused.to_dict()]
+
+
+def test_the_least_that_may_be_promised_is_the_least_that_requests_take_alone() -> None:
+    trace = chats(4.0, 10.0, seed=1)
+    spec = llm_spec(classes={"chat": {"ttft": "1s", "e2e": "30s"}, "batch": {"tpot": "1s"}})
+    context = StageContext("answer", spec.stages["answer"], spec, NOTHING)
+    told = {each.name: each for each in DOMAIN.promises(context, trace, sampled=False)}
+    assert set(told) == {"chat.ttft", "chat.e2e", "batch.tpot"}
+    assert not any(each.beyond for each in told.values())
+    assert told["chat.ttft"].least_s < told["chat.e2e"].least_s
+
+
+def test_more_engines_for_prompts_than_supply_has_are_refused_at_once() -> None:
+    supply = {"a100-80gb": {"price": "$2/h", "max": 8}}
+    fields = llm_spec(prefill_engines=9, tensor_parallel=1, hardware="a100-80gb").to_dict()
+    spec = Spec.from_dict({**fields, "supply": supply})
+    says = r"prefill_engines: 9 and an engine that decodes, on 1 each, need 10 of a100-80gb, and supply has max: 8"
+    with pytest.raises(PlanError, match=says):
+        planned(spec, chats(4.0, 10.0, seed=1))
+    [problem] = DOMAIN.problems(spec, "answer")
+    assert "supply has max: 8" in problem
+    fits = llm_spec(prefill_engines=[1, 9], tensor_parallel=1, hardware="a100-80gb").to_dict()
+    assert DOMAIN.problems(Spec.from_dict({**fits, "supply": supply}), "answer") == []
+    assert DOMAIN.problems(llm_spec(), "answer") == []
 
 
 def test_a_robust_plan_is_explained_with_its_evidence() -> None:
@@ -250,3 +280,34 @@ def test_stages_that_need_a_profile_are_named(tmp_path: Path, capsys: pytest.Cap
     assert "'--profile': stages without one: retrieve" in capsys.readouterr().err
     with pytest.raises(HeadwayError, match="no profile is given, and nothing else says what work costs at retrieve;"):
         make(Spec.from_dict(GRAPH), None, chats(1.0, 10.0, seed=1))
+
+
+def test_a_fleet_without_a_model_is_told_to_give_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = llm_spec().to_dict()
+    del document["stages"]["answer"]["model"]
+    (tmp_path / "bare.yaml").write_text(json.dumps(document))
+    with pytest.raises(SystemExit) as stop:
+        main(["plan", str(tmp_path / "bare.yaml"), "--trace", "requests.csv"])
+    assert stop.value.code == 2
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "stages.answer: give model:, such as llama-2-7b" in said
+    with pytest.raises(PlanError, match="give model:, such as llama-2-7b"):
+        make(Spec.from_dict(document), None, chats(1.0, 10.0, seed=1))
+
+
+def test_one_request_beyond_memory_is_explained_and_the_rest_keep_their_figures() -> None:
+    plan = Plan(llm_spec(), NOTHING, {"answer": LlmConfig("a100-80gb", 2, token_budget=512, most_running=64)})
+    trace = chats(6.0, 20.0, seed=2)
+    prompt = trace.columns["input_tokens"].copy()
+    prompt[5] = 300_000.0
+    outcome = simulate(plan, Trace.from_arrivals(trace.arrival_s, {**trace.columns, "input_tokens": prompt}))
+    stage = outcome.to_dict()["stages"]["answer"]
+    for name in ("ttft_mean_s", "e2e_mean_s", "per_token_mean_s", "wait_max_s"):
+        assert 0 <= stage["figures"][name] < 1e3
+    assert (stage["rejected"]["first"], stage["rejected"]["input_tokens"]) == (5, 300_000)
+    assert outcome.counts()["rejected"] == 1 == outcome.misses
+    console = Console(width=300, no_color=True)
+    with console.capture() as capture:
+        console.print(outcome_view(outcome))
+    assert "1 request rejected: request 5 (from 0) may need" in capture.get()
+    assert "∞" not in capture.get()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -66,3 +67,14 @@ def test_the_page_shows_everything_and_escapes_what_is_from_outside() -> None:
         assert said in page
     worse = document("Demo", *measured_page(json.loads(json.dumps({**TOLD, "within": False})), times, []))
     assert "Predicted worse than within 15 %" in worse
+
+
+def test_phrases_break_over_lines_so_that_figures_stay_in_sight_and_rejections_are_explained() -> None:
+    told = {"requests": 1, "first": 4, "input_tokens": 90_000, "context_tokens": 94_096, "kv_tokens": 80_000}
+    figures: dict[str, float | None] = {"e2e_mean_s": 2.0, "e2e_p99_s": None, "chat.kept_ratio": 0.99}
+    made = story(figures)
+    predicted = {"stages": {"answer": {"figures": figures, "rejected": told}}}
+    page = render(replace(made, predicted=predicted))
+    assert '<th class="note" scope="col">set up</th>' in page
+    assert '<th class="note" scope="col">promised</th>' in page
+    assert "may need 94,096 tokens, 90,000 in its prompt; an engine holds 80,000." in page

@@ -113,7 +113,7 @@ def _policies(
     output: Path | None,
     json: bool,
 ) -> None:
-    from headway.domains.fleet.compare import choices, compare
+    from headway.domains.fleet.compare import arrivals, choices, compare
     from headway.domains.fleet.deployed import contest_of
     from headway.plan.oracle import block_s, derive
     from headway.report.policies import compared, policies_view
@@ -133,8 +133,9 @@ def _policies(
         "seed": seed, "plan_hash": deployed.hash,
     }  # fmt: skip
     found = compared(
-        deployed.spec.name, capacity(deployed), runs, baseline, report_s=contest.report_s, provenance=provenance
-    )
+        deployed.spec.name, capacity(deployed), runs, baseline, report_s=contest.report_s, provenance=provenance,
+        rejected=contest.rejected(arrivals(trace)),
+    )  # fmt: skip
     _write(found, output)
     emit(found, json, lambda: policies_view(found))
 

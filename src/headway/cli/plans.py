@@ -147,7 +147,7 @@ def plan(
     that keeps the promised latency.
     """
     from headway.plan.infeasible import Infeasible
-    from headway.plan.make import make, needing_profile
+    from headway.plan.make import declare_instead, make, needing_profile
     from headway.report.terminal import plan_view
 
     declared = read_spec(spec)
@@ -155,7 +155,9 @@ def plan(
     if limited and (planner is not Planner.EXACT or budget is not None):
         raise typer.BadParameter("leave --planner and --budget out", param_hint="'--devices'/'--budget-usd-per-hour'")
     if profile is None and (needing := needing_profile(declared)):
-        raise typer.BadParameter(f"stages without one: {', '.join(needing)}", param_hint="'--profile'")
+        raise typer.BadParameter(
+            f"stages without one: {', '.join(needing)}{declare_instead(declared, needing)}", param_hint="'--profile'"
+        )
     measured = None if profile is None else read_profile(profile, declared)
     requests = read_trace(trace, seed, format, skip_bad)
     with Progress("plan") as progress:

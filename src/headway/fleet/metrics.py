@@ -36,7 +36,8 @@ def time_per_output_token_s(first_s: Floats, last_s: Floats, tokens: Floats) -> 
     >>> time_per_output_token_s(np.array([1.0]), np.array([3.0]), np.array([5.0])).tolist()
     [0.5]
     """
-    return np.asarray(np.divide(last_s - first_s, tokens - 1, out=np.full(tokens.size, np.nan), where=tokens > 1))
+    decoding_s = np.subtract(last_s, first_s, out=np.full(tokens.size, np.inf), where=np.isfinite(last_s))
+    return np.asarray(np.divide(decoding_s, tokens - 1, out=np.full(tokens.size, np.nan), where=tokens > 1))
 
 
 def normalized_latency_s(latency_s: Floats, tokens: Floats) -> Floats:
@@ -46,6 +47,32 @@ def normalized_latency_s(latency_s: Floats, tokens: Floats) -> Floats:
     [0.5]
     """
     return np.asarray(np.divide(latency_s, tokens, out=np.full(tokens.size, np.nan), where=tokens > 0))
+
+
+def mean_answered(values: Floats) -> float:
+    """Return the mean over what was answered: one request that never is would make any mean infinite and hide the rest.
+
+    Infinite where nothing was answered, NaN for no values. Percentiles count the unanswered: there they are misses.
+
+    >>> mean_answered(np.array([1.0, 3.0, np.inf])), mean_answered(np.array([np.inf]))
+    (2.0, inf)
+    """
+    answered = values[np.isfinite(values)]
+    if answered.size:
+        return float(answered.mean())
+    return float("inf") if values.size else float("nan")
+
+
+def most_answered(values: Floats) -> float:
+    """Return the greatest value of what was answered; infinite where nothing was, NaN for no values.
+
+    >>> most_answered(np.array([1.0, 3.0, np.inf]))
+    3.0
+    """
+    answered = values[np.isfinite(values)]
+    if answered.size:
+        return float(answered.max())
+    return float("inf") if values.size else float("nan")
 
 
 def goodput_per_s(met: Floats, span_s: float) -> float:

@@ -36,6 +36,30 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnPromise:
+    """A promise that a stage makes of its own: its name in the declaration, what it `means`, how long it may take, and
+    the least that the promised share of requests takes with no other request there, on the quickest that is declared.
+
+    >>> OwnPromise("chat.ttft", "a first token", promised_s=0.005, least_s=0.009).beyond
+    True
+    """
+
+    name: str
+    means: str
+    promised_s: float
+    least_s: float
+
+    @property
+    def beyond(self) -> bool:
+        """Whether nothing can keep it."""
+        return self.least_s > self.promised_s
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {"promise": self.name, "promised_s": self.promised_s, "least_s": self.least_s}
+
+
+@dataclass(frozen=True, slots=True)
 class StageContext:
     """Where a configuration stands: the stage's name and declaration, in its spec, with its profile."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from headway.plan.config import Config, Evidence, StageContext
+from headway.plan.config import Config, Evidence, OwnPromise, StageContext
 from headway.sim.station import Station
 from headway.spec.model import Spec, Stage
 
@@ -150,6 +150,25 @@ class NamesShortage(Protocol):
 
     def shortage(self, context: StageContext) -> str | None:
         """Return what all that supply allows cannot carry, as the end of a sentence; None when it carries all."""
+        ...
+
+
+@runtime_checkable
+class MakesPromises(Protocol):
+    """Its stages promise more than the latency of the whole, and it knows the least that each promise can be."""
+
+    def promises(self, context: StageContext, trace: Trace, *, sampled: bool) -> Sequence[OwnPromise]:
+        """Return the promises of a stage with the least that requests of a trace take, each on whatever is quickest."""
+        ...
+
+
+@runtime_checkable
+class NamesProfile(Protocol):
+    """Where a stage of it needs a profile, something else would do."""
+
+    @property
+    def instead_of_profile(self) -> str:
+        """What to declare instead, as the object of a sentence."""
         ...
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from headway.errors import HeadwayError
 from headway.plan.accuracy import combinations, stage_accuracy
-from headway.plan.config import Config
-from headway.plan.contract import HoldsSupply, NamesShortage
+from headway.plan.config import Config, OwnPromise
+from headway.plan.contract import HoldsSupply, MakesPromises, NamesShortage
 from headway.plan.oracle import Oracle
 from headway.plan.promise import duration_text
 from headway.plan.smallest import (
@@ -33,7 +33,8 @@ SCHEMA = "headway.infeasible/1"
 @dataclass(frozen=True)
 class Obstacle:
     """What makes a promise infeasible: `code`, the stage concerned, a sentence, and what could be had instead: the
-    smallest promise found, the cost of the cheapest plan, or the best accuracy."""
+    smallest promise found, the cost of the cheapest plan, or the best accuracy. `promises`: those of the stage's own
+    that stand in the way, whatever latency is promised."""
 
     code: str
     stage: str | None
@@ -41,6 +42,7 @@ class Obstacle:
     smallest_slo_s: float | None = None
     cost_usd_per_hour: float | None = None
     best_accuracy: float | None = None
+    promises: tuple[OwnPromise, ...] = ()
 
 
 class Infeasible(HeadwayError):
@@ -64,6 +66,7 @@ class Infeasible(HeadwayError):
             "smallest_slo_s": number(found.smallest_slo_s) if found.smallest_slo_s is not None else None,
             "cost_usd_per_hour": found.cost_usd_per_hour,
             "best_accuracy": found.best_accuracy,
+            "promises": [each.to_dict() for each in found.promises],
         }
 
 
@@ -79,6 +82,8 @@ def explain_infeasible(oracle: Oracle, choices: list[dict[str, str]], smallest: 
     smallest_s = smallest.slo_s if smallest and math.isfinite(smallest.slo_s) else None
     promise = f"the promise of {oracle.criterion.text(slo.latency_s)} is infeasible"
     slow = _too_slow(oracle, choices)
+    if isinstance(slow, Obstacle):
+        return slow
     if slow is not None:
         stage, text = slow
         return Obstacle("slo_below_service_time", stage, f"{promise}: {text}{offer(smallest)}", smallest_s)
@@ -116,13 +121,30 @@ def offer(smallest: Smallest | None) -> str:
     return f"; the smallest promise found feasible is {best}"
 
 
-def _too_slow(oracle: Oracle, choices: list[dict[str, str]]) -> tuple[str, str] | None:
-    """The slowest stage, and how long service alone takes, when it exceeds the promise whatever supply there is."""
+def _own_promises(oracle: Oracle, stage: str) -> Obstacle:
+    """Say which of the stage's own promises cannot be kept whatever the supply, and the least that each could be."""
+    domain = oracle.domains[stage]
+    said: list[OwnPromise] = []
+    if isinstance(domain, MakesPromises):
+        said = list(domain.promises(oracle.contexts[stage], oracle.trace, sampled=oracle.sampled))
+    said = [each for each in said if each.beyond] or said
+    share = f"{oracle.spec.slo.percentile:g}%"
+    why = "; ".join(
+        f"{each.name}: {each.means} is promised within {duration_text(each.promised_s)}, and {share} of these requests "
+        f"take {duration_text(each.least_s, up=True)} even alone"
+        for each in said
+    )
+    text = f"whatever the supply, stage {stage!r} breaks promises of its own{f': {why}' if why else ''}"
+    return Obstacle("slo_below_service_time", stage, text, promises=tuple(said))
+
+
+def _too_slow(oracle: Oracle, choices: list[dict[str, str]]) -> tuple[str, str] | Obstacle | None:
+    """The slowest stage, and how long service alone takes, when it exceeds the promise whatever supply there is; or the
+    promises of a stage's own that nothing keeps."""
     slo, free = oracle.spec.slo, unlimited(oracle)
     alone = smallest_promise(free, choices)
     if alone is not None and (breaking := _breaking(free, alone.stages)) is not None:
-        said = _shortage(oracle, breaking)
-        return breaking, f"whatever the supply, stage {breaking!r} breaks promises of its own{said}"
+        return _own_promises(oracle, breaking)
     if alone is not None and alone.slo_s > slo.latency_s and (times_s := without_waiting_s(free, alone.stages)):
         stage = max(times_s, key=lambda n: times_s[n])
         longest = f"up to {duration_text(times_s[stage])} for {slo.percentile:g}% of its items"

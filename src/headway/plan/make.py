@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from headway import __version__
@@ -12,7 +12,7 @@ from headway.errors import PlanError, nearest
 from headway.plan import explain, reasons
 from headway.plan.accuracy import plan_accuracy
 from headway.plan.config import Config
-from headway.plan.contract import HasPlanners, NeedsNoProfile
+from headway.plan.contract import HasPlanners, NamesProfile, NeedsNoProfile
 from headway.plan.difference import current_plan
 from headway.plan.exact import BUDGET, TIES, Found, search, variant_choices
 from headway.plan.improve import BUDGET as IMPROVING
@@ -98,13 +98,24 @@ def needing_profile(spec: Spec) -> list[str]:
     ]
 
 
+def declare_instead(spec: Spec, needing: Sequence[str]) -> str:
+    """Return what may be declared in place of a profile, as the end of a sentence; empty where nothing may."""
+    domains = {name: load_domain(spec.stages[name].kind) for name in needing}
+    said = [
+        f"stages.{name}: give {domain.instead_of_profile}"
+        for name, domain in domains.items()
+        if isinstance(domain, NamesProfile)
+    ]
+    return f"; or, without a profile, {', '.join(said)}" if said else ""
+
+
 def _no_profile(spec: Spec) -> Profile:
     """A profile without rows, where no stage needs one."""
     needing = needing_profile(spec)
     if needing:
         raise PlanError(
             f"no profile is given, and nothing else says what work costs at {', '.join(needing)}; read one with "
-            "Profile.read, or measure it"
+            f"Profile.read, or measure it{declare_instead(spec, needing)}"
         )
     return Profile.from_rows(())
 

@@ -18,7 +18,7 @@ from headway.spec.kinds import load_domain
 from headway.spec.model import Spec
 
 SCHEMA = "headway.plan/1"
-PREDICTED = ("utilization", "peak_utilization_10s", "queue_wait_p99_s", "figures", "cascade")
+PREDICTED = ("utilization", "peak_utilization_10s", "queue_wait_p99_s", "figures", "cascade", "rejected")
 """What a plan's JSON says of a stage beside its configuration."""
 
 

@@ -14,6 +14,7 @@ from headway.report import format as fmt
 from headway.report import words
 from headway.report.charts import legend
 from headway.report.markup import Markup, table, tag
+from headway.report.rejected import rejected_text
 from headway.report.sections import figure, section
 from headway.report.story import Story
 from headway.report.svg import Frame, dot, drawing, line, polyline, rect, stepped, text
@@ -39,7 +40,8 @@ CLASS_NAMES = {
 
 _ABOUT = (
     "What one latency hides. A slowdown is the time that a request takes over the least that it takes alone; a wait "
-    "ends when a request is first computed on."
+    "ends when a request is first computed on. Means and the longest wait are those of what was answered; in "
+    "percentiles and promises a request that was not answered is a miss."
 )
 
 
@@ -56,6 +58,7 @@ def fleets(story: Story) -> Markup | None:
         if len(stages) > 1:
             body.append(tag("h3", name))
         body += _figures(told, story, name)
+        body += [tag("p", f"{rejected_text(each['rejected'])}.") for each in (here, there) if each.get("rejected")]
     return section("Fleet", _ABOUT, *body) if body else None
 
 
@@ -75,7 +78,9 @@ def _figures(told: Sequence[Value], story: Story, name: str) -> Iterator[Markup]
             cells = [[kind, _promised(classes[kind]), *(_figure(f"{kind}.{key}", figures) for key in keys)]
                      for kind in kinds]  # fmt: skip
             yield tag("h3", f"Classes, {who}" if both else "Classes")
-            yield table(["class", "promised", *(CLASS_NAMES[key] for key in keys)], cells, numeric=2)
+            yield table(
+                ["class", "promised", *(CLASS_NAMES[key] for key in keys)], cells, numeric=2, phrases=("promised",)
+            )
 
 
 def _promised(promise: Any) -> str:

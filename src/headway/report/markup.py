@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from html import escape
 
 _FIGURE_AND_UNIT = re.compile(r"(?<=\d) (?=(?:µs|ms|s|min|h)\b)")
@@ -58,9 +58,19 @@ def coordinate(value: float) -> str:
     return text[:-2] if text.endswith(".0") else text
 
 
-def table(head: list[str], rows: Iterable[list[str]], *, numeric: int = 1, last_is_text: bool = False) -> Markup:
-    """Return a table; columns from index `numeric` on hold figures, all but the last where that is text."""
-    kind = ["num" if index >= numeric else None for index in range(len(head))]
+def table(
+    head: list[str],
+    rows: Iterable[list[str]],
+    *,
+    numeric: int = 1,
+    last_is_text: bool = False,
+    phrases: Collection[str] = (),
+) -> Markup:
+    """Return a table; columns from index `numeric` on hold figures, all but the last where that is text.
+
+    Columns named in `phrases` hold many words, which break over lines rather than push figures out of sight.
+    """
+    kind = ["note" if name in phrases else "num" if index >= numeric else None for index, name in enumerate(head)]
     if last_is_text:
         kind[-1] = "note"
     top = tag("tr", *(tag("th", cell, class_=c, scope="col") for cell, c in zip(head, kind, strict=True)))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headway.domains.fleet.compare import Choice, Figures, Run
 from headway.report import format as fmt
+from headway.report.rejected import rejected_text
 from headway.report.tables import heading, line, pairs, table
 from headway.sim.estimate import Estimate
 from headway.sim.outcome import number
@@ -17,20 +19,26 @@ if TYPE_CHECKING:
 
 SCHEMA = "headway.policies/1"
 
-_TIMES = {
-    "ttft_mean_s": "TTFT mean", "ttft_p99_s": "P99", "tpot_mean_s": "TPOT mean", "tpot_p99_s": "P99",
-    "e2e_mean_s": "E2E mean", "e2e_p99_s": "P99",
-}  # fmt: skip
+_TIMES = {"ttft_mean_s": "TTFT mean", "ttft_p99_s": "P99", "e2e_mean_s": "E2E mean", "e2e_p99_s": "P99"}
+_PER_TOKEN = {"tpot_mean_s": "TPOT mean", "tpot_p99_s": "P99"}
 _MEAN_OF = {"ttft_mean_s": "mean TTFT", "e2e_mean_s": "mean E2E"}
 Value = Mapping[str, Any]
 
 
 def compared(
-    name: str, servers: str, runs: Sequence[Run], baseline: Choice, *, report_s: float | None, provenance: Value
+    name: str,
+    servers: str,
+    runs: Sequence[Run],
+    baseline: Choice,
+    *,
+    report_s: float | None,
+    provenance: Value,
+    rejected: Value | None = None,
 ) -> dict[str, Any]:
     """Return as JSON values what policies did, each beside the baseline on the same traces.
 
     `servers` says in words what serves. `report_s`: how old reports become, None where they come with every reply.
+    `rejected`: which requests of the trace no policy can have served, as the outcome of a stage has it.
     """
     return {
         "schema": SCHEMA,
@@ -39,6 +47,7 @@ def compared(
         "traces": 1 + max(run.trace for run in runs),
         "baseline": dict(baseline),
         "report_s": report_s,
+        "rejected": dict(rejected or {}),
         "rows": list(_rows(runs, baseline)),
         "provenance": dict(provenance),
     }
@@ -75,9 +84,12 @@ def _ratios(sides: Sequence[tuple[Figures, Figures]]) -> dict[str, dict[str, flo
 
 
 def _over(one: float, two: float) -> float:
+    """How many times `two` is `one`; not a number where both are infinite, which are not equal for that."""
+    if math.isinf(one) and math.isinf(two):
+        return math.nan
     if one == two:
         return 1.0
-    return one / two if two else float("inf")
+    return one / two if two else math.inf
 
 
 def _estimate(one: Estimate) -> dict[str, float | None]:
@@ -85,7 +97,7 @@ def _estimate(one: Estimate) -> dict[str, float | None]:
 
 
 def policies_view(value: Value) -> Group:
-    """Return compared policies to be printed with Rich: of every rate, times in one table and all else in another."""
+    """Return compared policies to be printed with Rich: three tables for every rate."""
     from rich.console import Group
 
     rows = value["rows"]
@@ -99,12 +111,12 @@ def policies_view(value: Value) -> Group:
     for rate in dict.fromkeys(row["rate"] for row in rows):
         here = sorted((row for row in rows if row["rate"] == rate), key=lambda row: _rank(row["figures"][head]))
         named = [(_name(row, fixed), row) for row in here]
-        parts += [heading(f"\n{rate:g} × the trace's rate"), _times(named), _others(named, head, value["baseline"])]
+        parts += [heading(f"\n{rate:g} × the trace's rate"), *_tables(named, head, value["baseline"])]
     return Group(*parts, line(_legend(value, head, fixed)))
 
 
 def _rank(figure: Value) -> float:
-    return float("inf") if figure["mean"] is None else float(figure["mean"])
+    return math.inf if figure["mean"] is None else float(figure["mean"])
 
 
 def _name(row: Value, fixed: set[str]) -> str:
@@ -112,29 +124,47 @@ def _name(row: Value, fixed: set[str]) -> str:
     return ", ".join(free or row["policies"].values())
 
 
-def _times(named: Sequence[tuple[str, Value]]) -> Table:
-    shown = [figure for figure in _TIMES if figure in named[0][1]["figures"]]
-
-    def cell(row: Value, figure: str) -> str:
-        return _within(row["figures"][figure], fmt.duration, spread=figure.endswith("_mean_s"))
-
-    body = [[name, *(cell(row, figure) for figure in shown)] for name, row in named]
-    return table(["policies", *(_TIMES[figure] for figure in shown)], body)
-
-
-def _others(named: Sequence[tuple[str, Value]], head: str, baseline: Value) -> Table:
-    columns: dict[str, Callable[[Value], str]] = {
+def _tables(named: Sequence[tuple[str, Value]], head: str, baseline: Value) -> list[Table]:
+    """Times; what no comparison should lack; and the rest: three tables, so that names stay whole in 80 columns."""
+    told = named[0][1]["figures"]
+    kept: dict[str, Callable[[Value], str]] = {
         "goodput": lambda row: _within(row["figures"]["goodput_per_s"], fmt.rate),
         "longest wait": lambda row: fmt.duration(row["figures"]["wait_max_s"]["most"]),
-        "preempted": lambda row: fmt.percent(row["figures"]["preemptions_per_request"]["mean"]),
+        "stale loads": lambda row: _change(row["stale_ratio"][head]),
+        "baseline": lambda row: "is this" if row["policies"] == baseline else _change(row["baseline_ratio"][head]),
     }
-    if "slowdown_p99" in named[0][1]["figures"]:
-        columns["slowdown P99"] = lambda row: fmt.times(row["figures"]["slowdown_p99"]["mean"])
-    if "wasted_ratio" in named[0][1]["figures"]:
-        columns["wasted"] = lambda row: fmt.percent(row["figures"]["wasted_ratio"]["mean"])
-    columns["stale loads"] = lambda row: _change(row["stale_ratio"][head])
-    columns["baseline"] = lambda row: "is this" if row["policies"] == baseline else _change(row["baseline_ratio"][head])
-    return table(["policies", *columns], [[name, *(cell(row) for cell in columns.values())] for name, row in named])
+    rest: dict[str, Callable[[Value], str]] = {
+        "preempted": lambda row: fmt.percent(row["figures"]["preemptions_per_request"]["mean"])
+    }
+    if any(_rejected(row) for _, row in named):
+        rest["rejected"] = lambda row: fmt.percent(_rejected(row))
+    if "slowdown_p99" in told:
+        rest["slowdown P99"] = lambda row: fmt.times(row["figures"]["slowdown_p99"]["mean"])
+    if "wasted_ratio" in told:
+        rest["wasted"] = lambda row: fmt.percent(row["figures"]["wasted_ratio"]["mean"])
+    return [_table(named, _TIMES, {}), _table(named, {}, kept), _table(named, _PER_TOKEN, rest)]
+
+
+def _table(
+    named: Sequence[tuple[str, Value]], times: Mapping[str, str], columns: Mapping[str, Callable[[Value], str]]
+) -> Table:
+    shown = [figure for figure in times if figure in named[0][1]["figures"]]
+    body = [
+        [name, *(_time(row, figure) for figure in shown), *(cell(row) for cell in columns.values())]
+        for name, row in named
+    ]
+    return table(["policies", *(times[figure] for figure in shown), *columns], body)
+
+
+def _time(row: Value, figure: str) -> str:
+    if row["figures"][figure]["mean"] is None and _rejected(row):
+        return fmt.duration(math.inf)
+    return _within(row["figures"][figure], fmt.duration, spread=figure.endswith("_mean_s"))
+
+
+def _rejected(row: Value) -> float:
+    """The share of requests that were never answered."""
+    return float(row["figures"].get("rejected_ratio", {}).get("mean") or 0.0)
 
 
 def _within(figure: Value, form: Callable[[float | None], str], *, spread: bool = True) -> str:
@@ -158,7 +188,13 @@ def _legend(value: Value, head: str, fixed: set[str]) -> str:
     age = "as replies bring them" if value["report_s"] is None else f"up to {fmt.duration(value['report_s'])} old"
     than = ", ".join(str(name) for axis, name in value["baseline"].items() if axis not in fixed)
     beside = f"; baseline: with these policies instead of {than}" if than else ""
+    several = value["traces"] > 1
+    spread = f"±: 95 % over {value['traces']} resampled traces; " if several else "One resampled trace, no intervals; "
+    refused = ""
+    if any(map(_rejected, value["rows"])):
+        why = f" In the trace: {rejected_text(value['rejected'])}." if value.get("rejected") else ""
+        refused = f" Rejected: never answered, so a miss in P99 and goodput; means are of what was answered.{why}"
     return (
-        f"±: 95 % over {fmt.plural(value['traces'], 'resampled trace')}; longest wait: on any of them. Changes of the "
-        f"{_MEAN_OF[head]}: stale loads: with loads {age} instead of exact ones{beside}."
+        f"{spread}longest wait: {'on any of them' if several else 'of any request'}. Changes of the {_MEAN_OF[head]}: "
+        f"stale loads: with loads {age} instead of exact ones{beside}.{refused}"
     )

@@ -61,7 +61,7 @@ def _stage_table(plan: Plan) -> Markup:
     keep = words.shown_columns(plan)
     rows = [[row[i] for i in keep] for row in words.stage_rows(plan)]
     head = [words.STAGE_COLUMNS[i] for i in keep]
-    return table(head, rows, numeric=head.index("replicas"))
+    return table(head, rows, numeric=head.index("replicas"), phrases=("set up",))
 
 
 def latency(story: Story) -> Markup | None:

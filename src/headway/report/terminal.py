@@ -9,6 +9,7 @@ from headway.plan.plan import Plan
 from headway.report import format as fmt
 from headway.report import words
 from headway.report.gearing import GEAR_COLUMNS, Gearing, gear_facts, gear_rows, gearings, use_facts
+from headway.report.rejected import rejected_text
 from headway.report.tables import heading, line, pairs, table, warnings
 from headway.sim.outcome import Outcome
 
@@ -59,7 +60,7 @@ def outcome_view(outcome: Outcome | Mapping[str, Any]) -> Group:
     if figures.get("accuracy") is not None or figures.get("labeled"):
         facts.append(("accuracy", words.answered_rightly(figures)))
     for name, stage in figures.get("stages", {}).items():
-        facts += [(name, line) for line in words.stage_figures(stage.get("figures", {}))]
+        facts += _fleet_facts(name, stage)
         facts += [(name, f"{what} {said}") for what, said in use_facts(stage.get("cascade"))]
     stages = [
         [
@@ -163,12 +164,20 @@ def _headline(plan: Plan) -> list[RenderableType]:
     if plan.predicted:
         facts.append(("predicted", "\n".join(words.prediction(plan))))
     for name, predicted in plan.stage_predictions.items():
-        facts += [(name, line) for line in words.stage_figures(predicted.get("figures", {}))]
+        facts += _fleet_facts(name, predicted)
     facts.append(("headroom", words.headroom(plan)))
     accuracy = plan.accuracy if plan.accuracy is not None else plan.predicted.get("accuracy")
     if accuracy is not None:
         facts.append(("accuracy", words.accuracy(accuracy, plan.spec.slo.accuracy)))
     return [heading(plan.spec.name), pairs(facts)]
+
+
+def _fleet_facts(name: str, stage: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a stage tells of itself, and why it rejected requests where it did."""
+    said = words.stage_figures(stage.get("figures", {}))
+    if stage.get("rejected"):
+        said.append(rejected_text(stage["rejected"]))
+    return [(name, each) for each in said]
 
 
 def _stage_table(plan: Plan) -> Table:

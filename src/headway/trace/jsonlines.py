@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from headway.trace.prompts import BLOCK_TOKENS, Prompts
-from headway.trace.rows import ANY, AT_LEAST_0, TIME_MS, TIME_S, BadRow, Range, Source, built, in_range, number, table
+from headway.trace.rows import AT_LEAST_0, TIME_MS, BadRow, Source, built, in_range, number, own_range, table
 from headway.trace.trace import Trace
 
 
@@ -45,7 +45,7 @@ def jsonl(source: Source, first: str) -> Trace:
         if any(len(item) != len(keys) for item in objects):
             raise BadRow("keys differ")
         try:
-            return [in_range(np.array([item[key] for item in objects]), _range(key)) for key in keys]
+            return [in_range(np.array([item[key] for item in objects]), own_range(key)) for key in keys]
         except KeyError as error:
             raise BadRow("keys differ") from error
 
@@ -53,14 +53,10 @@ def jsonl(source: Source, first: str) -> Trace:
         item = decoded(line)
         if set(item) != set(keys):
             raise BadRow(f"keys are {', '.join(item) or 'none'} where the first row has {', '.join(keys)}")
-        return [number(key, item[key], _range(key)) for key in keys]
+        return [number(key, item[key], own_range(key)) for key in keys]
 
     arrays = dict(zip(keys, table(source, len(keys), whole, single, first), strict=True))
     return built(source, arrays.pop("arrival_s"), arrays)
-
-
-def _range(key: str) -> Range:
-    return TIME_S if key == "arrival_s" else ANY
 
 
 def mooncake(source: Source, first: str) -> Trace:

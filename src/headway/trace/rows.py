@@ -107,6 +107,19 @@ ANY: Range = (-sys.float_info.max, sys.float_info.max)
 AT_LEAST_0: Range = (0.0, ANY[1])
 TIME_S: Range = (0.0, MAX_TIME_S)
 TIME_MS: Range = (0.0, MAX_TIME_S * 1e3)
+AMOUNTS = frozenset(("service_s", "input_tokens", "output_tokens", "max_tokens", "predicted_tokens"))
+"""Columns of Headway's own formats that hold amounts of work, so that a value below 0 is a mistake in the file."""
+
+
+def own_range(column: str) -> Range:
+    """Return what a column of Headway's own formats may hold.
+
+    >>> own_range("service_s")[0], own_range("arrival_s") == TIME_S, own_range("score") == ANY
+    (0.0, True, True)
+    """
+    if column == "arrival_s":
+        return TIME_S
+    return AT_LEAST_0 if column in AMOUNTS else ANY
 
 
 def in_range(values: Floats, valid: Range) -> Floats:

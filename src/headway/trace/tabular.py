@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from headway.errors import TraceError, nearest
 from headway.trace.prompts import BLOCK_TOKENS, HASH_IDS, Prompts
-from headway.trace.rows import ANY, AT_LEAST_0, TIME_S, BadRow, Source, built, in_range, number, table
+from headway.trace.rows import AT_LEAST_0, TIME_S, BadRow, Source, built, in_range, number, own_range, table
 from headway.trace.trace import Trace
 
 TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:\.\d{1,9})?)(?:Z|\+00:00)?")
@@ -103,7 +103,7 @@ def _kind(format: str, name: str) -> _Kind:
         return _Kind(
             lambda texts: np.array([_Blocks.of(text) for text in texts], object), lambda column, text: _Blocks.of(text)
         )
-    valid = TIME_S if name == "arrival_s" else ANY if format == "csv" else AT_LEAST_0
+    valid = own_range(name) if format == "csv" else TIME_S if name == "arrival_s" else AT_LEAST_0
     return _Kind(
         lambda texts: in_range(np.array(list(map(float, texts))), valid),
         lambda column, text: number(column, text, valid),

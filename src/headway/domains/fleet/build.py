@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from headway.domains.fleet.config import FleetConfig, LlmConfig
+from headway.domains.fleet.config import CoresConfig, FleetConfig, LlmConfig
 from headway.domains.fleet.cores_station import SERVICE, CoresStation
-from headway.domains.fleet.least import cores_least, llm_least
+from headway.domains.fleet.least import cores_least, llm_alone, llm_least
 from headway.domains.fleet.leaving import CLASS, kinds, slo_classes
 from headway.domains.fleet.llm_station import LlmStation, work_of
 from headway.domains.fleet.times import engine_times, fleet_stage, service_table
 from headway.errors import PlanError, ProfileError
 from headway.fleet.engines import Engine, LlmFleet
-from headway.plan.config import StageContext
+from headway.fleet.llm_slo import SloClass
+from headway.plan.config import OwnPromise, StageContext
 from headway.policy.kv_admission import admission
 from headway.policy.routing import router
 from headway.policy.scheduling import order
 from headway.policy.token_routing import token_router
-from headway.sim.station import Station
+from headway.sim.outcome import percentile
+from headway.sim.station import Floats, Ints, Station
 from headway.sim.worklaw import LeastTimes
 from headway.trace import Trace
 from headway.trace.prompts import PROMPT
@@ -101,25 +105,66 @@ def transfer_token_s(context: StageContext, config: LlmConfig) -> float:
 
 def least_times(context: StageContext, config: FleetConfig, trace: Trace, *, sampled: bool) -> LeastTimes:
     """Return what each request of a trace takes at least."""
-    stage = fleet_stage(context)
-    columns, requests = trace.columns, trace.requests
-    classes = slo_classes(stage)
-    kind = kinds(columns.get(CLASS), requests, len(classes), context.name)
+    classes, kind = _classes(context, trace)
     if isinstance(config, LlmConfig):
-        prompts = trace.prompts if stage.prefix_cache else None
-        work = work_of(context.name, np.zeros(requests), columns, stage.max_output_tokens, prompts, trace.name).requests
-        unseen = None
-        if prompts is not None:
-            unseen = prompts.unseen_tokens(columns[PROMPT].astype(np.int64), work.prompt).astype(np.float64)
-        return llm_least(
-            llm_engine(context, config), work.prompt.astype(np.float64), work.output.astype(np.float64), classes, kind,
-            unseen=unseen, block_tokens=0 if prompts is None else prompts.block_tokens,
-            transfer_token_s=transfer_token_s(context, config),
-        )  # fmt: skip
-    table = service_table(context, config.hardware, sampled=sampled)
-    service_s = columns.get(SERVICE, np.zeros(requests)) if table is None else np.full(requests, table.min())
+        prompt, output, more = _llm_requests(context, config, trace)
+        return llm_least(llm_engine(context, config), prompt, output, classes, kind, **more)
     workers = context.spec.supply[config.hardware].threads
-    return cores_least(service_s, workers, stage.network_s, classes, kind)
+    service_s = _service_s(context, config, trace, sampled=sampled)
+    return cores_least(service_s, workers, fleet_stage(context).network_s, classes, kind)
+
+
+def promises(
+    context: StageContext, configs: Iterable[FleetConfig], trace: Trace, *, sampled: bool
+) -> Iterator[OwnPromise]:
+    """Return what classes are promised, with the least that the promised share of their requests can take."""
+    classes, kind = _classes(context, trace)
+    alone_s = [_alone_s(context, config, trace, sampled=sampled) for config in configs]
+    for number, each in enumerate(classes):
+        for at, (field, means) in enumerate(PROMISES.items()):
+            promised_s, own = getattr(each, f"{field}_s"), kind == number
+            if math.isfinite(promised_s) and own.any():
+                least_s = min(percentile(times_s[at][own], context.spec.slo.percentile) for times_s in alone_s)
+                yield OwnPromise(f"{each.name}.{field}", means, promised_s, least_s)
+
+
+PROMISES = {"ttft": "the first token", "tpot": "a token after the first", "e2e": "the whole"}
+"""What a class may be promised, and what that means."""
+
+
+def _classes(context: StageContext, trace: Trace) -> tuple[tuple[SloClass, ...], Ints]:
+    classes = slo_classes(fleet_stage(context))
+    return classes, kinds(trace.columns.get(CLASS), trace.requests, len(classes), context.name)
+
+
+def _alone_s(context: StageContext, config: FleetConfig, trace: Trace, *, sampled: bool) -> tuple[Floats, ...]:
+    """The least time of each request to the first token, per token, and of the whole; workers make no tokens."""
+    if isinstance(config, LlmConfig):
+        prompt, output, more = _llm_requests(context, config, trace)
+        return llm_alone(llm_engine(context, config), prompt, output, **more)
+    whole_s = _service_s(context, config, trace, sampled=sampled) + 2.0 * fleet_stage(context).network_s
+    return whole_s, np.zeros(whole_s.size), whole_s
+
+
+def _llm_requests(context: StageContext, config: LlmConfig, trace: Trace) -> tuple[Floats, Floats, dict[str, Any]]:
+    """Tokens of prompts and answers, and what else the least that they take depends on."""
+    stage, columns = fleet_stage(context), trace.columns
+    prompts = trace.prompts if stage.prefix_cache else None
+    arrival_s = np.zeros(trace.requests)
+    work = work_of(context.name, arrival_s, columns, stage.max_output_tokens, prompts, trace.name).requests
+    more: dict[str, Any] = {"transfer_token_s": transfer_token_s(context, config)}
+    if prompts is not None:
+        unseen = prompts.unseen_tokens(columns[PROMPT].astype(np.int64), work.prompt)
+        more |= {"unseen": unseen.astype(np.float64), "block_tokens": prompts.block_tokens}
+    return work.prompt.astype(np.float64), work.output.astype(np.float64), more
+
+
+def _service_s(context: StageContext, config: CoresConfig, trace: Trace, *, sampled: bool) -> Floats:
+    """The least that each request computes: as the trace says, or by the profile."""
+    table = service_table(context, config.hardware, sampled=sampled)
+    if table is not None:
+        return np.full(trace.requests, table.min())
+    return np.asarray(trace.columns.get(SERVICE, np.zeros(trace.requests)))
 
 
 def _agree(context: StageContext, config: FleetConfig) -> None:

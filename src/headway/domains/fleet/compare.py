@@ -20,7 +20,7 @@ from headway.domains.fleet.least import beyond
 from headway.domains.fleet.llm_station import LlmStation
 from headway.errors import HeadwayError, TraceError, nearest
 from headway.fleet.llm_slo import SloClass, kept
-from headway.fleet.metrics import goodput_per_s, slowdown
+from headway.fleet.metrics import goodput_per_s, mean_answered, most_answered, slowdown
 from headway.policy.kv_admission import RULES, admission
 from headway.policy.routing import ROUTERS, router
 from headway.policy.scheduling import ORDERS
@@ -28,6 +28,7 @@ from headway.policy.token_routing import TOKEN_ROUTERS, token_router
 from headway.sim.outcome import percentile
 from headway.sim.station import Arrivals, Flags, Floats
 from headway.sim.threads import in_threads
+from headway.spec.units import duration_s
 from headway.trace import Trace
 
 Choice: TypeAlias = Mapping[str, str]
@@ -63,6 +64,10 @@ class Contest(Protocol):
 
         Raises TraceError where the requests lack what servers need to know.
         """
+        ...
+
+    def rejected(self, requests: Arrivals) -> Mapping[str, int]:
+        """Return which requests no policy can have served, as a stage's outcome has it; empty when there is none."""
         ...
 
 
@@ -110,10 +115,15 @@ class LlmContest:
             **_latency("tpot", out.tpot_s[~np.isnan(out.tpot_s)]),
             **_latency("e2e", out.e2e_s),
             **_kept(kept(out, self.promised, kind), span_s),
-            "wait_max_s": float(np.max(out.wait_s)),
+            "wait_max_s": most_answered(out.wait_s),
             "preemptions_per_request": out.preemptions / out.offered,
             "wasted_ratio": out.wasted_ratio,
+            "rejected_ratio": 1.0 - out.answered / out.offered,
         }
+
+    def rejected(self, requests: Arrivals) -> Mapping[str, int]:
+        """Requests that may need more memory than an engine has."""
+        return self.station.rejected(requests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +162,14 @@ class CoresContest:
             **_latency("e2e", out.latency_s),
             "slowdown_p99": percentile(slow[~np.isnan(slow)], 99),
             **_kept(~beyond(out.latency_s, self.promised, out.kind), span_s),
-            "wait_max_s": float(np.max(out.wait_s)),
+            "wait_max_s": most_answered(out.wait_s),
             "preemptions_per_request": out.preemptions / out.latency_s.size,
+            "rejected_ratio": 1.0 - out.answered / out.latency_s.size,
         }
+
+    def rejected(self, requests: Arrivals) -> Mapping[str, int]:
+        """None: a server takes whatever is sent to it."""
+        return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +200,25 @@ def choices(contest: Contest, wanted: Mapping[str, Sequence[str]]) -> list[Choic
 
 
 def _named(axis: str, wanted: Sequence[str], valid: Sequence[str]) -> list[str]:
-    names = list(valid) if ALL in wanted else list(dict.fromkeys(wanted))
+    spelled = [_as_declared(axis, name, valid) for name in wanted]
+    names = list(valid) if ALL in wanted else list(dict.fromkeys(spelled))
     for name in names:
         if name not in valid:
             raise HeadwayError(
                 f"compare: {axis} is {name!r}{nearest(name, valid)}; valid: {ALL}, or any of {', '.join(valid)}"
             )
     return names
+
+
+def _as_declared(axis: str, name: str, valid: Sequence[str]) -> str:
+    """A quantum as it is called here, however the same time is written; anything else as it stands."""
+    if axis != "quantum" or name in valid:
+        return name
+    try:
+        seconds = duration_s(name)
+    except ValueError:
+        return name
+    return next((each for each in valid if each != NEVER and duration_s(each) == seconds), name)
 
 
 def compare(
@@ -243,13 +270,12 @@ def arrivals(trace: Trace) -> Arrivals:
     [0, 1]
     """
     item = np.arange(trace.requests, dtype=np.int32)
-    return Arrivals(trace.arrival_s, item, item, attributes=trace.columns)
+    return Arrivals(trace.arrival_s, item, item, attributes=trace.columns, prompts=trace.prompts, trace=trace.name)
 
 
 def _latency(name: str, seconds: Floats) -> Figures:
-    """Mean and P99; not a number where there are none, as of times per token of answers with one token."""
-    mean_s = float(np.mean(seconds)) if seconds.size else math.nan
-    return {f"{name}_mean_s": mean_s, f"{name}_p99_s": percentile(seconds, 99)}
+    """Mean of what was answered, and P99 of all; not a number where there are none, as of answers with one token."""
+    return {f"{name}_mean_s": mean_answered(seconds), f"{name}_p99_s": percentile(seconds, 99)}
 
 
 def _kept(met: Flags, span_s: float) -> Figures:

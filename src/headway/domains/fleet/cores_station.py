@@ -12,7 +12,7 @@ from headway.domains.fleet.least import beyond
 from headway.domains.fleet.leaving import CLASS, departures, kinds, per_arrival
 from headway.errors import TraceError
 from headway.fleet.llm_slo import SloClass
-from headway.fleet.metrics import by_class, goodput_per_s, slowdown
+from headway.fleet.metrics import by_class, goodput_per_s, mean_answered, most_answered, slowdown
 from headway.sim.draws import batch_key, bits_for, draw
 from headway.sim.outcome import percentile
 from headway.sim.station import Arrivals, Departures, Floats
@@ -97,6 +97,11 @@ class CoresStation:
                     return np.empty(0)
                 raise TraceError(f"stages.{self.name}: neither the trace's column {SERVICE!r} nor the profile says how "
                                  "long requests compute; give one of the two")  # fmt: skip
+            below = np.flatnonzero(given < 0.0)
+            if below.size:
+                at = int(arrivals.request[arrivals.item[below[0]]])
+                raise TraceError(f"stages.{self.name}: trace {arrivals.trace!r}: request {at} (from 0) has a {SERVICE} "
+                                 f"of {given[below[0]]:g} s; it must be at least 0")  # fmt: skip
             return given
         bits = bits_for(self.service_s.size)
         if not bits:
@@ -111,10 +116,10 @@ def cores_figures(outcome: RackOutcome, classes: Sequence[SloClass], span_s: flo
     stretched = slowdown(outcome.latency_s, outcome.service_s)
     stretched = stretched[~np.isnan(stretched)]
     figures = {
-        "e2e_mean_s": float(outcome.latency_s.mean()),
+        "e2e_mean_s": mean_answered(outcome.latency_s),
         "e2e_p99_s": percentile(outcome.latency_s, 99),
         "slowdown_p99": percentile(stretched, 99) if stretched.size else 1.0,
-        "wait_max_s": float(outcome.wait_s.max()),
+        "wait_max_s": most_answered(outcome.wait_s),
         "preemptions": float(outcome.preemptions),
     }
     if classes:

@@ -12,7 +12,8 @@ from headway.domains.fleet.config import CoresConfig, FleetConfig, LlmConfig, pa
 from headway.domains.fleet.declare import CORES, LIVE, LLM, FleetStage
 from headway.domains.fleet.times import engine_times, fleet_stage, parallelisms, service_table
 from headway.errors import PlanError, ProfileError
-from headway.plan.config import Evidence, StageContext
+from headway.plan.config import Evidence, OwnPromise, StageContext
+from headway.profile import Profile
 
 if TYPE_CHECKING:
     from headway.plan.oracle import Oracle
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from headway.serve.station import LiveStation
     from headway.sim.station import Station
     from headway.sim.worklaw import LeastTimes
-    from headway.spec.model import Hardware, Stage
+    from headway.spec.model import Hardware, Spec, Stage
     from headway.trace import Trace
 
 MOST_REPLICAS = 256
@@ -45,6 +46,8 @@ class FleetDomain:
     def planners(self) -> Mapping[str, Any]:
         """A quick way to a feasible plan: the first of every choice, and the fewest servers by bisection."""
         return {"greedy": fewest_servers}
+
+    instead_of_profile = "model:, such as llama-2-7b"
 
     def needs_no_profile(self, stage: Stage) -> bool:
         """Whether shipped figures, or the trace, say how long work takes."""
@@ -89,8 +92,33 @@ class FleetDomain:
         each = _units(config) // config.replicas
         return MOST_REPLICAS if allowed is None else min(MOST_REPLICAS, allowed // each)
 
+    def problems(self, spec: Spec, name: str) -> list[str]:
+        """What supply cannot hold of what a stage declares, as far as that shows without a profile."""
+        try:
+            next(self.singles(StageContext(name, spec.stages[name], spec, Profile(()))))
+        except ProfileError:
+            return []
+        except PlanError as error:
+            return [str(error)]
+        return []
+
     def singles(self, context: StageContext) -> Iterator[FleetConfig]:
-        """Every choice that is declared, with one server; the first of every list comes first."""
+        """Every choice that is declared and that supply can hold, with one server; the first of every list comes first.
+
+        Raises PlanError where supply holds none.
+        """
+        short: list[FleetConfig] = []
+        held = False
+        for single in self._declared(context):
+            if least_replicas(single) <= self.most_replicas(context, single):
+                held = True
+                yield single
+            else:
+                short.append(single)
+        if short and not held:
+            raise PlanError(f"stages.{context.name}: {_beyond_supply(context, short)}")
+
+    def _declared(self, context: StageContext) -> Iterator[FleetConfig]:
         stage = fleet_stage(context)
         for hardware in self.hardware(context):
             if stage.servers == CORES:
@@ -170,6 +198,13 @@ class FleetDomain:
         if stage.classes:
             return f"{text}, and the promises to {', '.join(stage.classes)} must be kept too"
         return text
+
+    def promises(self, context: StageContext, trace: Trace, *, sampled: bool) -> list[OwnPromise]:
+        """What classes are promised, and the least that it could be on the quickest servers declared."""
+        from headway.domains.fleet.build import promises
+
+        different = {self.work_law(single): single for single in self.singles(context)}
+        return list(promises(context, different.values(), trace, sampled=sampled))
 
     def fastest_s(self, context: StageContext, variant: str | None, *, sampled: bool) -> float:
         """The shortest request alone on the quickest hardware."""
@@ -301,6 +336,17 @@ def least_replicas(config: FleetConfig) -> int:
     3
     """
     return 1 + config.prefill_engines if isinstance(config, LlmConfig) else 1
+
+
+def _beyond_supply(context: StageContext, short: Sequence[FleetConfig]) -> str:
+    """The choice that needs the fewest of all that supply cannot hold, and how many it has."""
+    least = min(short, key=lambda single: least_replicas(single) * _units(single))
+    needed, most = least_replicas(least) * _units(least), _supply(context, least.hardware).max_replicas
+    has = f"at most {MOST_REPLICAS} engines are looked at" if most is None else f"supply has max: {most}"
+    why = f"engines on {_units(least)} of {least.hardware} each"
+    if isinstance(least, LlmConfig) and least.prefill_engines:
+        why = f"prefill_engines: {least.prefill_engines} and an engine that decodes, on {_units(least)} each,"
+    return f"{why} need {needed} of {least.hardware}, and {has}"
 
 
 def _units(config: FleetConfig) -> int:

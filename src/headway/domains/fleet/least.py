@@ -65,6 +65,32 @@ def llm_least(
     them `transfer_token_s` for each token. With a prefix cache (`unseen`, as above) all of a prompt may be cached but
     for what is behind its last full block of `block_tokens`.
     """
+    ttft_s, tpot_s, e2e_s = llm_alone(
+        engine, prompt, output, unseen=unseen, transfer_token_s=transfer_token_s, block_tokens=block_tokens
+    )
+    broken = np.zeros(prompt.size, np.bool_)
+    if classes:
+        promised = np.array([(each.ttft_s, each.tpot_s, each.e2e_s) for each in classes])[kind] + TOLERANCE_S
+        broken = (ttft_s > promised[:, 0]) | (tpot_s > promised[:, 1]) | (e2e_s > promised[:, 2])
+    return LeastTimes(e2e_s, broken, llm_work_s(engine, prompt, output, unseen))
+
+
+def llm_alone(
+    engine: Engine,
+    prompt: Floats,
+    output: Floats,
+    *,
+    unseen: Floats | None = None,
+    transfer_token_s: float = 0.0,
+    block_tokens: int = 0,
+) -> tuple[Floats, Floats, Floats]:
+    """Return the least time to each request's first token, per further token (0 without any), and to its last one.
+
+    >>> from headway.fleet.step_time import StepTime
+    >>> engine = Engine(StepTime(floor_s=0.01, token_s=1e-4), 10_000, token_budget=500)
+    >>> [round(float(time_s[0]), 6) for time_s in llm_alone(engine, np.array([400.0]), np.array([11.0]))]
+    [0.04, 0.01, 0.14]
+    """
     step = engine.step
     least = prompt if unseen is None else (prompt - 1.0) % block_tokens + 1.0
     chunks = np.ceil(least / engine.token_budget) if _chunked(engine) else np.ones(prompt.size)
@@ -75,12 +101,7 @@ def llm_least(
     context_s = np.minimum(step.kv_token_s, _anew_s(engine, prompt, unseen is not None)) * context
     rest_s = decodes * step.seconds(1) + context_s + np.where(decodes > 0.0, transfer_token_s * prompt, 0.0)
     tpot_s = np.divide(rest_s, decodes, out=np.zeros(decodes.size), where=decodes > 0.0)
-    e2e_s = ttft_s + rest_s
-    broken = np.zeros(prompt.size, np.bool_)
-    if classes:
-        promised = np.array([(each.ttft_s, each.tpot_s, each.e2e_s) for each in classes])[kind] + TOLERANCE_S
-        broken = (ttft_s > promised[:, 0]) | (tpot_s > promised[:, 1]) | (e2e_s > promised[:, 2])
-    return LeastTimes(e2e_s, broken, llm_work_s(engine, prompt, output, unseen))
+    return ttft_s, tpot_s, ttft_s + rest_s
 
 
 def _chunked(engine: Engine) -> bool:

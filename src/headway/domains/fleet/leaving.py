@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -59,6 +60,7 @@ def departures(
     *,
     busy_s: float,
     figures: Mapping[str, float],
+    told: Mapping[str, Any] | None = None,
     record: bool,
 ) -> Departures:
     """Return what leaves: what is done, in order of time; the rest was dropped or refused.
@@ -87,4 +89,5 @@ def departures(
         refused=arrivals.item[~done & ~late],
         broken=~kept[leaving] if kept.size else np.empty(0, np.bool_),
         figures=figures,
+        told=told or {},
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from headway.errors import TraceError
 from headway.fleet.engines import Engine, LlmFleet
 from headway.fleet.llm_run import LlmOutcome, LlmWork, simulate_llm
 from headway.fleet.llm_slo import SloClass, kept, tokens_per_tenant
-from headway.fleet.metrics import goodput_per_s, jain, slowdown
+from headway.fleet.metrics import goodput_per_s, jain, mean_answered, most_answered, slowdown
 from headway.sim.draws import batch_key
 from headway.sim.outcome import percentile
 from headway.sim.station import Arrivals, Departures, Floats, Ints
@@ -86,6 +87,30 @@ class LlmStation:
 
     def served(self, arrivals: Arrivals, seed: int) -> tuple[LlmOutcome, Ints]:
         """Return what came of all arrivals, and of which class each is. Raises TraceError for columns that lack."""
+        kind = kinds(per_arrival(arrivals, CLASS), arrivals.arrival_s.size, len(self.classes), self.name)
+        return simulate_llm(self.fleet, self._work(arrivals), seed=batch_key(seed, self.name)), kind
+
+    def rejected(self, arrivals: Arrivals) -> dict[str, int]:
+        """Return which arrivals no engine takes, whatever the policies: those that may need more memory than one has.
+
+        How many `requests`, the `first` of them (its number in the trace, from 0) with its `input_tokens` and the
+        `context_tokens` that it may grow to, and the `kv_tokens` that an engine holds. Empty when there is none.
+        """
+        work = self._work(arrivals).requests
+        context, block = work.prompt + work.limit, self.fleet.block_tokens
+        beyond = np.flatnonzero(-(-context // block) > self.engine.kv_tokens // block)
+        if not beyond.size:
+            return {}
+        first = int(beyond[0])
+        return {
+            "requests": int(beyond.size),
+            "first": int(arrivals.request[arrivals.item[first]]),
+            "input_tokens": int(work.prompt[first]),
+            "context_tokens": int(context[first]),
+            "kv_tokens": self.engine.kv_tokens,
+        }
+
+    def _work(self, arrivals: Arrivals) -> LlmWork:
         n = arrivals.arrival_s.size
         columns = {name: values for name in COLUMNS if (values := per_arrival(arrivals, name)) is not None}
         if not n:
@@ -100,9 +125,7 @@ class LlmStation:
                 )
             if n:
                 columns[PROMPT] = arrivals.attributes[PROMPT][arrivals.request[arrivals.item]]
-        work = work_of(self.name, arrivals.arrival_s, columns, self.max_output_tokens, prompts, arrivals.trace)
-        kind = kinds(per_arrival(arrivals, CLASS), n, len(self.classes), self.name)
-        return simulate_llm(self.fleet, work, seed=batch_key(seed, self.name)), kind
+        return work_of(self.name, arrivals.arrival_s, columns, self.max_output_tokens, prompts, arrivals.trace)
 
     def run(self, arrivals: Arrivals, *, seed: int, record: bool) -> Departures:
         """Serve all arrivals. Raises TraceError for a trace without the tokens of its requests."""
@@ -114,6 +137,7 @@ class LlmStation:
             kept(outcome, self.classes, kind) if self.classes else np.empty(0, np.bool_),
             busy_s=self._busy_s(outcome),
             figures=llm_figures(self, outcome, kind) if record else {},
+            told=self._told(arrivals, outcome) if record else {},
             record=record,
         )
 
@@ -122,6 +146,11 @@ class LlmStation:
         prompt, output = outcome.prompt.astype(np.float64), outcome.output.astype(np.float64)
         transfer_s = self.fleet.transfer_token_s
         return llm_least(self.engine, prompt, output, (), np.zeros(0, np.int32), transfer_token_s=transfer_s).alone_s
+
+    def _told(self, arrivals: Arrivals, outcome: LlmOutcome) -> dict[str, Any]:
+        """Why requests were never answered, where some were not."""
+        rejected = self.rejected(arrivals) if outcome.answered < outcome.offered else {}
+        return {"rejected": rejected} if rejected else {}
 
     def _busy_s(self, outcome: LlmOutcome) -> float:
         """The engines' time that what was answered takes at least: the largest of the ways to count it."""
@@ -134,24 +163,25 @@ class LlmStation:
 
 
 def llm_figures(station: LlmStation, outcome: LlmOutcome, kind: Ints) -> dict[str, float]:
-    """Return what one latency hides of LLM requests, over all and by class; infinite for what was never answered.
+    """Return what one latency hides of LLM requests, over all and by class.
 
-    A slowdown is the time to the last token over the least that the request takes alone.
+    Means and the longest wait are those of what was answered; in percentiles what never was takes infinitely long. A
+    slowdown is the time to the last token over the least that the request takes alone.
     """
     if not outcome.offered:
         return {}
     tpot_s, normalized_s = (values[~np.isnan(values)] for values in (outcome.tpot_s, outcome.normalized_s))
     slow = slowdown(outcome.e2e_s, station.alone_s(outcome))
     figures = {
-        "ttft_mean_s": float(outcome.ttft_s.mean()),
+        "ttft_mean_s": mean_answered(outcome.ttft_s),
         "ttft_p99_s": percentile(outcome.ttft_s, 99),
-        "tpot_mean_s": float(tpot_s.mean()) if tpot_s.size else 0.0,
+        "tpot_mean_s": mean_answered(tpot_s) if tpot_s.size else 0.0,
         "tpot_p99_s": percentile(tpot_s, 99) if tpot_s.size else 0.0,
-        "e2e_mean_s": float(outcome.e2e_s.mean()),
+        "e2e_mean_s": mean_answered(outcome.e2e_s),
         "e2e_p99_s": percentile(outcome.e2e_s, 99),
-        "per_token_mean_s": float(normalized_s.mean()),
+        "per_token_mean_s": mean_answered(normalized_s),
         "slowdown_p99": percentile(slow, 99),
-        "wait_max_s": float(outcome.wait_s.max()),
+        "wait_max_s": most_answered(outcome.wait_s),
         "iterations": float(outcome.iterations),
         "preemptions": float(outcome.preemptions),
         "wasted_ratio": outcome.wasted_ratio,

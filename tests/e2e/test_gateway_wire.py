@@ -49,6 +49,25 @@ def test_requests_that_come_at_once_are_answered_in_their_order() -> None:
     play(scene)
 
 
+@pytest.mark.parametrize("ahead", [0, 1, 5])
+def test_an_upstream_hears_that_a_client_is_gone_whatever_it_had_asked_beside(ahead: int) -> None:
+    async def scene() -> None:
+        gone = asyncio.get_running_loop().create_future()
+
+        async def behave(asked: Asked) -> None:
+            gone.set_result(await asked.gone())
+
+        async with gateway(Scripted(behave)) as at:
+            client = await at.client()
+            await said(client, sized(b'{"n": 0}') + b"".join(sized(b'{"n": %d}' % (n + 1)) for n in range(ahead)))
+            await at.until(lambda: at.gateway.active)
+            client.close()
+            assert await gone
+            await at.until(lambda: not at.gateway.active)
+
+    play(scene)
+
+
 def test_an_answer_to_head_has_no_body_whatever_it_says() -> None:
     pages = {"/healthz": 200, "/v1/models": 200, "/v1/models/small": 200, "/metrics": 200, "/nothing": 404, CHAT: 405}
 

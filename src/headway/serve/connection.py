@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LINGER_S: Final = 1.0
+MOST_WAITING: Final = 8
+"""Requests that a client may have sent before the answer to an earlier one, and their bodies: then it has to wait."""
+MOST_WAITING_BYTES: Final = 2**20
 _LONGEST_PROBE_S: Final = 5.0
 _PROBE_S: Final = 0.05
 _PROCESSING: Final = b"HTTP/1.1 102 Processing\r\n\r\n"
@@ -330,8 +333,8 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def _listen(self) -> None:
-        """Read only as long as there is nothing that waits and the client reads its answers too."""
-        pause = bool(self._waiting) or self._stalled_s != math.inf
+        """Read as long as little waits and the client reads its answers too: who does not read hears of no end."""
+        pause = self._is_full() or self._stalled_s != math.inf
         if pause == self._paused or self._transport.is_closing():
             return
         self._paused = pause
@@ -340,6 +343,11 @@ class Connection(asyncio.Protocol):
         else:
             self._partial_s = self._loop.time() if self._begun else math.inf
             self._transport.resume_reading()
+
+    def _is_full(self) -> bool:
+        if len(self._waiting) > MOST_WAITING:
+            return True
+        return sum(len(each.body) for each in self._waiting if isinstance(each, Message)) > MOST_WAITING_BYTES
 
     def _stop(self, refused: Refused) -> None:
         self._refuse(refused)

@@ -21,7 +21,7 @@ from headway.gateway.declare import ApiKey, GatewayOptions, Upstream
 from headway.gateway.keys import Account
 from headway.gateway.relay import Relay
 from headway.gateway.waiting import Queue
-from headway.policy.routing import ROUTERS, Servers, note_answered, note_report, note_sent
+from headway.policy.routing import ROUTERS, Servers, note_answered, note_latency, note_report, note_sent
 from headway.policy.scheduling import ORDERS, Backlog, first, order
 from headway.policy.token_routing import TOKEN_ROUTERS, Tokens, place
 from headway.serve.app import HttpLimits
@@ -57,9 +57,12 @@ def test_the_gateway_decides_as_the_simulators_policy_does(policy: str, data: st
     for number in range(data.draw(st.integers(5, 20))):
         now_s += data.draw(st.floats(0.0, 1.5))
         which = data.draw(st.integers(0, 2))
-        event = data.draw(st.sampled_from(["report", "answered", "sent", "sent", "up or down", "another limit"]))
+        events = ["report", "answered", "sent", "sent", "first token", "up or down", "another limit"]
+        event = data.draw(st.sampled_from(events))
         if event == "report":
             note_report(chooser.servers, which, data.draw(st.floats(0.0, 9.0)), 0.0, now_s)
+        elif event == "first token":
+            note_latency(chooser.servers, which, data.draw(st.floats(0.0, 9.0)), 1.5, number)
         elif event == "another limit":
             chooser.servers.places[which] = float(data.draw(st.integers(1, 4)))
         elif event == "up or down":
@@ -108,7 +111,8 @@ def test_the_queue_is_served_in_the_order_of_the_simulator(name: str, asked: lis
     assert queue.next(now_s) is None
 
 
-def test_a_live_gateway_decides_as_the_simulators_policy_does() -> None:
+@pytest.mark.parametrize("policy", ["least-loaded", "prequal"])
+def test_a_live_gateway_decides_as_the_simulators_policy_does(policy: str) -> None:
     """With real connections, reports and failures: every recorded decision is that of the policy."""
 
     async def scene() -> None:
@@ -124,11 +128,12 @@ def test_a_live_gateway_decides_as_the_simulators_policy_does() -> None:
         fleet = [Scripted(behave, kind="vllm") for _ in range(3)]
         for number, one in enumerate(fleet):
             one.metrics = engine("vllm", running=number, waiting=0, kv_usage=0.1)
-        async with gateway(*fleet, policy="least-loaded", scrape_every_s=0.02, open_s=0.05) as stage:
+        async with gateway(*fleet, policy=policy, scrape_every_s=0.02, open_s=0.05) as stage:
             seen: list[Seen] = []
             stage.gateway.chooser.watch = seen.append
             await asyncio.gather(*(stage.ask() for _ in range(80)))
             assert len(seen) >= 80
+            assert all(heard > 0.0 for heard in stage.gateway.chooser.servers.heard)
             router = stage.gateway.chooser.router
             for one in seen:
                 servers = Servers(*(np.array(column) for column in one.servers))

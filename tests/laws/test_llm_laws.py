@@ -211,3 +211,34 @@ def test_every_order_serves_every_request(name: str) -> None:
     engine = Engine(STEP, 160, token_budget=32, most_running=6)
     outcome = simulate_llm(LlmFleet((engine,), order=order(name)), work)
     assert outcome.answered == outcome.offered
+
+
+@pytest.mark.parametrize("jump", [True, False])
+def test_prequal_hears_of_first_tokens_and_sends_little_to_the_slow_engine(jump: bool) -> None:
+    """A fifth of the speed: the slow engine's latency is known for what it is, and it gets far less than half."""
+    quick = Engine(StepTime(floor_s=0.01, token_s=2e-5, kv_token_s=1e-7, overhead_s=0.0), kv_tokens=50_000)
+    slow = dataclasses.replace(quick, step=dataclasses.replace(quick.step, floor_s=0.05, token_s=1e-4))
+    rng = np.random.default_rng(2)
+    arrival_s = np.cumsum(rng.exponential(1 / 8, 400))
+    columns = {"input_tokens": np.full(400, 500), "output_tokens": np.full(400, 50)}
+    work = LlmWork.of(Trace.from_arrivals(arrival_s, columns))
+    fleet = LlmFleet((quick, slow), router=token_router("prequal"), report_s=0.5)
+    rules = rules_of(fleet, work, 1)._replace(jump=jump)
+    state = State.of(fleet.columns, rules, work.requests)
+    llm_kernel.advance(fleet.columns, rules, work.requests, state, math.inf)
+    servers = state.balance.servers
+    assert servers.latency_s[1] > 2.5 * servers.latency_s[0] > 0.0
+    assert np.mean(state.engine == 1) < 0.25
+
+
+def test_prequal_does_not_run_after_the_quickest_of_many_engines() -> None:
+    """First tokens are heard of late; sending by them alone would be worse than sending anywhere."""
+    engine = Engine(StepTime(floor_s=0.005, token_s=5e-5, kv_token_s=1e-7, overhead_s=0.0), kv_tokens=100_000)
+    rng = np.random.default_rng(3)
+    arrival_s = np.cumsum(rng.exponential(1 / 100, 3000))
+    columns = {"input_tokens": np.minimum(rng.lognormal(6.0, 0.9, 3000).astype(int) + 1, 6000),
+               "output_tokens": np.minimum(rng.geometric(1 / 100, 3000), 1000)}  # fmt: skip
+    work = LlmWork.of(Trace.from_arrivals(arrival_s, columns))
+    mean_s = {name: float(np.mean(simulate_llm(LlmFleet((engine,) * 8, router=token_router(name), report_s=0.5), work,
+                                               seed=1).ttft_s)) for name in ("prequal", "random")}  # fmt: skip
+    assert mean_s["prequal"] < mean_s["random"]

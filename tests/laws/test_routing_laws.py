@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from headway.fleet.compiled import policies
 from headway.policy import routing
 from headway.policy.routing import HOLD, NOBODY, ROUTERS, Router, Servers, draws, load, note_alive, own, route
+from headway.policy.routing_state import LASTING
 
 SEEDS = st.integers(0, 2**32 - 1)
 NAMES = st.sampled_from(sorted(ROUTERS))
@@ -25,6 +26,7 @@ def random_servers(rng: np.random.Generator, size: int, dead: float = 0.3, unkno
     servers.reported_at_s[:] = np.where(np.isnan(servers.reported), -math.inf, rng.integers(0, 10, size))
     for column in (servers.sent, servers.outstanding, servers.assigned, servers.latency_s):
         column[:] = rng.integers(0, 6, size)
+    servers.heard[:] = np.where(rng.random(size) < unknown, 0, rng.integers(0, 3 * LASTING * size, size))
     servers.alive[:] = rng.random(size) >= dead
     return servers
 
@@ -72,7 +74,7 @@ def test_what_a_dead_server_knew_changes_nothing(seed: int, size: int) -> None:
     servers = random_servers(rng, size, dead=0.5)
     twin = Servers(*(np.array(column) for column in servers))
     gone = ~np.asarray(servers.alive)
-    for column in (twin.reported, twin.sent, twin.outstanding, twin.assigned, twin.latency_s):
+    for column in (twin.reported, twin.sent, twin.outstanding, twin.assigned, twin.latency_s, twin.heard):
         np.asarray(column)[gone] = -1.0
     for name, router in ROUTERS.items():
         u = rng.random(draws(router))
@@ -119,6 +121,30 @@ def test_nobody_joins_a_queue_while_another_is_idle(seed: int, size: int) -> Non
         assert has[chosen] < servers.places[chosen]
     else:
         assert chosen == NOBODY if not np.any(living) else living[chosen]
+
+
+@given(SEEDS, st.integers(1, 9), st.integers(2, 16))
+def test_nobody_joins_a_hot_server_while_a_cold_one_is_drawn(seed: int, size: int, choices: int) -> None:
+    """Hot: above the 0.84 quantile of the loads of those that are alive, so of few servers the one busiest."""
+    rng = np.random.default_rng(seed)
+    servers = random_servers(rng, size, unknown=0.0)
+    router = routing.router("prequal", choices=choices)
+    u = rng.random(draws(router))
+    chosen = route(router, servers, u, 0, 10.0)
+    drawn = {routing.at_random(servers.alive, one) for one in u[:choices]}
+    if len(drawn) < 2:
+        return
+    assert chosen in drawn
+    loads = {at: load(servers, at) for at in np.flatnonzero(servers.alive)}
+    rank = {at: sum(other < this for other in loads.values()) for at, this in loads.items()}
+    cold = [at for at in drawn if rank[at] <= 0.84 * (len(loads) - 1)]
+    if cold:
+        assert chosen in cold
+    else:
+        assert loads[chosen] == min(loads[at] for at in drawn)
+    most = sorted(loads.values())
+    if len(loads) <= 6 and most[-1] > most[-2]:
+        assert loads[chosen] < most[-1]
 
 
 @given(SEEDS, st.integers(2, 9))

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headway.policy.routing import ROUTERS, Servers, draws, route, router
+from headway.policy.routing_state import NEWEST
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the `ray` extra"),
@@ -210,7 +211,7 @@ def test_a_newcomer_is_not_given_all_the_turns_that_it_missed() -> None:
     asyncio.run(scene())
 
 
-def test_latency_is_a_moving_average_of_what_was_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latency_is_a_moving_average_as_on_an_empty_replica(monkeypatch: pytest.MonkeyPatch) -> None:
     from headway.dropins import ray_serve
 
     now = SimpleNamespace(s=100.0)
@@ -218,15 +219,18 @@ def test_latency_is_a_moving_average_of_what_was_answered(monkeypatch: pytest.Mo
 
     async def scene() -> None:
         balancer = make("prequal")
-        only = Replica("a")
+        only = Replica("a", queued=1)
         await seat(balancer, only)
-        for number, took_s in enumerate((1.0, 2.0)):
+        # Until Ray asks again each that was sent counts: one is there already at first, then two.
+        for number, took_s in enumerate((2.0, 6.0)):
+            await choose(balancer, asked(number=number))
             balancer.on_send_request(only.replica_id)
             balancer.on_request_routed(asked(number=number), only.replica_id, None)
             now.s += took_s
             balancer.on_request_completed(only.replica_id, f"r{number}")
-        assert balancer._servers.latency_s == [pytest.approx(1.1)]
-        assert not balancer._began_s
+        assert balancer._servers.latency_s == [pytest.approx(1.0 + NEWEST)]
+        assert balancer._servers.heard == [2.0]
+        assert not balancer._began
 
     asyncio.run(scene())
 

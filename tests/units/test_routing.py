@@ -8,6 +8,7 @@ import pytest
 
 from headway.policy import routing
 from headway.policy.routing import HOLD, NOBODY, ROUTERS, Servers, load, note_alive, note_report, note_sent, route
+from headway.policy.routing_state import LASTING, NEWEST
 
 
 def told(speeds: list[float], loads: list[float], at_s: float = 0.0) -> Servers:
@@ -96,10 +97,59 @@ def test_a_held_request_goes_when_one_is_answered() -> None:
 def test_prequal_prefers_the_quickest_cold_server_and_the_least_loaded_of_hot_ones() -> None:
     servers = told([1.0] * 5, [0.0, 1.0, 2.0, 3.0, 9.0])
     servers.latency_s[:] = [5.0, 4.0, 1.0, 3.0, 0.1]
+    servers.heard[:] = 1.0
     every = [0.0, 0.2, 0.4, 0.6, 0.8]
     assert chosen("prequal", servers, *every, choices=5, hot=0.6) == 2, "4 is hot and 3 is, so the quickest of the rest"
     assert chosen("prequal", servers, 0.6, 0.8, choices=2, hot=0.6) == 3, "both drawn are hot"
     assert chosen("prequal", servers, 0.8, 0.8, choices=2, hot=0.6) == 4, "one report is not enough to compare"
+
+
+@pytest.mark.parametrize("size", range(2, 7))
+def test_prequal_never_takes_the_one_busy_server_of_a_few_however_quick_it_was(size: int) -> None:
+    busy = size // 2
+    servers = told([1.0] * size, [500.0 * (at == busy) for at in range(size)])
+    servers.latency_s[:] = [2.0 - 1.9 * (at == busy) for at in range(size)]
+    servers.heard[:] = 1.0
+    draws = [(at + 0.5) / size for at in range(size)]
+    assert chosen("prequal", servers, *draws, choices=size) != busy
+
+
+def test_prequal_weighs_what_a_request_takes_by_what_is_there() -> None:
+    servers = told([1.0] * 4, [0.0, 1.0, 3.0, 9.0])
+    servers.latency_s[:], servers.heard[:] = [5.0, 2.0, 2.0, 1.0], 1.0
+    every = [0.0, 0.3, 0.6, 0.9]
+    assert chosen("prequal", servers, *every, choices=4) == 1, "twice two is less than five and than four times two"
+    servers.places[2] = 4.0
+    assert chosen("prequal", servers, *every, choices=4) == 2, "four share four places"
+
+
+def test_prequal_gives_a_server_another_try_when_it_got_nothing_for_long() -> None:
+    servers = told([1.0] * 4, [0.0] * 4)
+    for at in range(4):
+        routing.note_latency(servers, at, 100.0 if at == 3 else 1.0, 1.0, at)
+    every, number = [0.0, 0.3, 0.6, 0.9], 4
+    asked = []
+    while not asked or asked[-1] != 3:
+        asked.append(chosen("prequal", servers, *every, choices=4))
+        routing.note_latency(servers, asked[-1], 1.0, 1.0, number)
+        # Others have something to do, so that loads do not tie.
+        servers.sent[:] = [1.0, 1.0, 1.0, 0.0]
+        number += 1
+    assert 4 * (LASTING - 1) < len(asked) <= 4 * (LASTING + 1)
+    assert servers.latency_s[3] == 1.0, "what was is forgotten"
+
+
+def test_a_latency_is_kept_as_it_would_be_on_an_empty_server() -> None:
+    servers = told([1.0, 1.0], [3.0, math.nan])
+    servers.places[0] = 2.0
+    assert routing.stretch(servers, 0) == 2.5
+    servers.outstanding[1] = 4.0
+    assert routing.stretch(servers, 1) == 5.0, "without a report by what is unanswered"
+    for number, took_s in enumerate((10.0, 20.0)):
+        routing.note_latency(servers, 0, took_s, 2.5, number)
+    assert servers.latency_s.tolist() == [pytest.approx(4.0 + NEWEST * 4.0), 0.0]
+    routing.note_latency(servers, 0, 1.0, 1.0, 3 + LASTING * 2)
+    assert servers.latency_s[0] == 1.0
 
 
 def test_a_key_stays_where_it_is() -> None:

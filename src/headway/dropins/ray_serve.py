@@ -19,16 +19,25 @@ from zlib import crc32
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
-from headway.policy.routing import ROUND_ROBIN, Servers, draws, note_alive, note_answered, note_sent, route, router
+from headway.policy.routing import (
+    ROUND_ROBIN,
+    Servers,
+    draws,
+    note_alive,
+    note_answered,
+    note_latency,
+    note_sent,
+    route,
+    router,
+    stretch,
+)
 
 __all__ = ["VERSIONS", "PolicyRouter"]
 
 VERSIONS: Final = "2.60"
 """Releases of Ray that this was written for."""
 
-_NEW: Final = 0.1
-"""Weight of the newest in the moving average of a replica's latency."""
-_NOTHING_KNOWN: Final[tuple[Any, ...]] = (math.nan, -math.inf, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, False)
+_NOTHING_KNOWN: Final[tuple[Any, ...]] = (math.nan, -math.inf, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, False)
 
 
 class PolicyRouter(RequestRouter):  # type: ignore[misc]
@@ -47,7 +56,8 @@ class PolicyRouter(RequestRouter):  # type: ignore[misc]
         self._draw = random.Random(seed).random
         self._servers = Servers(*([] for _ in _NOTHING_KNOWN))
         self._seats: dict[ReplicaID, int] = {}
-        self._began_s: dict[str, float] = {}
+        self._began: dict[str, tuple[float, float, int]] = {}
+        self._routed = 0
         self._chosen: dict[str, tuple[int, PendingRequest]] = {}
 
     async def choose_replicas(
@@ -94,21 +104,25 @@ class PolicyRouter(RequestRouter):  # type: ignore[misc]
             note_sent(self._servers, seat, 0.0)
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
-        """Take note of when a replica took a request."""
+        """Take note of when a replica took a request, and of what else it had then."""
         super().on_request_routed(pending_request, replica_id, result)
-        self._began_s[pending_request.metadata.internal_request_id] = time.monotonic()
+        seat = self._seats.get(replica_id)
+        if seat is not None:
+            began = time.monotonic(), stretch(self._servers, seat), self._routed
+            self._began[pending_request.metadata.internal_request_id] = began
+            self._routed += 1
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         """Count a request that is answered, refused or lost, and how long it took."""
         super().on_request_completed(replica_id, internal_request_id)
-        began_s = self._began_s.pop(internal_request_id, None)
+        began = self._began.pop(internal_request_id, None)
         if replica_id not in self._seats:
             return
         seat = self._seats[replica_id]
         note_answered(self._servers, seat)
-        if began_s is not None:
-            took_s, before_s = time.monotonic() - began_s, self._servers.latency_s[seat]
-            self._servers.latency_s[seat] = took_s if before_s == 0.0 else before_s + _NEW * (took_s - before_s)
+        if began is not None:
+            began_s, stretched, number = began
+            note_latency(self._servers, seat, time.monotonic() - began_s, stretched, number)
 
     def _release(self, again: PendingRequest | None) -> None:
         """Count requests no more that were given up before they were sent, nor one for which Ray asks again."""

@@ -14,7 +14,7 @@ from headway.fleet.compiled import policies
 from headway.fleet.llm_memory import Cache, Lines
 from headway.fleet.llm_state import DECODE, Balance, Engines, Requests, Rules
 from headway.policy import routing, scheduling, token_routing
-from headway.policy.routing import ROUND_ROBIN, Servers
+from headway.policy.routing import PREQUAL, ROUND_ROBIN, Servers
 from headway.policy.scheduling import MLFQ, Backlog, Order, Waiting
 from headway.sim.draws import draw
 from headway.sim.jit import borrowing
@@ -27,6 +27,7 @@ place = _routing.place
 believed_cached = _routing.believed
 note_sent = policies(routing).note_sent
 note_alive = policies(routing).note_alive
+stretch = policies(routing).stretch
 overdue = policies(scheduling).overdue
 rank = policies(scheduling).rank
 returning = policies(scheduling).returning
@@ -169,6 +170,9 @@ def assign(
     prompt = float(requests.prompt[r])
     e = place(rules.router, servers, balance.tokens, prompt, balance.believed, u, requests.session[r], now_s)
     if e >= 0:
+        if rules.router.code == PREQUAL:
+            balance.sent_s[r] = now_s
+            balance.stretched[r] = stretch(servers, e)
         note_sent(servers, e, 1.0 if rules.deltas else 0.0)
         if rules.deltas:
             balance.tokens.sent[e] += prompt - balance.believed[e]

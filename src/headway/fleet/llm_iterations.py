@@ -25,12 +25,13 @@ from headway.fleet.llm_state import (
 )
 from headway.policy import kv_admission, routing
 from headway.policy.kv_admission import HEADROOM
-from headway.policy.routing import JBSQ
+from headway.policy.routing import JBSQ, PREQUAL
 from headway.policy.scheduling import OUTPUT_WEIGHT, VTC
 from headway.policy.token_routing import RELEASE_WEIGHT
 from headway.sim.jit import step
 
 note_answered = policies(routing).note_answered
+note_latency = policies(routing).note_latency
 headroom_after = policies(kv_admission).headroom_after
 
 _UNLIMITED = 1 << 60
@@ -166,6 +167,9 @@ def computed(engines: Engines, rules: Rules, requests: Requests, state: State, e
             made[r] += 1
             if state.first_s[r] == np.inf:
                 state.first_s[r] = end_s
+                if rules.router.code == PREQUAL and not lone(engines, rules):
+                    balance = state.balance
+                    note_latency(balance.servers, e, end_s - balance.sent_s[r], balance.stretched[r], r)
         state.loaded[r] = 0
         if made[r] >= requests.output[r] or engines.role[e] == PREFILL:
             state.leaving[gone] = r

@@ -109,13 +109,16 @@ class Balance(NamedTuple):
     """What the balancer knows: of the engines, and of the blocks of prompts that it sent them.
 
     By engine and block, how many blocks had been sent there when it was last (`stamp`); by engine, how many in all
-    (`volume`). `believed` and `u` are room for the tokens that each engine has of one prompt, and for draws.
+    (`volume`). `believed` and `u` are room for the tokens that each engine has of one prompt, and for draws. By
+    request, when it was sent and its engine's `stretch` then (of a policy that reads latencies).
     """
 
     volume: Longs
     stamp: Longs
     believed: Floats
     u: Floats
+    sent_s: Floats
+    stretched: Floats
     servers: Servers
     tokens: Tokens
 
@@ -237,7 +240,14 @@ class State(NamedTuple):
             account=np.zeros((size, tenants)),
             leaving=_longs(2 * slots),
             balance=Balance(
-                _longs(size), np.full((size, blocks), NEVER), np.zeros(size), np.zeros(width), servers, known
+                _longs(size),
+                np.full((size, blocks), NEVER),
+                np.zeros(size),
+                np.zeros(width),
+                np.zeros(n),
+                np.ones(n),
+                servers,
+                known,
             ),
             **per,
         )

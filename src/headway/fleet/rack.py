@@ -22,14 +22,14 @@ from headway.sim.draws import draw
 from headway.sim.jit import borrowing
 
 route: Callable[..., int] = policies(routing).route
+note_latency: Callable[..., None] = policies(routing).note_latency
+stretch: Callable[..., float] = policies(routing).stretch
 power_of_d: Callable[..., int] = policies(routing).power_of_d
 least_loaded: Callable[..., int] = policies(routing).least_loaded
 consistent_hash: Callable[..., int] = policies(routing).consistent_hash
 
 _UNIT = 1.0 / 4294967296.0
 _SESSION_KEY = 0x2545F491
-RECENT = 0.1
-"""Weight of a reply in what requests take of late."""
 
 
 @borrowing
@@ -62,11 +62,12 @@ def advance(
         key,
     ) = rack  # fmt: skip
     (
-        reported, reported_at_s, sent, outstanding, assigned, latency_s, speed, alive, least, sent_total, u,
+        reported, reported_at_s, sent, outstanding, assigned, latency_s, heard, speed, alive, least, sent_total, u,
     ) = books  # fmt: skip
     bits, place_key, place_server, place_open = sessions
     (
-        counters, fate, where, remaining_s, reached_s, start_s, done_s, carried, carried_received, following, held,
+        counters, fate, where, remaining_s, reached_s, start_s, done_s, carried, carried_received, stretched,
+        following, held,
         wire, wire_s, reply, head, tail, waiting, busy, busy_s, works, unfinished, received, first_slot, free_slot,
         slot_job, slot_server, slot_end_s, slot_seq, touched, is_touched, heap_s, heap_seq, heap_slot,
     ) = state  # fmt: skip
@@ -75,9 +76,19 @@ def advance(
     # `route` in between.
     is_alone = reported.shape[0] == 1 and outstanding.shape[0] == 1 and alive.shape[0] == 1
     alone = Servers(
-        reported[0], reported_at_s[0], sent[0], outstanding[0], assigned[0], latency_s[0], speed, workers, alive[0]
+        reported[0], reported_at_s[0], sent[0], outstanding[0], assigned[0], latency_s[0], heard[0], speed, workers,
+        alive[0],
     )  # fmt: skip
+    learns = router.code == routing.PREQUAL
     directly = router.code if router.explore == 0.0 else -1
+
+    def known_by(job: int) -> Servers:
+        """Return what the balancer of a request knows of the servers."""
+        at, by = ledger[job], balancer[job]
+        return Servers(
+            reported[at], reported_at_s[at], sent[at], outstanding[by], assigned[by], latency_s[by], heard[by], speed,
+            workers, alive[kind[job] if alive.shape[0] > 1 else 0],
+        )  # fmt: skip
 
     def lose(job: int) -> None:
         fate[job] = code.LOST
@@ -216,7 +227,9 @@ def advance(
                 place_open[at] -= 1
                 if place_open[at] == 0:
                     place_key[at] = -1
-        latency_s[by, server] += RECENT * (done_s[job] - reached_s[job] - latency_s[by, server])
+        if learns:
+            took_s = done_s[job] - reached_s[job]
+            note_latency(known_by(job), server, took_s, stretched[job], job // assigned.shape[0])
         outstanding[by, server] = max(0.0, outstanding[by, server] - 1.0)
         if by_reply and not lost:
             believe(job, server)
@@ -224,7 +237,6 @@ def advance(
     def choose(job: int, now_s: float) -> int:
         """Return where a request goes: to its session's server, else where the policy sends it."""
         by = balancer[job]
-        at = ledger[job]
         living = kind[job] if alive.shape[0] > 1 else 0
         name = job
         free = -1
@@ -242,10 +254,7 @@ def advance(
             u[number] = draw(key, int(job) * u.size + number, 32) * _UNIT
         known = alone
         if not is_alone:
-            known = Servers(
-                reported[at], reported_at_s[at], sent[at], outstanding[by], assigned[by], latency_s[by], speed,
-                workers, alive[living],
-            )  # fmt: skip
+            known = known_by(job)
         if directly == routing.POWER_OF_D:
             server = power_of_d(known, u, router.choices, now_s, router.stale_s)
         elif directly == routing.LEAST_LOADED:
@@ -261,7 +270,8 @@ def advance(
     def dispatch(now_s: float) -> None:
         """Send what the balancer holds, in order of arrival, until the policy holds one back.
 
-        The books are kept as `note_sent`, `note_answered` and `note_report` of the policies do, row by row.
+        The books are kept as `note_sent`, `note_answered` and `note_report` of the policies do, row by row; latencies
+        only for a policy that reads them.
         """
         while counters[code.HELD_HEAD] < counters[code.HELD_TAIL]:
             job = held[counters[code.HELD_HEAD]]
@@ -274,6 +284,8 @@ def advance(
                 counters[code.REFUSALS] += 1
                 continue
             where[job] = server
+            if learns:
+                stretched[job] = stretch(known_by(job), server)
             outstanding[balancer[job], server] += 1.0
             assigned[balancer[job], server] += 1.0
             sent_total[ledger[job], server] += work[job]

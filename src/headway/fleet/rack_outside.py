@@ -94,7 +94,8 @@ class Outside:
         for by in range(books.outstanding.shape[0]):
             note_alive(
                 Servers(books.reported[0], books.reported_at_s[0], books.sent[0], books.outstanding[by],
-                        books.assigned[by], books.latency_s[by], books.speed, self.rack.workers, living.copy()),
+                        books.assigned[by], books.latency_s[by], books.heard[by], books.speed, self.rack.workers,
+                        living.copy()),
                 server,
                 self.turns_by_speed,
             )  # fmt: skip
@@ -103,6 +104,7 @@ class Outside:
     def _clear(self, servers: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
         self.books.outstanding[:, servers] = 0.0
         self.books.sent[:, servers] = 0.0
+        self.books.heard[:, servers] = 0.0
         if self.rack.signal < code.COUNTED and self.rack.signal != code.LEAST_REPORTED:
             self.books.reported[:, servers] = 0.0
 

@@ -71,6 +71,7 @@ class Books(NamedTuple):
     outstanding: Floats
     assigned: Floats
     latency_s: Floats
+    heard: Floats
     speed: Floats
     alive: Flags
     least: Longs
@@ -90,7 +91,8 @@ class Sessions(NamedTuple):
 class State(NamedTuple):
     """What changes: counters, one entry per request, one per server (and queue), one per worker (`slot_*`, `heap_*`).
 
-    `unfinished` is what a server has yet to finish, by row of its reports; `received` what ever reached it.
+    `stretched` is what its server's `stretch` was as a request was sent. `unfinished` is what a server has yet to
+    finish, by row of its reports; `received` what ever reached it.
     """
 
     counters: Longs
@@ -102,6 +104,7 @@ class State(NamedTuple):
     done_s: Floats
     carried: Floats
     carried_received: Floats
+    stretched: Floats
     following: Ints
     held: Ints
     wire: Ints
@@ -145,6 +148,7 @@ def books(rack: Rack, speed: Floats, alive: Flags, rows: int, numbers: int, bala
         outstanding=np.zeros((balancers, servers)),
         assigned=np.zeros((balancers, servers)),
         latency_s=np.zeros((balancers, servers)),
+        heard=np.zeros((balancers, servers)),
         speed=speed,
         alive=alive,
         least=np.zeros(rows, np.int64),
@@ -178,6 +182,7 @@ def state(requests: Requests, rack: Rack, rows: int, balancers: int, failing: Lo
         done_s=np.full(n, np.inf),
         carried=np.zeros(n),
         carried_received=np.zeros(n),
+        stretched=np.ones(n),
         following=np.full(n, -1, ints),
         held=np.empty(n, ints),
         wire=np.empty(n, ints),

@@ -149,7 +149,7 @@ class Gateway:
         relay.replica = replica
         relay.sent_s = relay.seen_s = now_s
         self.journal.sent(relay, replica, self.chooser)
-        replica.began()
+        relay.stretched = replica.began()
         self.chooser.sent(relay, replica.number)
         head, body = relay.head, relay.message.body
         if self._priority and replica.kind.priority:
@@ -198,7 +198,7 @@ class Gateway:
         relay.begun = True
         relay.look_s = 0.0
         relay.first_s = relay.seen_s = now_s
-        replica.first_token(now_s - relay.sent_s)
+        replica.first_token(relay, now_s)
         self.chooser.computed(relay, replica.number)
         self.stats.first_token.add(now_s - relay.arrival_s)
         lines = self.journal.why(relay, replica)

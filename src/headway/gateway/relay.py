@@ -61,12 +61,14 @@ class Relay:
     """A request that was let in. What is not known at first is a default of the class, which costs nothing.
 
     `barred`: upstreams that it may not go to, by number; of these `tried` have failed it. `tokens`: about how many its
-    prompt has. `look_s`: before then, time alone brings nothing about.
+    prompt has. `stretched`: what the `stretch` of its upstream was as it was sent. `look_s`: before then, time alone
+    brings nothing about.
     """
 
     line: Line | None = None
     replica: Replica | None = None
     sent_s = 0.0
+    stretched = 1.0
     first_s = 0.0
     status = 0
     attempts = 0

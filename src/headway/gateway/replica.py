@@ -13,13 +13,22 @@ from headway.gateway.choose import depth, router_of
 from headway.gateway.declare import KINDS, GatewayOptions, Upstream
 from headway.gateway.heads import Known
 from headway.gateway.line import Line
+from headway.gateway.relay import Relay
 from headway.gateway.reports import Report
-from headway.policy.routing import ROUND_ROBIN, Router, Servers, note_alive, note_answered, note_report, note_sent
+from headway.policy.routing import (
+    ROUND_ROBIN,
+    Router,
+    Servers,
+    note_alive,
+    note_answered,
+    note_latency,
+    note_report,
+    note_sent,
+    stretch,
+)
 
 PATHS: Final = (b"/v1/chat/completions", b"/v1/completions")
 """What is passed on to upstreams."""
-_NEW: Final = 0.1
-"""Weight of the newest in the moving average of times to the first token."""
 _SICK_CHECKS: Final = 2
 """Health checks in a row that must fail before an upstream counts as down."""
 
@@ -83,13 +92,15 @@ class Replica:
 
     # Load
 
-    def began(self) -> None:
-        """Count a request that is sent there."""
+    def began(self) -> float:
+        """Count a request that is sent there, and return what the policy's `stretch` was before."""
+        stretched = stretch(self._servers, self.number)
         self.sent += 1
         self.in_flight += 1
         note_sent(self._servers, self.number, 1.0)
         if self.in_flight >= self.limit:
             self._servers.alive[self.number] = False
+        return stretched
 
     def ended(self) -> None:
         """Count a request that it is done with, or that was given up."""
@@ -100,10 +111,10 @@ class Replica:
         if self.up and self.in_flight < self.limit:
             self._has_room()
 
-    def first_token(self, seconds: float) -> None:
-        """Take note of how long the first token took."""
-        old_s = self._servers.latency_s[self.number]
-        self._servers.latency_s[self.number] = old_s + _NEW * (seconds - old_s) if old_s else seconds
+    def first_token(self, relay: Relay, now_s: float) -> None:
+        """Take note of how long a first token took; that of an error, which is there soon, would draw requests here."""
+        if relay.status < 400:
+            note_latency(self._servers, self.number, now_s - relay.sent_s, relay.stretched, relay.number)
 
     def reported(self, report: Report, at_s: float) -> None:
         """Take in what the engine says of itself; one that does not tell its load is not taken for idle.

@@ -17,19 +17,22 @@ from headway.policy.routing_state import (
     Floats,
     Servers,
     fresh,
+    is_news,
     load,
     note_alive,
     note_answered,
+    note_latency,
     note_report,
     note_sent,
     own,
     per_speed,
+    stretch,
     usable,
 )
 
 __all__ = [
     "HOLD", "NOBODY", "ROUTERS", "Router", "Servers", "draws", "fresh", "load", "note_alive", "note_answered",
-    "note_report", "note_sent", "own", "route", "router",
+    "note_latency", "note_report", "note_sent", "own", "route", "router", "stretch",
 ]  # fmt: skip
 
 HOLD = -1
@@ -47,8 +50,8 @@ class Router(NamedTuple):
     """A policy and its parameters, as scalars; `router` makes it by name.
 
     `choices`: servers drawn (power of d, Prequal's pool). `depth`: requests a server may have per place (JBSQ).
-    `explore`: share of requests sent anywhere, which breaks herds. `hot`: share of servers with less load above which
-    one is hot (Prequal). `bound`: how many times its fair share a server may have (consistent hash).
+    `explore`: share of requests sent anywhere, which breaks herds. `hot`: share of the others with less load above
+    which a server is hot (Prequal). `bound`: how many times its fair share a server may have (consistent hash).
     """
 
     code: int
@@ -113,7 +116,7 @@ def route(router: Router, servers: Servers, u: Floats, key: int, now_s: float) -
     >>> route(ROUTERS["least-outstanding"], servers, [0.0, 0.0, 0.0], key=0, now_s=0.0)
     1
     """
-    _, _, _, outstanding, assigned, _, speed, places, alive = servers
+    _, _, _, outstanding, assigned, _, _, speed, places, alive = servers
     code = router.code
     if code == RANDOM or (router.explore > 0.0 and u[max(router.choices, 2)] < router.explore):
         return at_random(alive, u[0])
@@ -203,7 +206,7 @@ def power_of_d(servers: Servers, u: Floats, choices: int, now_s: float, stale_s:
     RackSched's sampling (OSDI 2020) and Mitzenmacher's power of two choices (1996), the load divided by the speed. Two
     servers are compared by their reports when both are fresh, else by what this balancer has outstanding there.
     """
-    reported, at_s, sent, outstanding, _, _, speed, _, alive = servers
+    reported, at_s, sent, outstanding, _, _, _, speed, _, alive = servers
     best = at_random(alive, u[0])
     if best < 0:
         return best
@@ -230,7 +233,7 @@ def least_loaded(servers: Servers, u: Floats, now_s: float, stale_s: float) -> i
     By power of two when a report is stale: with old reports all would run to the same server (Mitzenmacher, "How useful
     is old information?", 2000).
     """
-    reported, at_s, sent, _, _, _, speed, _, alive = servers
+    reported, at_s, sent, _, _, _, _, speed, _, alive = servers
     size = len(alive)
     at = int(u[0] * size)
     best, least = NOBODY, math.inf
@@ -275,7 +278,7 @@ def jiq(servers: Servers, u: Floats, now_s: float, stale_s: float) -> int:
     Join the idle queue (Lu et al., Performance Evaluation 2011); who cannot be known to be idle is not. A worker may be
     idle while others of its server work, so places count. What an engine runs shares it, so an empty one goes first.
     """
-    reported, at_s, sent, _, _, _, speed, places, alive = servers
+    reported, at_s, sent, _, _, _, _, speed, places, alive = servers
     size = len(alive)
     idle = 0.0
     at = int(u[0] * size)
@@ -302,15 +305,27 @@ def jiq(servers: Servers, u: Floats, now_s: float, stale_s: float) -> int:
 
 
 def prequal(servers: Servers, u: Floats, choices: int, hot: float, now_s: float, stale_s: float) -> int:
-    """Return the cold server of the least latency among `choices` drawn; if all are hot, the least loaded of these.
+    """Return the cold server of the least expected latency among `choices` drawn; if all are hot, the least loaded.
 
-    Prequal's hot and cold lexicographic rule (Wydrowski et al., NSDI 2024), with the last reports in the place of
-    probes. Hot is a server when the share `hot` of the living, or more, have less load. Without two fresh reports among
-    those drawn, any server will do.
+    Prequal's hot and cold lexicographic rule (Wydrowski et al., NSDI 2024, section 4). Hot is a server when more than
+    the share `hot` of the others have less load: of few servers the busiest, when no other is as busy. Here last
+    reports, with what was sent since, stand for the paper's pool of probes. Latency at the present load, there the
+    median of what was measured near it, is `latency_s` times the requests per place: steeper than the truth where
+    places are idle, since latencies are heard of late and all would run to the quickest until then. An old latency is
+    forgotten, and who has none is taken for as quick as the quickest: nobody is shut out by what it once was. Without
+    two fresh reports among those drawn, as power of two.
     """
-    reported, at_s, sent, _, _, latency_s, speed, _, alive = servers
+    reported, at_s, sent, outstanding, _, latency_s, heard, speed, places, alive = servers
+    size = len(alive)
+    newest, quickest = 0.0, math.inf
+    for at in range(size):
+        if alive[at]:
+            newest = max(newest, heard[at])
+    for at in range(size):
+        if alive[at] and is_news(heard[at], newest, outstanding[at], size):
+            quickest = min(quickest, latency_s[at])
     cold = warm = first = NOBODY
-    reports, least = 0, math.inf
+    reports, least, lightest, soonest_s = 0, math.inf, math.inf, math.inf
     for drawn in range(choices):
         server = at_random(alive, u[drawn])
         if server < 0:
@@ -319,18 +334,23 @@ def prequal(servers: Servers, u: Floats, choices: int, hot: float, now_s: float,
             continue
         reports += server != first
         first = server if first < 0 else first
-        this, below, living = per_speed(reported[server] + sent[server], speed[server]), 0, 0
-        for at in range(len(alive)):
-            if alive[at]:
-                living += 1
+        this, below, others = per_speed(reported[server] + sent[server], speed[server]), 0, -1
+        for at in range(size):
+            if alive[at] and usable(reported[at], at_s[at], now_s, stale_s):
+                others += 1
                 below += per_speed(reported[at] + sent[at], speed[at]) < this
-        if below >= hot * living and below > 0:
+        if below > hot * others:
             if this < least:
                 warm, least = server, this
-        elif cold < 0 or latency_s[server] < latency_s[cold]:
-            cold = server
+            continue
+        known = is_news(heard[server], newest, outstanding[server], size)
+        alone_s = latency_s[server] if known else quickest
+        ahead = 1.0 + max(0.0, reported[server] + sent[server])
+        expected_s = alone_s * ahead / places[server] if alone_s < math.inf else 0.0
+        if cold < 0 or expected_s < soonest_s or (expected_s == soonest_s and this < lightest):
+            cold, soonest_s, lightest = server, expected_s, this
     if reports < 2:
-        return at_random(alive, u[0])
+        return power_of_d(servers, u, 2, now_s, stale_s)
     return cold if cold >= 0 else warm
 
 

@@ -17,15 +17,23 @@ Counts: TypeAlias = NDArray[np.int64] | Floats
 Flags: TypeAlias = NDArray[np.bool_] | list[bool]
 
 
+NEWEST = 0.05
+"""Weight of the newest in the moving average of what requests take on a server."""
+
+LASTING = 16
+"""For how many requests per server that average holds while the server is asked for nothing."""
+
+
 class Servers(NamedTuple):
     """What a balancer knows of its servers, one entry each; columns are arrays, or lists where nothing is compiled.
 
     `reported`: the load in the server's last report, in requests or any other unit of work, NaN when there is none;
     `reported_at_s`: when that was; `sent`: the load sent to it that this report does not contain. `outstanding`:
     requests of this balancer that it has not answered. `assigned`: requests it was ever given. `latency_s`: what
-    requests take there of late. `speed`: its workers, or any measure of how much faster it is than others. `places`:
-    requests that it works on at once, as many as a server has workers or an engine runs. `alive`: whether it may be
-    chosen.
+    requests of late would have taken there had it been empty (`note_latency`); `heard`: the number of the newest of
+    them from 1, 0 when there is none. `speed`: its workers, or any measure of how much faster it is than others.
+    `places`: requests that it works on at once, as many as a server has workers or an engine runs. `alive`: whether it
+    may be chosen.
     """
 
     reported: Floats
@@ -34,6 +42,7 @@ class Servers(NamedTuple):
     outstanding: Floats
     assigned: Floats
     latency_s: Floats
+    heard: Floats
     speed: Floats
     places: Counts
     alive: Flags
@@ -53,11 +62,11 @@ class Servers(NamedTuple):
         seats = speeds.copy() if places is None else np.array(places, np.float64)
         if seats.size != speeds.size or not np.all(seats > 0.0):
             raise ValueError(f"servers: the places are {seats.tolist()}; each server has a number of them above 0")
-        sent, outstanding, assigned, latency_s = np.zeros((4, speeds.size))
+        sent, outstanding, assigned, latency_s, heard = np.zeros((5, speeds.size))
         never = np.full(speeds.size, -np.inf)
         living = np.ones(speeds.size, np.bool_)
         nothing = np.full(speeds.size, np.nan)
-        return cls(nothing, never, sent, outstanding, assigned, latency_s, speeds, seats, living)
+        return cls(nothing, never, sent, outstanding, assigned, latency_s, heard, speeds, seats, living)
 
     def lists(self) -> Servers:
         """Return the same with lists as columns, which Python reads several times as fast as arrays."""
@@ -89,6 +98,24 @@ def usable(reported: float, reported_at_s: float, now_s: float, stale_s: float) 
     return not math.isnan(reported) and now_s - reported_at_s <= stale_s
 
 
+def stretch(servers: Servers, server: int) -> float:
+    """Return how many times as long as on an empty server a request takes that is sent there now, by a rule of thumb.
+
+    What a server has shares its places, so with one request per place it takes twice as long: exact for one worker and
+    for places that share a processor, too much for a server with idle workers. Without a report what this balancer has
+    outstanding there counts.
+
+    >>> servers = Servers.of([4.0])
+    >>> note_sent(servers, 0, 1.0)
+    >>> stretch(servers, 0)
+    1.25
+    """
+    has = servers.reported[server] + servers.sent[server]
+    if not math.isfinite(has):
+        has = servers.outstanding[server]
+    return float(1.0 + max(0.0, has) / servers.places[server])
+
+
 def note_sent(servers: Servers, server: int, work: float) -> None:
     """Keep in mind that a request with so much work, in the unit of reports, was sent to a server."""
     servers.sent[server] += work
@@ -99,6 +126,35 @@ def note_sent(servers: Servers, server: int, work: float) -> None:
 def note_answered(servers: Servers, server: int) -> None:
     """Keep in mind that a server has answered a request, or that it never will."""
     servers.outstanding[server] = max(0.0, servers.outstanding[server] - 1.0)
+
+
+def note_latency(servers: Servers, server: int, took_s: float, stretched: float, number: int) -> None:
+    """Keep how long a request took, the balancer's `number`th from 0, that was sent when the `stretch` was `stretched`.
+
+    Divided by that, a latency met under one load says what to expect under another. A moving average, which begins anew
+    where the last latency is too old to say anything (`LASTING`).
+
+    >>> servers = Servers.of([1.0])
+    >>> note_latency(servers, 0, took_s=6.0, stretched=3.0, number=0)
+    >>> note_latency(servers, 0, took_s=3.0, stretched=1.0, number=1)
+    >>> servers.latency_s.tolist()
+    [2.05]
+    """
+    old_s, heard, alone_s = servers.latency_s[server], servers.heard[server], took_s / stretched
+    if heard == 0.0 or number - heard > LASTING * len(servers.alive):
+        servers.latency_s[server] = alone_s
+    else:
+        servers.latency_s[server] = old_s + NEWEST * (alone_s - old_s)
+    servers.heard[server] = max(heard, number + 1.0)
+
+
+def is_news(heard: float, newest: float, outstanding: float, servers: int) -> bool:
+    """Return whether a latency says something still: of a server that gets nothing it is forgotten after a while.
+
+    `heard` and `newest`: what the server's latency was last heard by, and the newest of any server's. One that works
+    will tell, however long that takes; what has nothing to do is given another try.
+    """
+    return heard > 0.0 and (outstanding > 0.0 or newest - heard <= LASTING * servers)
 
 
 def note_report(servers: Servers, server: int, reported: float, unseen: float, at_s: float) -> None:

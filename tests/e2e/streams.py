@@ -50,6 +50,7 @@ class Told:
     body: bytes
     status: str
     pieces: int
+    events: int
     why: str
     tail: tuple[bytes, ...]
     usage: tuple[int, int] | None
@@ -134,6 +135,7 @@ async def told(stage: Stage, pieces: Sequence[bytes], end: Callable[[Asked], obj
         reader.body.replace(name.encode(), b"NAME"),
         record["answered"],
         record["pieces"],
+        relay.events,
         why,
         tuple(relay.tail),
         relay.usage(),

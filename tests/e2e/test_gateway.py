@@ -36,6 +36,7 @@ def test_what_is_for_the_gateway_alone_does_not_reach_an_upstream() -> None:
     async def scene() -> None:
         extra = (
             "authorization: Bearer mine\r\nx-request-timeout: 5s\r\nconnection: keep-alive, x-hop\r\nx-hop: 1\r\n"
+            "x-headway-route: mine\r\n"
             "x-request-id: abc\r\nte: trailers\r\n"
         )
         async with gateway(Scripted(), declared={"token": "theirs"}) as stage:
@@ -43,7 +44,7 @@ def test_what_is_for_the_gateway_alone_does_not_reach_an_upstream() -> None:
             seen = stage.upstreams[0].asked[0].headers
             assert seen["authorization"] == "Bearer theirs"
             assert seen["x-request-id"] == "abc"
-            assert not {"x-request-timeout", "connection", "x-hop", "te"} & set(seen)
+            assert not {"x-request-timeout", "x-headway-route", "connection", "x-hop", "te"} & set(seen)
 
     play(scene)
 

@@ -8,10 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import httptools
+import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.e2e.streams import chunk, needs_splice, reset, spliced, told
 from tests.e2e.upstreams import Asked, Scripted, gateway
+
+from headway.gateway.relay import events_in
 
 USAGE = b'data: {"usage": {"prompt_tokens": 9, "completion_tokens": 3}}\n\n'
 ENDS = (
@@ -94,6 +97,17 @@ def test_what_a_chunk_has_left_is_what_a_parser_finds(contents: list[bytes], cut
         rest = b"%x\r\n" % left if left else b""
         assert parsed(whole[:at]) + parsed(rest + whole[at:]) == b"".join(contents)
     assert left == 0
+
+
+@needs_splice
+@settings(max_examples=200)
+@given(st.lists(st.sampled_from([b"data:", b"data", b"\n", b":", b"a", b'{"data:'])).map(b"".join))
+@example(b"\ndata:data:")
+def test_events_are_counted_alike_whoever_passes_a_stream_on(piece: bytes) -> None:
+    from headway.gateway.pump import events_in as compiled
+
+    found = sum(line.startswith(b"data:") for line in piece.split(b"\n"))
+    assert events_in(piece) == compiled(np.frombuffer(piece, np.uint8), len(piece)) == found
 
 
 def parsed(body: bytes) -> bytes:

@@ -160,7 +160,10 @@ def test_what_is_missing_is_named_with_the_line_that_installs_it(
         engines.model_file()
     with pytest.raises(HeadwayError, match="there is no such file"):
         engines.model_file(tmp_path / "absent.gguf")
-    (tmp_path / "mine.gguf").touch()
+    (tmp_path / "mine.gguf").write_bytes(b"no weights")
+    with pytest.raises(HeadwayError, match=r"mine\.gguf: this is no model in the GGUF format"):
+        engines.model_file(tmp_path / "mine.gguf")
+    (tmp_path / "mine.gguf").write_bytes(b"GGUF")
     assert engines.model_file(tmp_path / "mine.gguf") == tmp_path / "mine.gguf"
 
 

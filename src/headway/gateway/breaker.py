@@ -47,8 +47,17 @@ class Breaker:
         self.state = OPEN
         self._until_s = now_s + self._wait_s
 
+    def forgiven(self) -> None:
+        """Take note that the last failure was not the upstream's; one that opened it stays for its time."""
+        if self.state == CLOSED and self._failures:
+            self._failures -= 1
+
+    def on_trial(self, sent_s: float) -> bool:
+        """Whether a request that was sent then is the trial: one from before it opened says nothing."""
+        return self.state == TRIAL and sent_s >= self._until_s
+
     def succeeded(self, now_s: float) -> None:
-        """Take note of an answer. One that was asked for before it opened says nothing of how it is."""
+        """Take note of an answer."""
         if self.state == OPEN:
             return
         self._failures = 0

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 SWEEP_S: Final = 0.1
 """How often deadlines and stalls are looked for: one timer for all requests."""
-_SICK: Final = frozenset({502, 503, 504})
 _NOBODY: Final = "no upstream is up that could take this request"
 _ENDING: Final = "the gateway is shutting down"
 _LOOKS: Final = 20
@@ -128,13 +127,17 @@ class Gateway:
     def _enqueue(self, relay: Relay) -> None:
         """Let a request wait. Raises ApiError when too many do, or there is nothing to wait for."""
         if not self._someone_up(relay):
-            self._forget(relay)
+            self._turn_away(relay)
             raise ApiError(503, _NOBODY, retry_after(self.options.open_s))
         if full(self.queue.size, self.options.queue_limit):
-            self._forget(relay)
+            self._turn_away(relay)
             wait_s = min(60.0, self.queue.size / self.stats.per_s) if self.stats.per_s else 1.0
             raise ApiError(429, f"{self.queue.size} requests wait already, the most that may", retry_after(wait_s))
         self.queue.add(relay)
+
+    def _turn_away(self, relay: Relay) -> None:
+        self._forget(relay)
+        relay.settle()
 
     def _someone_up(self, relay: Relay) -> bool:
         return any(replica.up and replica.number not in relay.barred for replica in self.replicas)
@@ -169,7 +172,7 @@ class Gateway:
             line = await replica.connect()
         except OSError as error:
             if not relay.over and relay.attempts == attempt and relay.replica is replica:
-                self.broken(relay, f"it cannot be reached: {error}")
+                self.broken(relay, f"it cannot be reached: {error}", reached=False)
             return
         if relay.over or relay.attempts != attempt or relay.replica is not replica:
             replica.free(line)
@@ -209,22 +212,16 @@ class Gateway:
 
     def completed(self, relay: Relay, now_s: float) -> None:
         """Count a request whose answer has been passed on as a whole."""
-        replica, status = relay.replica, relay.status
+        replica = relay.replica
         assert replica is not None
-        if status in _SICK:
-            replica.is_ill(now_s)
-        else:
-            replica.is_well(now_s)
+        relay.judge(replica, now_s)
         relay.replica = None
-        replica.ended()
-        told = relay.usage()
-        # What is not told is about one token for each piece of a stream; an engine that refuses computes nothing.
-        prompt, completion = told or ((relay.tokens, relay.pieces) if status < 400 else (0.0, 0.0))
-        relay.account.settle(relay.tokens, float(prompt), float(completion))
+        replica.ended(relay.sent_s)
+        told = relay.settle()
         if told is not None:
-            self.queue.answered(float(completion))
+            self.queue.answered(told)
         self.stats.served(now_s - relay.sent_s)
-        self._finish(relay, "answered" if status < 500 else "failed", now_s)
+        self._finish(relay, "answered" if relay.status < 500 else "failed", now_s)
         self.stats.latency.add(now_s - relay.arrival_s)
         relay.client.ended(relay.message, relay.keep)
         if self.queue.size:
@@ -239,7 +236,7 @@ class Gateway:
         here = relay.replica
         return any(r.up and r is not here and r.number not in relay.barred for r in self.replicas)
 
-    def broken(self, relay: Relay, why: str, status: int = 0, unseen: bool = False) -> None:
+    def broken(self, relay: Relay, why: str, status: int = 0, unseen: bool = False, reached: bool = True) -> None:
         """Try another upstream, where nothing of the answer has been passed on; else end the request."""
         now_s = self.clock()
         replica = relay.replica
@@ -253,7 +250,7 @@ class Gateway:
             return
         self.journal.failed(relay, why)
         if status != 429:
-            replica.is_ill(now_s)
+            relay.blame(replica, now_s, sure=bool(status) or not reached)
         if retry:
             relay.tried = (*relay.tried, replica.number)
             relay.barred = tuple(sorted({*relay.barred, replica.number}))
@@ -268,25 +265,27 @@ class Gateway:
         """Give up a request whose client is gone; its upstream hears of it."""
         now_s = self.clock()
         self.stats.cancelled += 1
-        self._drop(relay)
+        self._drop(relay, cancelled=True)
         self._finish(relay, "dropped", now_s, "the client went away")
         self.serve_waiting(now_s)
 
     def _fail(self, relay: Relay, status: int, text: str, how: str) -> None:
         """End a request without an answer of an upstream, or without the rest of it."""
-        self._drop(relay)
+        self._drop(relay, cancelled=status == 504 and relay.head.within_s is not None)
         self._finish(relay, how, self.clock(), text)
         if relay.begun:
             relay.client.abort()
         else:
             relay.client.refuse(relay.message, ApiError(status, text))
 
-    def _drop(self, relay: Relay) -> None:
+    def _drop(self, relay: Relay, cancelled: bool) -> None:
         line, relay.line = relay.line, None
+        cancelled = cancelled and relay.replica is not None
         self.queue.discard(relay)
         if line is not None:
             line.abort()
         self._release(relay)
+        relay.settle(cancelled)
 
     def _release(self, relay: Relay) -> None:
         replica, relay.replica = relay.replica, None
@@ -294,7 +293,7 @@ class Gateway:
         if replica is not None:
             if not relay.begun:
                 self.chooser.computed(relay, replica.number)
-            replica.ended()
+            replica.ended(relay.sent_s)
 
     def _finish(self, relay: Relay, status: str, now_s: float, why: str = "") -> None:
         self.counts.by_status[status] += 1

@@ -26,6 +26,7 @@ _DROPPED: Final = frozenset(
     {
         b"host", b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"proxy-connection",
         b"proxy-authorization", b"te", b"trailer", b"upgrade", b"expect", b"authorization", b"x-request-timeout",
+        b"x-headway-route",
     }
 )  # fmt: skip
 """Headers that are for the gateway alone."""

@@ -83,6 +83,11 @@ class Account:
         if self._tokens is not None:
             self._tokens.take(tokens)
 
+    def give_back(self, estimated: float) -> None:
+        """Give the tokens back that were taken for a request which no upstream has seen."""
+        if self._tokens is not None:
+            self._tokens.take(-estimated)
+
     def settle(self, estimated: float, prompt: float, completion: float) -> None:
         """Take note of the tokens that a request took in the end, and of what was taken for it before."""
         self.prompt_tokens += prompt

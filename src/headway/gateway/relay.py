@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 BUSY: Final = frozenset({429, 502, 503, 504})
 """What an upstream answers that cannot take a request now; another one may."""
+_SICK: Final = frozenset({502, 503, 504})
 TAIL_BYTES: Final = 4096
 """Of each piece of an answer that are kept: the last pieces say what was used."""
 TAIL_PIECES: Final = 4
@@ -62,7 +63,7 @@ class Relay:
 
     `barred`: upstreams that it may not go to, by number; of these `tried` have failed it. `tokens`: about how many its
     prompt has. `stretched`: what the `stretch` of its upstream was as it was sent. `look_s`: before then, time alone
-    brings nothing about.
+    brings nothing about. `pieces`: reads of the answer after the first; `events`: those of a stream that have passed.
     """
 
     line: Line | None = None
@@ -73,6 +74,7 @@ class Relay:
     status = 0
     attempts = 0
     pieces = 0
+    events = 0
     seen_pieces = -1
     seen_s = 0.0
     look_s = 0.0
@@ -82,6 +84,7 @@ class Relay:
     tail: Sequence[bytes] = ()
     decision: tuple[Any, ...] = ()
     failures: tuple[str, ...] = ()
+    suspects: tuple[tuple[Replica, float], ...] = ()
     tried: tuple[int, ...] = ()
     barred: tuple[int, ...] = ()
     blocks: list[int] | None = None
@@ -127,6 +130,32 @@ class Relay:
         if self.line is not None:
             self.line.resume()
 
+    # Whose fault it was
+
+    def blame(self, replica: Replica, now_s: float, sure: bool) -> None:
+        """Take note that an upstream failed this request; `sure`: whatever was asked, it would have.
+
+        A request that fails in the hands of two may be what breaks them: neither is blamed, until a third answers.
+        """
+        if sure or not self.suspects:
+            replica.is_ill(now_s, self.sent_s)
+        else:
+            replica.failed += 1
+        if not sure:
+            if len(self.suspects) == 1:
+                self.suspects[0][0].breaker.forgiven()
+            self.suspects = (*self.suspects, (replica, self.sent_s))
+
+    def judge(self, replica: Replica, now_s: float) -> None:
+        """Take note of what an answer says of its upstream, and that those which could not give one are to blame."""
+        if self.status in _SICK:
+            replica.is_ill(now_s, self.sent_s)
+            return
+        replica.is_well(now_s, self.sent_s)
+        if len(self.suspects) > 1:
+            for replica, sent_s in self.suspects:
+                replica.is_blamed(now_s, sent_s)
+
     # What the upstream's connection calls
 
     @property
@@ -150,7 +179,13 @@ class Relay:
         self.note = tail.append
         write: Callable[[bytes], None] = self.client.transport.write
         write(b"".join((head, b"\r\n", gateway.began(self, replica, gateway.clock()), b"\r\n", body)))
-        return write
+        self.events = events_in(body)
+
+        def passed(data: bytes) -> None:
+            self.events += events_in(data)
+            write(data)
+
+        return passed
 
     def whole(self, status: int, head: bytes, body: bytes) -> None:
         """Send an answer that came in one piece; its head is given without its empty line."""
@@ -160,6 +195,7 @@ class Relay:
         self.line = None
         self.status = status
         self.tail = (body,)
+        self.events = events_in(body)
         lines = gateway.began(self, replica, now_s)
         self.client.transport.write(b"".join((head, b"\r\n", lines, b"\r\n", body)))
         gateway.completed(self, now_s)
@@ -179,6 +215,37 @@ class Relay:
         """Return the tokens of prompt and completion as the end of the answer tells them; None where it does not."""
         tail = self.tail
         return usage_of(tail[0] if len(tail) == 1 else b"".join(tail))
+
+    def settle(self, cancelled: bool = False) -> float | None:
+        """Charge what its client got to its key, once; return the tokens of the answer where that tells them.
+
+        `cancelled`: its client gave it up while an upstream worked on it, maybe before anything came of that.
+        """
+        account, estimated = self.account, self.tokens
+        if not self.sent_s:
+            account.give_back(estimated)
+            return None
+        prompt, completion = 0.0, 0.0
+        told = self.usage() if self.begun else None
+        if told is not None:
+            prompt, completion = told
+        elif self.begun and self.status < 400:
+            # What is not told is about one token for each event of a stream; an engine that refuses computes nothing.
+            said = any(b"data: [DONE]" in piece for piece in self.tail)
+            prompt, completion = estimated, float(max(0, (self.events or self.pieces) - said))
+        elif cancelled:
+            prompt = estimated
+        account.settle(estimated, float(prompt), float(completion))
+        return None if told is None else float(completion)
+
+
+def events_in(data: bytes) -> int:
+    """Return how many events begin in a part of a stream: its lines that begin with `data:`.
+
+    >>> events_in(b'data: {"text": "data: of"}\\n\\ndata: [DONE]\\n\\n')
+    2
+    """
+    return data.count(b"\ndata:") + data.startswith(b"data:")
 
 
 def usage_of(tail: bytes) -> tuple[int, int] | None:

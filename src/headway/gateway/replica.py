@@ -50,6 +50,8 @@ class Replica:
         self.report: Report | None = None
         self.report_s = 0.0
         self.in_flight = 0
+        self._tried = False
+        """Whether the one request is on its way by which it is tried."""
         self._by(router_of(options))
         self.limit = math.ceil(self._depth * upstream.max_in_flight)
         self.sent = self.answered = self.failed = self.retried = 0
@@ -97,14 +99,18 @@ class Replica:
         stretched = stretch(self._servers, self.number)
         self.sent += 1
         self.in_flight += 1
+        self._tried = self.breaker.state == TRIAL
         note_sent(self._servers, self.number, 1.0)
         if self.in_flight >= self.limit:
             self._servers.alive[self.number] = False
         return stretched
 
-    def ended(self) -> None:
+    def ended(self, sent_s: float) -> None:
         """Count a request that it is done with, or that was given up."""
         self.in_flight -= 1
+        if self.breaker.state == TRIAL:
+            self._tried = self._tried and not self.breaker.on_trial(sent_s)
+            self.limit = self._trial_limit()
         note_answered(self._servers, self.number)
         # A report contains what has been answered since, as long as it is the last one.
         self._servers.sent[self.number] -= 1.0
@@ -136,7 +142,7 @@ class Replica:
         self.up = up
         share = self.breaker.share(now_s)
         places = max(1, int(self.upstream.max_in_flight * share))
-        self.limit = 1 if state == TRIAL else math.ceil(self._depth * places)
+        self.limit = self._trial_limit() if state == TRIAL else math.ceil(self._depth * places)
         servers, speed = self._servers, self.upstream.speed * share
         if self._turns_by_speed and speed != servers.speed[self.number]:
             # Turns that it had as a slower one count as many as it would have had by now.
@@ -146,6 +152,11 @@ class Replica:
             self._has_room()
         else:
             servers.alive[self.number] = False
+
+    def _trial_limit(self) -> int:
+        """Return the limit while it is tried: one request beyond those from before, as far as it has a place."""
+        most = math.ceil(self._depth * self.upstream.max_in_flight)
+        return min(self.in_flight + (not self._tried), most)
 
     def _has_room(self) -> None:
         """Let it be chosen; turns that it missed meanwhile are not made up for all at once."""
@@ -157,18 +168,26 @@ class Replica:
         self._sick = 0 if healthy else self._sick + 1
         self.check(now_s)
 
-    def is_well(self, now_s: float) -> None:
+    def is_well(self, now_s: float, sent_s: float) -> None:
         """Take note of an answer that shows that it works."""
         self.answered += 1
-        if self.breaker.troubled:
+        if self._counts(sent_s) and self.breaker.troubled:
             self.breaker.succeeded(now_s)
             self.check(now_s)
 
-    def is_ill(self, now_s: float) -> None:
+    def is_ill(self, now_s: float, sent_s: float) -> None:
         """Take note of a request that it failed."""
         self.failed += 1
-        self.breaker.failed(now_s)
-        self.check(now_s)
+        self.is_blamed(now_s, sent_s)
+
+    def is_blamed(self, now_s: float, sent_s: float) -> None:
+        """Take note that it is the upstream that failed a request, and not the request."""
+        if self._counts(sent_s):
+            self.breaker.failed(now_s)
+            self.check(now_s)
+
+    def _counts(self, sent_s: float) -> bool:
+        return self.breaker.state != TRIAL or self.breaker.on_trial(sent_s)
 
     @property
     def state(self) -> str:

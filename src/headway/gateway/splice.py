@@ -39,11 +39,12 @@ EPOLL, EVENTS_AT, WORDS, BUFFER_AT, ZERO_AT, NEXT, COUNT, DESCRIPTOR, CAME, SENT
 `WORDS`: how many an event has, the last but one the descriptor's. `CAME`: bytes read; `SENT`: those of them that the
 client took, -1 where it was not asked.
 """
-DOWN, LEFT, PIECES, TAIL_AT, LENGTHS = range(5)
+DOWN, LEFT, PIECES, TOLD, TAIL_AT, LENGTHS = range(6)
 """Columns of the table, in which each upstream's descriptor has a row.
 
 `DOWN`: the client's descriptor, -1 where nothing is to be passed on. `LEFT`: bytes of a chunk that are to come, 0
-between two. `TAIL_AT`: where the last pieces are kept; from `LENGTHS` on: how much of each is.
+between two. `TOLD`: events that have passed. `TAIL_AT`: where the last pieces are kept; from `LENGTHS` on: how much of
+each is.
 """
 _ROWS: Final = 1024
 # Only this processor's events are without a gap.
@@ -133,7 +134,7 @@ class Splice:
         if up >= len(self._table):
             self._more_rows(up)
         tail = np.empty(KEPT * KEPT_BYTES, np.uint8)
-        self._table[up, :LENGTHS] = down, 0, 0, tail.ctypes.data
+        self._table[up, :LENGTHS] = down, 0, 0, 0, tail.ctypes.data
         self._streams[up] = _Stream(line, relay, relay.pieces, tail)
         # That there is something is told once, and not until it has been read: to ask again costs as much each time.
         self._epoll.register(up, READABLE | _GONE | _EDGE)
@@ -147,6 +148,7 @@ class Splice:
         self._table[up, DOWN] = -1
         passed = row[PIECES]
         stream.relay.pieces = stream.before + passed
+        stream.relay.events += row[TOLD]
         for number in range(max(0, passed - KEPT), passed):
             place = number % KEPT
             begin = place * KEPT_BYTES

@@ -30,6 +30,7 @@ PLENTY_TOKENS = 1 << 30
 """KV memory of an endpoint that does not say how much it has: it then decides nothing."""
 
 SAID_CHARS = 400
+_GGUF = b"GGUF"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,9 @@ def model_file(given: Path | None = None) -> Path:
     if given is not None:
         if not given.is_file():
             raise HeadwayError(f"{given}: there is no such file; give a model in the GGUF format")
+        with given.open("rb") as file:
+            if file.read(len(_GGUF)) != _GGUF:
+                raise HeadwayError(f"{given}: this is no model in the GGUF format: such a file begins with GGUF")
         return given
     # Found, not imported: what the package itself depends on is not installed.
     package = importlib.util.find_spec(WEIGHTS)
@@ -165,5 +169,6 @@ def process(command: Sequence[str], log: Path, **more: Any) -> Iterator[str]:
     except ServeError:
         if ready:
             raise
-        said = log.read_text(encoding="utf-8", errors="replace").strip()[-SAID_CHARS:]
-        raise HeadwayError(f"demo: {command[2]} does not start: {said or 'it says nothing'}") from None
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        said = next((line.strip()[:SAID_CHARS] for line in reversed(lines) if line.strip()), "it says nothing")
+        raise HeadwayError(f"demo: {command[2]} does not start: {said} (all that it said is in {log})") from None

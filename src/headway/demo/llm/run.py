@@ -119,13 +119,16 @@ def measure(run: Run, steps: Steps) -> None:
 def compare(run: Run, steps: Steps, trace: Trace | None) -> None:
     """Say what each policy would do with the traffic that the engines carry."""
     from headway.demo.llm import scenario
+    from headway.report import format as fmt
 
     made = [each.step for each in run.survey.engines]
     run.trace = scenario.sent(
         trace, made, min(endpoint.most_tokens for endpoint in run.endpoints), run.sizes.replay_s, run.seed
     )
     engines = [endpoint.engine(step) for endpoint, step in zip(run.endpoints, made, strict=True)]
-    with steps.step(f"simulate {len(scenario.POLICIES)} policies on {run.trace.requests} requests") as step:
+    with steps.step(
+        f"simulate {len(scenario.POLICIES)} policies on {fmt.plural(run.trace.requests, 'request')}"
+    ) as step:
         for done, name in enumerate(scenario.POLICIES):
             run.policies[name] = scenario.simulated(engines, name, run.trace, run.sizes.runs, run.seed)
             step.show(done + 1, len(scenario.POLICIES), name)

@@ -18,6 +18,7 @@ import numpy as np
 from rich.text import Text
 
 from headway.demo.llm import scenario
+from headway.demo.neighbors import NOTED
 from headway.demo.tell import Printer, heading
 from headway.files import canonical_json, write_atomic
 from headway.fleet.metrics import time_per_output_token_s
@@ -262,7 +263,8 @@ def paragraph(run: Run) -> str:
     tokens = {name: float(run.answered.columns[f"{name}_tokens"].sum()) for name in ("input", "output")}
     off = {key: fmt.change(after[key] / before[key] - 1.0) for key in JUDGED}
     well = all(abs(after[key] / before[key] - 1.0) <= WITHIN for key in JUDGED)
-    verdict = "" if well else " That is more than it should be."
+    disturbed = max(run.neighbors.values(), default=0.0) > NOTED
+    verdict = "" if well or disturbed else " That is more than it should be."
     return (
         f"{fmt.plural(len(run.endpoints), 'engine')} read {fmt.count(tokens['input'])} tokens and wrote "
         f"{fmt.count(tokens['output'])} for {fmt.plural(run.answered.requests, 'request')} in "

@@ -1,0 +1,71 @@
+"""When the gateway leaves an upstream alone: what counts against it, and how it is tried again."""
+
+from __future__ import annotations
+
+from tests.e2e.test_gateway_faults import die_before, stall_in_stream
+from tests.e2e.upstreams import Asked, Scripted, answer, gateway, play
+
+
+def poisoned(asked: Asked) -> bool:
+    return bool(asked.json.get("poison"))
+
+
+def test_an_upstream_is_tried_while_old_streams_are_under_way() -> None:
+    async def behave(asked: Asked) -> None:
+        if poisoned(asked):
+            asked.die()
+        elif asked.json.get("long"):
+            await stall_in_stream(asked)
+        else:
+            await answer(asked)
+
+    async def scene() -> None:
+        async with gateway(Scripted(behave), failures=1, open_s=0.2, stall_s=30.0) as stage:
+            replica = stage.gateway.replicas[0]
+            streams = [await stage.client() for _ in range(5)]
+            for client in streams:
+                await client.ask(body={"model": "small", "long": True})
+                await client.head()
+            assert (await stage.ask({"model": "small", "poison": True})).status == 502
+            await stage.until(lambda: replica.state == "trial")
+            assert (replica.in_flight, replica.limit) == (5, 6)
+            # One that ends meanwhile makes no room for a second trial, and one that is given up makes it again.
+            trial = await stage.client()
+            await trial.ask(body={"model": "small", "long": True})
+            await stage.until(lambda: replica.in_flight == 6)
+            streams[0].close()
+            await stage.until(lambda: replica.in_flight == 5)
+            assert (replica.state, replica.limit) == ("trial", 5)
+            trial.close()
+            await stage.until(lambda: replica.in_flight == 4)
+            assert (replica.state, replica.limit) == ("trial", 5)
+            assert (await stage.ask()).status == 200
+            assert replica.state == "up"
+
+    play(scene)
+
+
+def test_a_request_that_breaks_every_upstream_closes_none() -> None:
+    async def behave(asked: Asked) -> None:
+        await (die_before if poisoned(asked) else answer)(asked)
+
+    async def scene() -> None:
+        async with gateway(Scripted(behave), Scripted(behave), failures=3) as stage:
+            for _ in range(6):
+                assert (await stage.ask({"model": "small", "poison": True})).status == 502
+            assert [replica.state for replica in stage.gateway.replicas] == ["up", "up"]
+            assert (await stage.ask()).status == 200
+
+    play(scene)
+
+
+def test_two_upstreams_that_fail_what_a_third_answers_are_left_alone() -> None:
+    async def scene() -> None:
+        async with gateway(
+            Scripted(die_before), Scripted(die_before), Scripted(), failures=3, attempts=3, policy="round-robin"
+        ) as stage:
+            for _ in range(9):
+                assert (await stage.ask()).status == 200
+            assert [replica.state for replica in stage.gateway.replicas] == ["open", "open", "up"]
+
+    play(scene)

@@ -1,0 +1,156 @@
+"""What a key is charged for an answer, however that ended: what its client got, once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from tests.e2e.streams import needs_splice, spliced
+from tests.e2e.upstreams import Asked, Scripted, Stage, gateway, play
+
+from headway.gateway.declare import ApiKey
+
+EVENTS = 30
+ENDS = ("client", "dies", "stalls", "deadline", "drain", "whole")
+
+
+def told(number: int) -> str:
+    return f'{{"usage": {{"prompt_tokens": 9, "completion_tokens": {number}}}}}'
+
+
+def part(end: str, text: Callable[[int], str]) -> Callable[[Asked], Awaitable[None]]:
+    """Stream some events, then end as told."""
+
+    async def behave(asked: Asked) -> None:
+        await asked.head()
+        for number in range(EVENTS):
+            await asked.event(text(number + 1))
+            await asyncio.sleep(0.003)
+        if end == "dies":
+            asked.die()
+        elif end == "whole":
+            await asked.event("[DONE]")
+            await asked.end()
+        else:
+            await asked.gone()
+
+    return behave
+
+
+async def end_of(at: Stage, end: str) -> None:
+    """Ask for a stream that ends so, and wait until it has."""
+    extra = "x-request-timeout: 0.8s\r\n" if end == "deadline" else ""
+    client = await at.client()
+    await client.ask(extra=extra)
+    found = await client.head()
+    if end in ("client", "drain"):
+        for _ in range(EVENTS):
+            await client.chunk()
+        if end == "client":
+            client.close()
+        else:
+            at.gateway.give_up()
+    else:
+        await client.answer_after(found)
+    await at.until(lambda: not at.gateway.active)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_what_a_client_got_is_charged_however_its_answer_ends(end: str) -> None:
+    async def scene() -> None:
+        for text, expected in ((told, (9.0, float(EVENTS))), (str, (None, float(EVENTS)))):
+            stall_s = 0.4 if end == "stalls" else 20.0
+            async with gateway(Scripted(part(end, text)), stall_s=stall_s) as at:
+                await end_of(at, end)
+                account = at.gateway.accounts.of({})
+                prompt = expected[0] or len(at.upstreams[0].asked[0].body) / 4
+                assert (account.prompt_tokens, account.completion_tokens) == (prompt, expected[1])
+                assert account.served == prompt + 2.0 * EVENTS
+
+    play(scene)
+
+
+@needs_splice
+@pytest.mark.parametrize("end", ENDS)
+def test_a_spliced_stream_is_charged_as_any_other(end: str) -> None:
+    async def scene() -> None:
+        for text in (told, str):
+            stall_s = 0.4 if end == "stalls" else 20.0
+            async with gateway(Scripted(part(end, text)), stall_s=stall_s) as at:
+                await spliced(at)
+                await end_of(at, end)
+                account = at.gateway.accounts.of({})
+                assert account.completion_tokens == EVENTS
+
+    play(scene)
+
+
+def test_events_are_counted_and_not_how_they_were_read() -> None:
+    async def behave(asked: Asked) -> None:
+        await asked.head()
+        event = b'data: {"text": "data: of"}\n\n'
+        await asked.send(400 * (b"%x\r\n%b\r\n" % (len(event), event)), b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+
+    async def scene() -> None:
+        async with gateway(Scripted(behave)) as at:
+            assert (await at.ask()).whole
+            assert at.gateway.accounts.of({}).completion_tokens == 400.0
+
+    play(scene)
+
+
+def test_what_fails_before_a_token_is_not_charged() -> None:
+    async def behave(asked: Asked) -> None:
+        asked.die()
+
+    async def scene() -> None:
+        async with gateway(Scripted(behave), failures=100) as at:
+            assert (await at.ask()).status == 502
+            account = at.gateway.accounts.of({})
+            assert (account.prompt_tokens, account.completion_tokens, account.served) == (0.0, 0.0, 0.0)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("by_deadline", [False, True])
+def test_who_gives_up_a_request_that_is_worked_on_is_charged_its_prompt(by_deadline: bool) -> None:
+    async def behave(asked: Asked) -> None:
+        await asked.gone()
+
+    async def scene() -> None:
+        async with gateway(Scripted(behave), first_token_s=30.0) as at:
+            client = await at.client()
+            await client.ask(extra="x-request-timeout: 0.2s\r\n" if by_deadline else "")
+            await at.until(lambda: len(at.upstreams[0].asked) == 1)
+            if not by_deadline:
+                client.close()
+            await at.until(lambda: not at.gateway.active)
+            account = at.gateway.accounts.of({})
+            prompt = len(at.upstreams[0].asked[0].body) / 4
+            assert (account.prompt_tokens, account.completion_tokens, account.served) == (prompt, 0.0, prompt)
+
+    play(scene)
+
+
+def test_who_gives_up_a_request_that_waits_pays_nothing() -> None:
+    async def scene() -> None:
+        body = b'{"model": "small"}'
+        size = len(body) / 4
+        key = ApiKey("one", "secret", tokens_per_s=1e-6, token_burst=2.0 * size)
+        async with gateway(Scripted(part("drain", str)), declared={"max_in_flight": 1}, keys=(key,)) as at:
+            first, second, third = [await at.client() for _ in range(3)]
+            account = at.gateway.accounts.all[0]
+            for client in (first, second):
+                await client.ask(body=body, extra="authorization: Bearer secret\r\n")
+                await at.until(lambda: account.active > 0)
+            await at.until(lambda: at.gateway.queue.size == 1)
+            second.close()
+            await at.until(lambda: at.gateway.queue.size == 0)
+            assert (account.prompt_tokens, account.served) == (0.0, size)
+            # What was taken for the one that left is there for the next.
+            await third.ask(body=body, extra="authorization: Bearer secret\r\n")
+            await at.until(lambda: at.gateway.queue.size == 1)
+            assert account.limited == 0
+
+    play(scene)

@@ -108,8 +108,9 @@ class Replica:
     def ended(self, sent_s: float) -> None:
         """Count a request that it is done with, or that was given up."""
         self.in_flight -= 1
-        if self.breaker.state == TRIAL:
-            self._tried = self._tried and not self.breaker.on_trial(sent_s)
+        trial = self.breaker.state == TRIAL
+        self._tried = self._tried and trial and not self.breaker.on_trial(sent_s)
+        if trial:
             self.limit = self._trial_limit()
         note_answered(self._servers, self.number)
         # A report contains what has been answered since, as long as it is the last one.

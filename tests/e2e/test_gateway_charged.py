@@ -26,7 +26,7 @@ def part(end: str, text: Callable[[int], str]) -> Callable[[Asked], Awaitable[No
         await asked.head()
         for number in range(EVENTS):
             await asked.event(text(number + 1))
-            await asyncio.sleep(0.003)
+            await asyncio.sleep(0.001)
         if end == "dies":
             asked.die()
         elif end == "whole":
@@ -40,7 +40,7 @@ def part(end: str, text: Callable[[int], str]) -> Callable[[Asked], Awaitable[No
 
 async def end_of(at: Stage, end: str) -> None:
     """Ask for a stream that ends so, and wait until it has."""
-    extra = "x-request-timeout: 0.8s\r\n" if end == "deadline" else ""
+    extra = "x-request-timeout: 2s\r\n" if end == "deadline" else ""
     client = await at.client()
     await client.ask(extra=extra)
     found = await client.head()
@@ -60,7 +60,7 @@ async def end_of(at: Stage, end: str) -> None:
 def test_what_a_client_got_is_charged_however_its_answer_ends(end: str) -> None:
     async def scene() -> None:
         for text, expected in ((told, (9.0, float(EVENTS))), (str, (None, float(EVENTS)))):
-            stall_s = 0.4 if end == "stalls" else 20.0
+            stall_s = 1.0 if end == "stalls" else 20.0
             async with gateway(Scripted(part(end, text)), stall_s=stall_s) as at:
                 await end_of(at, end)
                 account = at.gateway.accounts.of({})
@@ -76,7 +76,7 @@ def test_what_a_client_got_is_charged_however_its_answer_ends(end: str) -> None:
 def test_a_spliced_stream_is_charged_as_any_other(end: str) -> None:
     async def scene() -> None:
         for text in (told, str):
-            stall_s = 0.4 if end == "stalls" else 20.0
+            stall_s = 1.0 if end == "stalls" else 20.0
             async with gateway(Scripted(part(end, text)), stall_s=stall_s) as at:
                 await spliced(at)
                 await end_of(at, end)

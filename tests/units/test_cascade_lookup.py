@@ -146,6 +146,14 @@ def test_a_row_without_key_is_not_asked_for(missing: Any) -> None:
     assert missing not in [key for keys in source.asked for key in keys]
 
 
+def test_a_row_without_key_takes_no_place_in_a_cache() -> None:
+    lookup = Lookup(lambda keys: [[1.0]] * len(keys), cache=Cache(max_entries=2), default=[0.0])
+    for keys in (["a", "b"], [None], ["a", None, "b"]):
+        lookup(keys)
+    assert lookup.calls == 1
+    assert (lookup.count.hits, lookup.count.misses) == (2, 2)
+
+
 def test_a_source_that_fails_names_its_keys() -> None:
     def broken(keys: list[Key]) -> list[Any]:
         raise OSError("connection refused")

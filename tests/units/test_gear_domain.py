@@ -116,6 +116,22 @@ def test_an_infeasible_promise_says_how_many_devices_were_looked_at(tmp_path: Pa
     assert "supply allowed" not in str(caught.value)
 
 
+@pytest.mark.parametrize("supply", [None, {"max": 40}])
+def test_a_floor_that_needs_a_model_slower_than_the_promise_is_told_so(
+    tmp_path: Path, supply: dict[str, Any] | None
+) -> None:
+    slow = spec(tmp_path, {"latency": "8ms", "accuracy": 0.92}, supply)
+    says = r"is late least often, for \d+\.\d% of them even when nothing waits: model 'large' takes 16 ms for one alone"
+    with pytest.raises(Infeasible, match=says) as caught:
+        make(slow, profile("cascade"), trace(), feasibility="trace", seed=1)
+    assert caught.value.obstacle.code == "slo_below_service_time"
+    assert "capacity" not in str(caught.value)
+    enough = spec(tmp_path, {"latency": "40ms", "accuracy": 0.92}, {"max": 1}, max_rate="2000/s")
+    with pytest.raises(Infeasible) as caught:
+        make(enough, profile("cascade"), trace(2_000, 2), feasibility="trace", seed=1)
+    assert "late least often" not in str(caught.value)
+
+
 def test_it_is_one_stage_of_a_pipeline_under_one_promise(tmp_path: Path) -> None:
     alone = spec(tmp_path, {"accuracy": 0.85}).to_dict()
     stage = {**alone["stages"]["cascade"], "after": "read"}

@@ -33,6 +33,20 @@ def test_a_profile_replaces_nothing_that_is_no_profiles(tmp_path: Path, name: st
     assert (tmp_path / "plan.json").read_text() == '{"schema": "headway.plan/1"}'
 
 
+@pytest.mark.parametrize("name", ["p.tsv", "p"])
+def test_a_profile_leaves_what_stands_beside_another_one_alone(tmp_path: Path, name: str) -> None:
+    first = dataclasses.replace(tiny_profile(), stamp={"date": "2026-01-01"})
+    first.write(tmp_path / "p.csv")
+    (tmp_path / "p.yaml").write_text("name: p\n")
+    with pytest.raises(ProfileError, match=r"is that of p\.csv"):
+        dataclasses.replace(tiny_profile(), stamp={"date": "2026-01-02"}).write(tmp_path / name)
+    assert Profile.read(tmp_path / "p.csv") == first
+    assert not (tmp_path / name).exists()
+    (tmp_path / "p.csv").unlink()
+    first.write(tmp_path / name)
+    assert Profile.read(tmp_path / name) == first
+
+
 @pytest.mark.parametrize("content", ['{"schema": "other/1"}', "[1]", "3", "{}"])
 def test_a_file_beside_it_that_is_something_else_is_left_alone(tmp_path: Path, content: str) -> None:
     path, beside = tmp_path / "profile.csv", tmp_path / "profile.json"

@@ -87,7 +87,7 @@ class Lookup:
         """Return the question: which keys are wanted, and which of them have to be fetched."""
         wanted = as_keys(keys)
         distinct = wanted if len(wanted) == 1 else list(dict.fromkeys(wanted))
-        known = {} if self.cache is None else self.cache.get(distinct)
+        known = {} if self.cache is None else self.cache.get(_real(distinct))
         missing = [key for key in distinct if key not in known] if len(known) < len(distinct) else []
         return Asked(self, wanted, known, missing)
 
@@ -126,14 +126,12 @@ class Lookup:
     ) -> dict[Key, Floats | None]:
         """What comes from the source, kept in the cache."""
         rows = self._guarded(real, lambda: self._rows(real, coming())) if real else {}
-        if len(real) < len(keys):
-            rows[None] = None
         with self._lock:
             self._calls += bool(real)
-            self._asked += len(keys)
+            self._asked += len(real)
         if self.cache is not None:
             self.cache.put(rows, asked_s)
-        return rows
+        return rows if len(real) == len(keys) else {**rows, None: None}
 
     def _guarded(self, keys: list[Key], ask: Callable[[], T]) -> T:
         try:

@@ -154,6 +154,15 @@ class NamesShortage(Protocol):
 
 
 @runtime_checkable
+class TakesTimeToBeRight(Protocol):
+    """What is right often enough may be too slow for the promise, however much of it there is."""
+
+    def too_slow(self, context: StageContext) -> str | None:
+        """Return why nothing keeps both promises, as the end of a sentence; None where capacity may be all it lacks."""
+        ...
+
+
+@runtime_checkable
 class MakesPromises(Protocol):
     """Its stages promise more than the latency of the whole, and it knows the least that each promise can be."""
 

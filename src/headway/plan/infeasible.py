@@ -12,7 +12,7 @@ import numpy as np
 from headway.errors import HeadwayError
 from headway.plan.accuracy import combinations, stage_accuracy
 from headway.plan.config import Config, OwnPromise
-from headway.plan.contract import HoldsSupply, MakesPromises, NamesShortage
+from headway.plan.contract import HoldsSupply, MakesPromises, NamesShortage, TakesTimeToBeRight
 from headway.plan.oracle import Oracle
 from headway.plan.promise import duration_text
 from headway.plan.smallest import (
@@ -81,7 +81,7 @@ def explain_infeasible(oracle: Oracle, choices: list[dict[str, str]], smallest: 
             return short
     smallest_s = smallest.slo_s if smallest and math.isfinite(smallest.slo_s) else None
     promise = f"the promise of {oracle.criterion.text(slo.latency_s)} is infeasible"
-    slow = _too_slow(oracle, choices)
+    slow = _right_too_late(oracle) or _too_slow(oracle, choices)
     if isinstance(slow, Obstacle):
         return slow
     if slow is not None:
@@ -162,6 +162,15 @@ def _too_slow(oracle: Oracle, choices: list[dict[str, str]]) -> tuple[str, str] 
         f"even the quickest requests alone in the system need {duration_text(least_s)}; "
         f"the slowest stage is {stage!r} (at best {duration_text(fastest_s[stage])})"
     )
+
+
+def _right_too_late(oracle: Oracle) -> tuple[str, str] | None:
+    """The stage of which nothing is right often enough in time, and why."""
+    for stage, domain in oracle.domains.items():
+        said = domain.too_slow(oracle.contexts[stage]) if isinstance(domain, TakesTimeToBeRight) else None
+        if said is not None:
+            return stage, said
+    return None
 
 
 def _breaking(oracle: Oracle, stages: Mapping[str, Config]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from headway.errors import ProfileError
 
 SCHEMA = "headway.profile/1"
+MOST_CHARS = 4096
+"""Of the first line of a file that may be a profile."""
 
 
 def place_beside(path: Path) -> Path:
@@ -22,9 +25,28 @@ def place_beside(path: Path) -> Path:
         raise ProfileError(
             f"{path}: a profile is a CSV file with a JSON file beside it; give it another ending, as .csv"
         )
-    if beside.exists() and not is_ours(beside):
+    if not beside.exists():
+        return beside
+    if not is_ours(beside):
         raise ProfileError(f"{path}: {beside.name} beside it would be replaced, and is no profile's; give another name")
+    others = sorted(other for other in path.parent.glob(f"{glob.escape(path.stem)}*") if _shares(other, beside))
+    if others and not path.exists():
+        raise ProfileError(
+            f"{path}: {beside.name} beside it would be replaced, and is that of {others[0].name}; give another name"
+        )
     return beside
+
+
+def _shares(other: Path, beside: Path) -> bool:
+    """Whether a file is a profile's rows, with the same JSON beside it."""
+    if other == beside or other.with_suffix(".json") != beside:
+        return False
+    try:
+        with open(other, encoding="utf-8") as file:
+            columns = file.readline(MOST_CHARS).strip().split(",")
+    except (OSError, ValueError):
+        return False
+    return {"stage", "hardware", "batch_size"} <= set(columns)
 
 
 def belonging(extra: Any, path: Path) -> dict[str, Any]:

@@ -118,6 +118,15 @@ class CascadeDomain:
             found.append((unserved.from_per_s, unserved.text(devices)))
         return max(found)[1]
 
+    def too_slow(self, context: StageContext) -> str | None:
+        """Why what is right often enough is late whatever the devices; None where there is no floor."""
+        accuracy = context.spec.slo.accuracy
+        if accuracy is None:
+            return None
+        slo_s = context.spec.slo.latency_s
+        said = [self.planner(context, name).family.too_slow(accuracy, slo_s) for name in self.hardware(context)]
+        return None if None in said or not said else said[0]
+
     def best_accuracy(self, context: StageContext) -> float:
         """The share of the samples asked about that any of the models is right about: nothing chooses better."""
         import numpy as np

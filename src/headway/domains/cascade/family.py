@@ -21,6 +21,7 @@ from headway.domains.cascade.halves import SELECTION, chosen_on, judged_on
 from headway.domains.cascade.route import certified_skips, skips
 from headway.errors import PlanError, nearest
 from headway.plan.config import StageContext
+from headway.plan.promise import duration_text
 from headway.profile.service import ServiceTime
 
 Floats = NDArray[np.float64]
@@ -110,6 +111,29 @@ class Family:
             kept = list(certificates)
         judged = judge(chosen, kept, cost_s)
         return Choice(judge(chosen, [judged.cascade(row) for row in judged.pareto()], cost_s), certificates)
+
+    def too_slow(self, accuracy: float, within_s: float) -> str | None:
+        """Say why no cascade that is right so often answers in time though nothing waits; None where one does.
+
+        It is judged on the half that chooses. None, too, where no cascade is right so often.
+        """
+        models = tuple(self.service)
+        chosen, _ = _parts(self.table, models, apart=self.tolerance is not None)
+        found = _searched(chosen, MOST_STEPS)
+        able = found.accuracy >= accuracy
+        if not able.any():
+            return None
+        found = _some(found, able)
+        late = self._late(found, models, within_s)
+        row = int(np.argmin(late))
+        if late[row] <= LATE:
+            return None
+        cascade, alone_s = found.cascade(row), {name: self.service[name].mean_at(1) for name in models}
+        slowest = max(cascade.models, key=alone_s.__getitem__)
+        return (
+            f"of what is right in {accuracy:.4g} of all cases, {cascade} is late least often, for {late[row]:.1%} of "
+            f"them even when nothing waits: model {slowest!r} takes {duration_text(alone_s[slowest])} for one alone"
+        )
 
     def skips(self, judged: Judged, sizes: Mapping[str, int], sequences: int = 1) -> dict[Cascade, tuple[float, ...]]:
         """Return from which hardness items pass over steps, of the cascades in which they do.

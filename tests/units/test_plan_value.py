@@ -77,7 +77,7 @@ def test_it_holds_what_the_format_promises(plan: Plan) -> None:
     assert value["schema"] == "headway.plan/1"
     assert set(value["predicted"]) >= {"p50_s", "p95_s", "p99_s", "miss_rate", "miss_rate_p97", "worst_5m_p99_s"}
     for fields in value["stages"].values():
-        of_every_stage = set(PREDICTED) - {"figures", "cascade"}
+        of_every_stage = set(PREDICTED) - {"figures", "cascade", "rejected"}
         assert set(fields) >= {"variant", "hardware", "replicas", "max_batch_size", "max_wait_s", *of_every_stage}
     assert {reason["code"] for reason in value["reasons"]} >= {"optimal", "headroom", "judged"}
     assert value["envelope"][-1]["window_s"] == 60.0

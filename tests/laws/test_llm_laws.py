@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.laws.llm_oracle import Oracle
-from tests.laws.llm_systems import STEP, random_fleet, random_work
+from tests.laws.llm_systems import STEP, mlfq_fleet, random_fleet, random_work
 
 from headway.fleet import llm_kernel
 from headway.fleet.engines import Engine, LlmFleet
@@ -24,6 +25,8 @@ from headway.trace import Trace
 
 SEEDS = st.integers(0, 2**32 - 1)
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
+Fleets = Callable[[np.random.Generator], LlmFleet]
+ALL_FLEETS = pytest.mark.parametrize("fleet_of", [random_fleet, mlfq_fleet])
 
 
 @settings(max_examples=120, deadline=None)
@@ -53,11 +56,12 @@ def test_the_kernel_equals_the_oracle(seed: int, chunked: bool, jump: bool) -> N
     assert outcome.iterations == oracle.iterations
 
 
+@ALL_FLEETS
 @settings(max_examples=150, deadline=None)
 @given(SEEDS)
-def test_jumps_change_nothing(seed: int) -> None:
+def test_jumps_change_nothing(fleet_of: Fleets, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    fleet = random_fleet(rng)
+    fleet = fleet_of(rng)
     work = random_work(rng, int(rng.integers(1, 60)), rate_per_s=float(rng.choice([2.0, 12.0, 60.0])))
     naive, jumped = (simulate_llm(fleet, work, seed=seed, jump=jump) for jump in (False, True))
     assert jumped.engine.tolist() == naive.engine.tolist()
@@ -67,11 +71,12 @@ def test_jumps_change_nothing(seed: int) -> None:
         np.testing.assert_allclose(getattr(jumped, name), getattr(naive, name), **CLOSE)
 
 
+@ALL_FLEETS
 @settings(max_examples=40, deadline=None)
 @given(SEEDS)
-def test_requests_and_blocks_are_conserved_at_every_step(seed: int) -> None:
+def test_requests_and_blocks_are_conserved_at_every_step(fleet_of: Fleets, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    fleet, work = random_fleet(rng), random_work(rng, 40, rate_per_s=40.0)
+    fleet, work = fleet_of(rng), random_work(rng, 40, rate_per_s=40.0)
     rules = rules_of(fleet, work, seed)
     state = State.of(fleet.columns, rules, work.requests)
     for until_s in [*np.arange(0.0, 4.0, 0.097), np.inf]:
@@ -82,9 +87,9 @@ def test_requests_and_blocks_are_conserved_at_every_step(seed: int) -> None:
     assert set(state.status.tolist()) <= {DONE, REFUSED}
     assert np.array_equal(np.isfinite(state.done_s), state.status == DONE)
     assert np.all(state.cache.free + state.cache.evictable == fleet.columns.capacity)
-    assert not state.queued.any()
-    assert not state.waiting_tokens.any()
-    assert not state.reserved.any()
+    assert np.all(state.made[state.status == DONE] == work.requests.output[state.status == DONE])
+    for books in (state.queued, state.waiting_tokens, state.reserved, state.residue, state.kv, state.running):
+        assert not books.any()
 
 
 def check_memory(fleet: LlmFleet, rules: Rules, work: LlmWork, state: State, engine: int) -> None:
@@ -127,11 +132,12 @@ def test_nothing_before_its_cause(seed: int) -> None:
     assert again.done_s.tobytes() == outcome.done_s.tobytes()
 
 
+@ALL_FLEETS
 @settings(max_examples=60, deadline=None)
 @given(SEEDS, st.floats(0.05, 0.95))
-def test_no_decision_depends_on_an_output_that_is_not_made_yet(seed: int, share: float) -> None:
+def test_no_decision_depends_on_an_output_that_is_not_made_yet(fleet_of: Fleets, seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)
-    fleet, work = random_fleet(rng), random_work(rng, 40)
+    fleet, work = fleet_of(rng), random_work(rng, 40)
     before = simulate_llm(fleet, work, seed=seed)
     at_s = float(np.quantile(before.done_s[np.isfinite(before.done_s)], share))
     longer = np.where(before.done_s > at_s, np.minimum(30, work.requests.output + 7), work.requests.output)

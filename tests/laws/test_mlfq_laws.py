@@ -1,4 +1,7 @@
-"""What the multi-level feedback queue keeps to: join by prompt, demotion by service, preemption by level alone."""
+"""What the multi-level feedback queue keeps to: join by prompt, demotion by service, preemption by level alone.
+
+What every policy keeps to, it does too: see `test_llm_laws`.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,19 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from tests.laws.llm_systems import STEP, random_fleet, random_work
+from tests.laws.llm_systems import STEP
 
-from headway.fleet import llm_kernel
 from headway.fleet.engines import Engine, LlmFleet
-from headway.fleet.llm_run import LlmOutcome, LlmWork, rules_of, simulate_llm
-from headway.fleet.llm_state import State
+from headway.fleet.llm_run import LlmOutcome, LlmWork, simulate_llm
 from headway.fleet.step_time import StepTime
-from headway.policy.scheduling import MLFQ, Backlog, Waiting, level, order, rank
+from headway.policy.scheduling import Backlog, Waiting, level, order, rank
 from headway.trace import Trace
 
-SEEDS = st.integers(0, 2**32 - 1)
 SECONDS = st.floats(0.0, 1e4)
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 PLAIN = StepTime(floor_s=0.01, token_s=1e-4)
-
-
-def mlfq_fleet(rng: np.random.Generator) -> LlmFleet:
-    """Return random engines that take what waits by `mlfq`."""
-    fleet = random_fleet(rng)
-    return dataclasses.replace(fleet, order=fleet.order._replace(code=MLFQ))
 
 
 @given(SECONDS, SECONDS, SECONDS, st.floats(1e-4, 10.0))
@@ -53,50 +47,6 @@ def test_what_a_preempted_request_has_made_counts_against_it() -> None:
     fresh = Waiting(0.0, 100.0, 100.0, 50.0, 0.0)
     ranks = [rank(order("mlfq"), fresh._replace(made_tokens=float(made)), engine, 1.0) for made in (0, 1, 3, 7)]
     assert ranks == [0.0, 1.0, 2.0, 3.0]
-
-
-@settings(max_examples=40, deadline=None)
-@given(SEEDS)
-def test_jumps_change_nothing(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    fleet = mlfq_fleet(rng)
-    work = random_work(rng, int(rng.integers(1, 60)), rate_per_s=float(rng.choice([2.0, 12.0, 60.0])))
-    naive, jumped = (simulate_llm(fleet, work, seed=seed, jump=jump) for jump in (False, True))
-    assert jumped.preempted.tolist() == naive.preempted.tolist()
-    assert jumped.tally.tolist() == naive.tally.tolist()
-    for name in ("start_s", "first_s", "done_s", "busy_s"):
-        np.testing.assert_allclose(getattr(jumped, name), getattr(naive, name), **CLOSE)
-
-
-@settings(max_examples=30, deadline=None)
-@given(SEEDS)
-def test_requests_and_blocks_are_conserved(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    fleet, work = mlfq_fleet(rng), random_work(rng, 40, rate_per_s=40.0)
-    rules = rules_of(fleet, work, seed)
-    state = State.of(fleet.columns, rules, work.requests)
-    answered = llm_kernel.advance(fleet.columns, rules, work.requests, state, np.inf)
-    assert answered == np.count_nonzero(np.isfinite(state.done_s))
-    assert np.all(state.made[np.isfinite(state.done_s)] == work.requests.output[np.isfinite(state.done_s)])
-    assert np.all(state.cache.free + state.cache.evictable == fleet.columns.capacity)
-    for books in (state.queued, state.waiting_tokens, state.reserved, state.residue, state.kv, state.running):
-        assert not books.any()
-
-
-@settings(max_examples=30, deadline=None)
-@given(SEEDS, st.floats(0.05, 0.95))
-def test_no_level_depends_on_an_output_that_is_not_made_yet(seed: int, share: float) -> None:
-    rng = np.random.default_rng(seed)
-    fleet, work = mlfq_fleet(rng), random_work(rng, 40)
-    before = simulate_llm(fleet, work, seed=seed)
-    at_s = float(np.quantile(before.done_s[np.isfinite(before.done_s)], share))
-    longer = np.where(before.done_s > at_s, np.minimum(30, work.requests.output + 7), work.requests.output)
-    other = dataclasses.replace(work, requests=work.requests._replace(output=longer))
-    after = simulate_llm(fleet, other, seed=seed)
-    for name in ("start_s", "first_s", "done_s"):
-        one, two = getattr(before, name), getattr(after, name)
-        assert np.array_equal(one <= at_s, two <= at_s)
-        np.testing.assert_allclose(one[one <= at_s], two[one <= at_s], **CLOSE)
 
 
 def long_then(name: str, at_s: float, prompt: int, engine: Engine, max_wait_s: float = math.inf) -> LlmOutcome:

@@ -14,6 +14,8 @@ def test_an_upstream_is_tried_while_old_streams_are_under_way() -> None:
     async def behave(asked: Asked) -> None:
         if poisoned(asked):
             asked.die()
+        elif asked.json.get("mute"):
+            await asked.gone(30.0)
         elif asked.json.get("long"):
             await stall_in_stream(asked)
         else:
@@ -31,7 +33,7 @@ def test_an_upstream_is_tried_while_old_streams_are_under_way() -> None:
             assert (replica.in_flight, replica.limit) == (5, 6)
             # One that ends meanwhile makes no room for a second trial, and one that is given up makes it again.
             trial = await stage.client()
-            await trial.ask(body={"model": "small", "long": True})
+            await trial.ask(body={"model": "small", "mute": True})
             await stage.until(lambda: replica.in_flight == 6)
             streams[0].close()
             await stage.until(lambda: replica.in_flight == 5)
@@ -43,6 +45,33 @@ def test_an_upstream_is_tried_while_old_streams_are_under_way() -> None:
             assert replica.state == "up"
 
     play(scene)
+
+
+def test_a_trial_that_is_a_long_stream_lets_others_join_it() -> None:
+    async def behave(asked: Asked) -> None:
+        if poisoned(asked):
+            asked.die()
+        elif asked.json.get("long"):
+            await stall_in_stream(asked)
+        else:
+            await answer(asked)
+
+    async def scene(last: dict[str, object], status: int, state: str) -> None:
+        async with gateway(Scripted(behave), failures=1, open_s=0.2, open_most_s=30.0, stall_s=30.0) as stage:
+            replica = stage.gateway.replicas[0]
+            assert (await stage.ask({"model": "small", "poison": True})).status == 502
+            await stage.until(lambda: replica.state == "trial")
+            for begun in range(3):
+                assert (replica.in_flight, replica.limit) == (begun, begun + 1)
+                client = await stage.client()
+                await client.ask(body={"model": "small", "long": True})
+                await client.head()
+            assert replica.state == "trial"
+            assert (await stage.ask({"model": "small", **last})).status == status
+            assert replica.state == state
+
+    play(lambda: scene({}, 200, "up"))
+    play(lambda: scene({"poison": True}, 502, "open"))
 
 
 def test_a_request_that_breaks_every_upstream_closes_none() -> None:

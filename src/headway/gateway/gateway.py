@@ -201,10 +201,12 @@ class Gateway:
         relay.begun = True
         relay.look_s = 0.0
         relay.first_s = relay.seen_s = now_s
-        replica.first_token(relay, now_s)
+        more = replica.first_token(relay, now_s)
         self.chooser.computed(relay, replica.number)
         self.stats.first_token.add(now_s - relay.arrival_s)
         lines = self.journal.why(relay, replica)
+        if more and self.queue.size:
+            self.serve_waiting(now_s)
         if not (relay.keep and relay.client.keeps(relay.message)):
             relay.keep = False
             return lines + b"connection: close\r\n"

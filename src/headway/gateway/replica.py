@@ -51,7 +51,7 @@ class Replica:
         self.report_s = 0.0
         self.in_flight = 0
         self._tried = False
-        """Whether the one request is on its way by which it is tried."""
+        """Whether a request is on its way by which it is tried, and nothing has come of that yet."""
         self._by(router_of(options))
         self.limit = math.ceil(self._depth * upstream.max_in_flight)
         self.sent = self.answered = self.failed = self.retried = 0
@@ -118,10 +118,20 @@ class Replica:
         if self.up and self.in_flight < self.limit:
             self._has_room()
 
-    def first_token(self, relay: Relay, now_s: float) -> None:
-        """Take note of how long a first token took; that of an error, which is there soon, would draw requests here."""
-        if relay.status < 400:
-            note_latency(self._servers, self.number, now_s - relay.sent_s, relay.stretched, relay.number)
+    def first_token(self, relay: Relay, now_s: float) -> bool:
+        """Take note of how long a first token took; return whether that makes room for a request.
+
+        That of an error, which is there soon, would draw requests here. A trial that has begun to answer may last for
+        long: another joins it, and the first that ends well is enough.
+        """
+        if relay.status >= 400:
+            return False
+        note_latency(self._servers, self.number, now_s - relay.sent_s, relay.stretched, relay.number)
+        if not (self._tried and self.breaker.on_trial(relay.sent_s)):
+            return False
+        self._tried = False
+        self.check(now_s)
+        return True
 
     def reported(self, report: Report, at_s: float) -> None:
         """Take in what the engine says of itself; one that does not tell its load is not taken for idle.

@@ -219,6 +219,28 @@ def test_every_order_serves_every_request(name: str) -> None:
     assert outcome.answered == outcome.offered
 
 
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, st.booleans())
+def test_only_what_no_engine_can_hold_is_refused(seed: int, split: bool) -> None:
+    rng = np.random.default_rng(seed)
+    fleet, work = random_fleet(rng, engines=4), random_work(rng, 40)
+    small = [dataclasses.replace(engine, kv_tokens=fleet.block_tokens * 9) for engine in fleet.engines]
+    # Prompts come to the first two; the one large engine may be any of those that take them, or of those that decode.
+    large = int(rng.integers(4))
+    engines = [*small[:large], dataclasses.replace(small[large], kv_tokens=200), *small[large + 1 :]]
+    if split:
+        roles = ("prefill", "prefill", "decode", "decode")
+        engines = [dataclasses.replace(engine, role=role) for engine, role in zip(engines, roles, strict=True)]
+    outcome = simulate_llm(dataclasses.replace(fleet, engines=tuple(engines)), work, seed=seed)
+    blocks = -(-(work.requests.prompt + work.requests.limit) // fleet.block_tokens)
+    held = np.array([engine.kv_tokens // fleet.block_tokens for engine in engines])
+    fits = blocks <= held.max()
+    if split:
+        # An answer of one token is there with its prompt, and goes nowhere.
+        fits = (blocks <= held[:2].max()) & ((blocks <= held[2:].max()) | (work.requests.output == 1))
+    assert np.array_equal(np.isfinite(outcome.done_s), fits)
+
+
 @pytest.mark.parametrize("jump", [True, False])
 def test_prequal_hears_of_first_tokens_and_sends_little_to_the_slow_engine(jump: bool) -> None:
     """A fifth of the speed: the slow engine's latency is known for what it is, and it gets far less than half."""

@@ -149,6 +149,20 @@ def test_prefill_and_decode_on_engines_of_their_own() -> None:
     assert outcome.engine.tolist() == [1] * 30
 
 
+def test_a_decode_engine_takes_over_from_when_it_is_ready_until_it_is_stopped() -> None:
+    prefill, decode = (dataclasses.replace(ENGINE, role=role) for role in ("prefill", "decode"))
+    later, until = dataclasses.replace(decode, ready_s=3.0), dataclasses.replace(decode, stop_s=5.0)
+    rows = [(0.1 * at, 150, 20) for at in range(80)]
+    outcome = serve(rows, prefill, later, until)
+    assert outcome.answered == 80
+    assert set(outcome.engine[outcome.first_s < 3.0].tolist()) == {2}
+    assert set(outcome.engine[outcome.first_s > 5.0].tolist()) == {1}
+    # Where none is ready what was handed over waits for the first that is.
+    alone = serve(rows[:3], prefill, later)
+    assert alone.answered == 3
+    assert alone.done_s.min() == pytest.approx(3.0 + 19 * 0.01)
+
+
 def test_a_replica_serves_from_when_it_is_ready_until_it_is_stopped() -> None:
     engines = dataclasses.replace(ENGINE, ready_s=2.0), dataclasses.replace(ENGINE, stop_s=5.0)
     outcome = serve([(0.2 * at, 100, 20) for at in range(50)], *engines, router=token_router("round-robin"))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headway.fleet.compiled import policies
-from headway.fleet.llm_memory import Cache, Lines
+from headway.fleet.llm_memory import Cache, Lines, blocks_of
 from headway.fleet.llm_state import DECODE, Balance, Engines, Requests, Rules
 from headway.policy import routing, scheduling, token_routing
 from headway.policy.routing import PREQUAL, ROUND_ROBIN, Servers
@@ -101,17 +101,26 @@ def come_back(account: Floats, active: Longs, e: int, tenant: int) -> None:
 
 @borrowing
 def emptiest(
-    role: Longs, capacity: Longs, cache: Cache, waiting_tokens: Longs, servers: Servers, block_tokens: int
+    engines: Engines, cache: Cache, waiting_tokens: Longs, servers: Servers, block_tokens: int, need: int, now_s: float
 ) -> int:
-    """Return the decode engine of whose memory the least is used or asked for."""
+    """Return the decode engine of whose memory the least is used or asked for.
+
+    Of those that can hold as many blocks as are needed, and of these of those that serve now, as far as there are such.
+    """
     best = -1
     least = math.inf
-    for e in range(capacity.size):
-        held = capacity[e] - cache.free[e] - cache.evictable[e]
-        asked = (held + waiting_tokens[e] / block_tokens) / capacity[e]
-        if role[e] == DECODE and asked < least:
+    least_fit = 3
+    for e in range(engines.capacity.size):
+        if engines.role[e] != DECODE:
+            continue
+        capacity = engines.capacity[e]
+        held = capacity - cache.free[e] - cache.evictable[e]
+        asked = (held + waiting_tokens[e] / block_tokens) / capacity
+        unfit = 2 * (need > capacity) + (not engines.ready_s[e] <= now_s < engines.stop_s[e])
+        if best < 0 or unfit < least_fit or (unfit == least_fit and asked < least):
             best = e
             least = asked
+            least_fit = unfit
     note_sent(servers, best, 0.0)
     return best
 
@@ -156,11 +165,14 @@ def assign(
     for at in range(u.size):
         u[at] = draw(rules.key, r * u.size + at, 30) * _UNIT
     begin = requests.first_block[r]
+    need = blocks_of(requests.prompt[r] + requests.limit[r], rules.block_tokens)
+    some_fit = False
     for e in range(engines.capacity.size):
         alive = engines.role[e] != DECODE and engines.ready_s[e] <= now_s < engines.stop_s[e]
         if alive and not servers.alive[e]:
             note_alive(servers, e, rules.router.code != ROUND_ROBIN)
         servers.alive[e] = alive
+        some_fit = some_fit or (alive and need <= engines.capacity[e])
         count = 0
         while count < whole_blocks and believed_cached(
             balance.volume[e], balance.stamp[e, requests.blocks[begin + count]], engines.capacity[e] / hash_blocks
@@ -168,7 +180,17 @@ def assign(
             count += 1
         balance.believed[e] = count * hash_tokens
     prompt = float(requests.prompt[r])
+    # Only where others can hold it: what nobody can is refused where it would have gone.
+    unfit = 0
+    for e in range(engines.capacity.size):
+        if some_fit and servers.alive[e] and need > engines.capacity[e]:
+            servers.alive[e] = False
+            unfit += 1
     e = place(rules.router, servers, balance.tokens, prompt, balance.believed, u, requests.session[r], now_s)
+    if unfit > 0:
+        for other in range(engines.capacity.size):
+            alive = engines.role[other] != DECODE and engines.ready_s[other] <= now_s < engines.stop_s[other]
+            servers.alive[other] = alive
     if e >= 0:
         if rules.router.code == PREQUAL:
             balance.sent_s[r] = now_s

@@ -85,8 +85,8 @@ def advance(engines: Engines, rules: Rules, requests: Requests, state: State, un
                 r = move[0]
                 counters[MOVES] = pop(move_s, move, move, counters[MOVES])
                 e = emptiest(
-                    engines.role, engines.capacity, state.cache, state.waiting_tokens, state.balance.servers,
-                    rules.block_tokens,
+                    engines, state.cache, state.waiting_tokens, state.balance.servers, rules.block_tokens,
+                    blocks_of(requests.prompt[r] + requests.limit[r], rules.block_tokens), now_s,
                 )  # fmt: skip
             elif counters[HELD_FROM] < counters[HELD_TO]:
                 r = held[counters[HELD_FROM]]
@@ -132,7 +132,7 @@ def enqueue(engines: Engines, rules: Rules, requests: Requests, state: State, e:
         state.work[r] = prompt - found * rules.hash_blocks * rules.block_tokens
         state.joined[r] = state.work[r]
     if span[e] == 0:
-        state.clock_s[e] = max(state.clock_s[e], now_s)
+        state.clock_s[e] = max(state.clock_s[e], now_s, engines.ready_s[e])
     elif not stands(engines, rules, state, e):
         span[e] = 1
     state.status[r] = WAITING

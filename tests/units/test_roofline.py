@@ -9,8 +9,8 @@ import pytest
 
 from headway.errors import ProfileError
 from headway.fleet.all_reduce import all_reduce, all_reduces_s, link_efficiency, reductions
-from headway.fleet.datasheets import Gpu, Model, gpus, models
-from headway.fleet.roofline import efficiency, error_on_other_gpus, fitted, prior, published, roofline
+from headway.fleet.datasheets import WEIGHT_BYTES, Gpu, Model, gpus, models
+from headway.fleet.roofline import MEMORY_SHARE, efficiency, error_on_other_gpus, fitted, prior, published, roofline
 from headway.fleet.step_time import StepTime, Timing, endpoint_timings, error_left_out, fit, read_timings
 
 
@@ -181,6 +181,15 @@ def test_a_bad_file_is_an_error_that_says_where(tmp_path: Path, text: str, says:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ProfileError, match=says):
         read_timings(path)
+
+
+def test_beyond_its_heads_keys_and_values_are_held_more_than_once() -> None:
+    eight, sixteen = (roofline("llama-3-70b", "h100-80gb", ways) for ways in (8, 16))
+    model, gpu = models()["llama-3-70b"], gpus()["h100-80gb"]
+    left = [ways * MEMORY_SHARE * gpu.memory_bytes - model.parameters * WEIGHT_BYTES for ways in (8, 16)]
+    assert eight.kv_tokens == int(left[0] / model.kv_bytes)
+    assert sixteen.kv_tokens == int(left[1] / (2.0 * model.kv_bytes))
+    assert sixteen.step.kv_token_s == pytest.approx(eight.step.kv_token_s)
 
 
 def test_what_is_not_known_or_does_not_fit_is_an_error_that_says_what_would_be() -> None:

@@ -194,6 +194,7 @@ def test_an_older_report_is_not_news_and_answers_never_exceed_what_was_sent() ->
         ("jbsq", {"deep": 3}, "no parameter is called 'deep'; choices, depth"),
         ("jbsq", {"code": 3}, "no parameter is called 'code'"),
         ("power-of-d", {"choices": 0}, "choices from 1"),
+        ("power-of-d", {"choices": 2.5}, "choices is 2.5; a whole number"),
         ("random", {"explore": 1.5}, "explore and hot from 0 to 1"),
         ("consistent-hash", {"bound": 0.5}, "bound from 1"),
         ("random", {"stale_s": 0.0}, "stale_s above 0"),
@@ -204,7 +205,7 @@ def test_what_is_not_known_is_named(name: str, parameters: dict[str, float], sai
         routing.router(name, **parameters)
 
 
-@pytest.mark.parametrize("speeds", [[], [1.0, 0.0], [math.nan]])
+@pytest.mark.parametrize("speeds", [[], [1.0, 0.0], [math.nan], [math.inf]])
 def test_speeds_are_above_zero(speeds: list[float]) -> None:
-    with pytest.raises(ValueError, match="numbers above 0"):
+    with pytest.raises(ValueError, match="finite ones above 0"):
         Servers.of(speeds)

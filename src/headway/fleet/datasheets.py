@@ -30,6 +30,15 @@ class Model(NamedTuple):
         """Bytes of one token's keys and values."""
         return 2.0 * self.layers * self.kv_heads * self.head_dim * WEIGHT_BYTES
 
+    def kv_bytes_over(self, ways: int) -> float:
+        """Bytes of one token's keys and values on so many accelerators together: beyond its heads they are repeated.
+
+        >>> model = models()["llama-3-70b"]
+        >>> [model.kv_bytes_over(ways) / model.kv_bytes for ways in (1, 8, 16)]
+        [1.0, 1.0, 2.0]
+        """
+        return self.kv_bytes * max(1.0, ways / self.kv_heads)
+
     def unsplit(self, ways: int) -> str | None:
         """Return why engines cannot split the model over so many accelerators, None where they can.
 

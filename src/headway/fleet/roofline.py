@@ -106,8 +106,9 @@ def prior(model: Model, gpu: Gpu, tensor_parallel: int, model_name: str = "", gp
     bandwidth = gpu.bandwidth_bytes_per_s * tensor_parallel
     flops = gpu.flops_per_s * tensor_parallel * compute_share
     weights = model.parameters * WEIGHT_BYTES
+    kv_bytes = model.kv_bytes_over(tensor_parallel)
     spare = gpu.memory_bytes * MEMORY_SHARE * tensor_parallel - weights
-    if spare < model.kv_bytes:
+    if spare < kv_bytes:
         raise ProfileError(
             f"roofline: {model_name or 'the model'} has {weights / 1e9:.0f} GB of weights, and {tensor_parallel} "
             f"x {gpu_name or 'the GPU'} gives {gpu.memory_bytes * MEMORY_SHARE * tensor_parallel / 1e9:.0f} GB; raise "
@@ -118,12 +119,12 @@ def prior(model: Model, gpu: Gpu, tensor_parallel: int, model_name: str = "", gp
     step, more_ratio, source = _with_all_reduces(timings, model, gpu, tensor_parallel, gpu_name)
     step = replace(
         computed if tensor_parallel == 1 else step,
-        kv_token_s=model.kv_bytes / bandwidth,
+        kv_token_s=kv_bytes / bandwidth,
         pair_s=4.0 * model.layers * model.heads * model.head_dim / flops,
     )
     return Roofline(
-        model_name, gpu_name, tensor_parallel, step, int(spare / model.kv_bytes),
-        model.kv_bytes / (gpu.host_bytes_per_s * tensor_parallel * COPY_SHARE), "prior",
+        model_name, gpu_name, tensor_parallel, step, int(spare / kv_bytes),
+        kv_bytes / (gpu.host_bytes_per_s * tensor_parallel * COPY_SHARE), "prior",
         error_ratio if tensor_parallel == 1 else error_ratio + more_ratio,
         f"parameters, peak figures, and the efficiency of published timings{source}", error_on,
     )  # fmt: skip

@@ -9,6 +9,7 @@ better of two servers, by what the balancer itself has sent to them and has not 
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any, NamedTuple
 
 from headway.policy.routing_state import (
@@ -92,6 +93,8 @@ def router(name: str, **parameters: Any) -> Router:
     if unknown:
         raise ValueError(f"router {name!r}: no parameter is called {unknown[0]!r}; {', '.join(Router._fields[1:])}")
     made = ROUTERS[name]._replace(**parameters)
+    if not isinstance(made.choices, Integral):
+        raise ValueError(f"router {name!r}: choices is {made.choices!r}; a whole number from 1 is needed")
     if not (made.choices >= 1 and made.depth > 0 and 0 <= made.explore <= 1 and 0 <= made.hot <= 1):
         raise ValueError(f"router {name!r}: choices from 1, depth above 0, explore and hot from 0 to 1; it has {made}")
     if not (made.bound >= 1 and made.stale_s > 0):

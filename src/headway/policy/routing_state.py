@@ -57,8 +57,8 @@ class Servers(NamedTuple):
         [0.0, 0.0]
         """
         speeds = np.array(speed, np.float64)
-        if speeds.size == 0 or not np.all(speeds > 0.0):
-            raise ValueError(f"servers: the speeds are {speeds.tolist()}; one or more numbers above 0 are needed")
+        if speeds.size == 0 or not np.all((speeds > 0.0) & np.isfinite(speeds)):
+            raise ValueError(f"servers: the speeds are {speeds.tolist()}; one or more finite ones above 0 are needed")
         seats = speeds.copy() if places is None else np.array(places, np.float64)
         if seats.size != speeds.size or not np.all(seats > 0.0):
             raise ValueError(f"servers: the places are {seats.tolist()}; each server has a number of them above 0")

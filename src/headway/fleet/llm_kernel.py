@@ -11,7 +11,6 @@ from __future__ import annotations
 import numpy as np
 
 from headway.fleet.compiled import policies
-from headway.fleet.heap import pop
 from headway.fleet.llm_decide import assign, come_back, emptiest, look
 from headway.fleet.llm_iterations import lone, settle, stands
 from headway.fleet.llm_memory import blocks_of, end_after, line_up, matched
@@ -32,6 +31,7 @@ from headway.fleet.llm_state import (
 )
 from headway.policy import routing
 from headway.policy.scheduling import VTC
+from headway.sim.heap import pop
 from headway.sim.jit import borrowing, step
 
 note_answered = policies(routing).note_answered

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from headway.fleet.compiled import policies
-from headway.fleet.heap import push
 from headway.fleet.llm_decide import scan
 from headway.fleet.llm_memory import (
     KEY_MASK,
@@ -39,6 +38,7 @@ from headway.fleet.llm_state import (
 from headway.policy import kv_admission
 from headway.policy.kv_admission import OPTIMISTIC, PEAK, RESERVE, Memory
 from headway.policy.scheduling import FCFS, INPUT_WEIGHT, MLFQ, VTC, Backlog
+from headway.sim.heap import push
 from headway.sim.jit import step
 
 fits = policies(kv_admission).fits

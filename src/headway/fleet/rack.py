@@ -14,11 +14,11 @@ import numpy as np
 
 from headway.fleet import rack_codes as code
 from headway.fleet.compiled import policies
-from headway.fleet.heap import pop, push
 from headway.fleet.rack_state import Books, Longs, Rack, Requests, Sessions, State
 from headway.policy import routing
 from headway.policy.routing import HOLD, NOBODY, Router, Servers
 from headway.sim.draws import draw
+from headway.sim.heap import pop, push
 from headway.sim.jit import borrowing
 
 route: Callable[..., int] = policies(routing).route

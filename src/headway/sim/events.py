@@ -14,6 +14,7 @@ import numpy as np
 from headway.policy import admission, batching, sharing
 from headway.sim.draws import draw
 from headway.sim.event_state import EVENTS, HEAP, NEXT_REQUEST, READY, Net, State
+from headway.sim.heap import pop, push
 from headway.sim.jit import kernel
 from headway.sim.station import Floats, Ints
 
@@ -88,49 +89,6 @@ def advance(net: Net, state: State, until_s: float) -> float:
         refused_requests,
         dropped_requests,
     ) = state
-
-    def push(time_s: float, key: int, replica: int) -> None:
-        """Put an event into the heap, ordered by time and then by key."""
-        at = counters[HEAP]
-        counters[HEAP] = at + 1
-        while at > 0:
-            above = (at - 1) >> 1
-            if heap_s[above] < time_s or (heap_s[above] == time_s and heap_key[above] <= key):
-                break
-            heap_s[at] = heap_s[above]
-            heap_key[at] = heap_key[above]
-            heap_replica[at] = heap_replica[above]
-            at = above
-        heap_s[at] = time_s
-        heap_key[at] = key
-        heap_replica[at] = replica
-
-    def pop() -> None:
-        """Remove the first event of the heap."""
-        size = counters[HEAP] - 1
-        counters[HEAP] = size
-        time_s = heap_s[size]
-        key = heap_key[size]
-        replica = heap_replica[size]
-        at = 0
-        while True:
-            below = 2 * at + 1
-            if below >= size:
-                break
-            other = below + 1
-            if other < size and (
-                heap_s[other] < heap_s[below] or (heap_s[other] == heap_s[below] and heap_key[other] < heap_key[below])
-            ):
-                below = other
-            if heap_s[below] > time_s or (heap_s[below] == time_s and heap_key[below] >= key):
-                break
-            heap_s[at] = heap_s[below]
-            heap_key[at] = heap_key[below]
-            heap_replica[at] = heap_replica[below]
-            at = below
-        heap_s[at] = time_s
-        heap_key[at] = key
-        heap_replica[at] = replica
 
     def enqueue(stage: int, item: int, now_s: float) -> None:
         """Put an item (numbered over all stages) into a stage's queue, or refuse it when the queue is full."""
@@ -238,7 +196,10 @@ def advance(net: Net, state: State, until_s: float) -> float:
             busy[stage] += 1
             began_s[stage] += now_s
             busy_s[stage] += took_s
-            push(now_s + took_s, _COMPLETION + (stage << _STAGE_SHIFT) + batch_count[stage], replica)
+            counters[HEAP] = push(
+                heap_s, heap_key, heap_replica, counters[HEAP], now_s + took_s,
+                _COMPLETION + (stage << _STAGE_SHIFT) + batch_count[stage], replica,
+            )  # fmt: skip
             batch_count[stage] += 1
 
     def deliver_ready(now_s: float) -> None:
@@ -288,7 +249,7 @@ def advance(net: Net, state: State, until_s: float) -> float:
         while counters[HEAP] > 0 and heap_s[0] == now_s:
             replica = heap_replica[0]
             finished = heap_key[0] >= _COMPLETION
-            pop()
+            counters[HEAP] = pop(heap_s, heap_key, heap_replica, counters[HEAP])
             stage = replica_stage[replica]
             if finished:
                 complete(stage, replica, now_s)

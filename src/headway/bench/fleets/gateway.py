@@ -13,23 +13,20 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from operator import itemgetter
 
 from headway.bench import BenchOptions, Row
-from headway.bench.calm import ATTEMPTS, calmest
+from headway.bench.calm import CALM_WINDOWS, MOST_WINDOWS, are_calm, calmest, in_calmest
 from headway.bench.fleets.gateway_load import Streamed, streams
 from headway.bench.fleets.gateway_rivals import HAPROXY, HEADWAY, NGINX, NONE, PATH, installed, proxy, upstreams
 from headway.bench.load import Load, closed_loop, open_loop, post
 from headway.errors import HeadwayError
 from headway.gateway.splice import Splice
 from headway.serve.system import descriptors
-from headway.sim.outcome import percentile
 
 BODY = b'{"model": "small", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 16}'
 STREAM_BODY = b'{"model": "small", "messages": [{"role": "user", "content": "Say hello."}], "stream": true}'
 CONNECTIONS = 32
 WINDOWS = 3
-CALM_WINDOWS, MOST_WINDOWS = 7, 40
 STREAMS = 1000
 SETTLE_S = 5.0
 """In which a proxy does what it does once for many streams."""
@@ -63,8 +60,9 @@ def gateway(options: BenchOptions) -> Iterator[Row]:
 
 def gateway_stream(options: BenchOptions) -> Iterator[Row]:
     """CPU time per event of 1,000 streams at 30 tokens a second each, and the P99 added to when an event is seen."""
-    count = 100 if options.quick else STREAMS
-    seconds, settle_s = (1.0, 1.0) if options.quick else (10.0, SETTLE_S)
+    count, settle_s, windows = (
+        (100, 1.0, (1, 1)) if options.quick else (STREAMS, SETTLE_S, (CALM_WINDOWS, MOST_WINDOWS))
+    )
     if not options.quick:
         # So that it is compiled, which is done once and for all.
         splice = Splice(())
@@ -76,14 +74,13 @@ def gateway_stream(options: BenchOptions) -> Iterator[Row]:
         for name in (NONE, HEADWAY, *rivals):
             with proxy(name, ports, own) as server:
                 meter = server.cpu_s if name != NONE else lambda: None
-                once = partial(streams, server.url, post(PATH, STREAM_BODY), count, seconds, meter, settle_s)
-                found[name], _ = calmest(once, 1 if options.quick else ATTEMPTS)
-    direct_ms = 1e3 * percentile(found[NONE].late_s, 99)
+                found[name] = streams(server.url, post(PATH, STREAM_BODY), count, windows, meter, settle_s)
+    direct_ms = 1e3 * found[NONE].late_p99_s
     for name in (HEADWAY, *rivals):
         one, ours = found[name], name == HEADWAY
         if one.cpu_us is not None:
             yield Row(f"gateway-stream/cpu/{name}", one.cpu_us, "us/event", bar="<= 15" if ours else None)
-        added_ms = 1e3 * percentile(one.late_s, 99) - direct_ms
+        added_ms = 1e3 * one.late_p99_s - direct_ms
         yield Row(f"gateway-stream/p99-added/{name}", added_ms, "ms", direct_ms, bar="<= 10" if ours else None)
         yield Row(f"gateway-stream/rate/{name}", one.events / one.span_s, "events/s")
         yield Row(f"gateway-stream/events-per-read/{name}", one.events / max(1, one.reads), "")
@@ -100,8 +97,7 @@ def _half(
 ) -> dict[str, float]:
     """Return the P99 of latency at a rate behind each proxy, in milliseconds: the median over its calmest windows.
 
-    One percent of a window is one tick of the clock by which a host counts what it takes; so windows are short, in
-    turns, and as many as it takes to find enough that lost none.
+    They are in turns, so that what else the machine does falls on all alike.
     """
     seconds, most, enough = (0.5, 1, 1) if options.quick else (1.0, MOST_WINDOWS, CALM_WINDOWS)
     frame = post(PATH, BODY)
@@ -115,12 +111,9 @@ def _half(
                 )
                 load, stolen_share = calmest(once, attempts=1)
                 found[name].append((stolen_share, _good(load).p_ms(99)))
-            if all(sum(share == 0.0 for share, _ in windows) >= enough for windows in found.values()):
+            if all(are_calm(windows, enough) for windows in found.values()):
                 break
-    return {
-        name: statistics.median(p99_ms for _, p99_ms in sorted(windows, key=itemgetter(0))[:enough])
-        for name, windows in found.items()
-    }
+    return {name: statistics.median(in_calmest(windows, enough)) for name, windows in found.items()}
 
 
 def _good(load: Load) -> Load:

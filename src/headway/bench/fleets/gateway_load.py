@@ -14,28 +14,28 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from headway.bench.calm import are_calm, in_calmest
 from headway.errors import HeadwayError
 from headway.serve.run import fastest_loop
+from headway.serve.system import ProcessorTimes
+from headway.sim.outcome import percentile
 
 _MARK: Final = b'"sent_s":'
 
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """What was seen of streams over `span_s`: seconds from sending to seeing each event, and reads that brought some.
+    """What was seen of streams over `span_s`: how many events came, and how many reads brought some.
 
-    `cpu_s`: what the proxy took meanwhile, None where that is not known.
+    `late_p99_s`: the P99 of the seconds from sending an event to seeing it, in the calmest windows. `cpu_s`: what the
+    proxy took meanwhile, None where that is not known.
     """
 
-    late_s: NDArray[np.float64]
+    events: int
+    late_p99_s: float
     reads: int
     span_s: float
     cpu_s: float | None
-
-    @property
-    def events(self) -> int:
-        """Events that came."""
-        return len(self.late_s)
 
     @property
     def cpu_us(self) -> float | None:
@@ -85,12 +85,13 @@ class _Seen:
 
 
 def streams(
-    url: str, frame: bytes, count: int, seconds: float, meter: Callable[[], float | None], settle_s: float
+    url: str, frame: bytes, count: int, windows: tuple[int, int], meter: Callable[[], float | None], settle_s: float
 ) -> Streamed:
-    """Hold `count` streams open and after `settle_s` watch them for `seconds`.
+    """Hold `count` streams open and after `settle_s` watch them until enough seconds were calm, for `most` at most.
 
-    Raises HeadwayError when one is refused or ends.
+    `windows`: both of these numbers. Raises HeadwayError when a stream is refused or ends.
     """
+    enough, most = windows
 
     async def main() -> Streamed:
         parts = urlsplit(url)
@@ -106,11 +107,17 @@ def streams(
         while not all(one.open for one in found) and perf_counter() < end_s and not seen.problem:
             await asyncio.sleep(0.05)
         await asyncio.sleep(settle_s)
-        seen.late_s, seen.reads = array("d"), 0
+        seen.reads, events = 0, 0
+        late: list[tuple[float, NDArray[np.float64]]] = []
         before_s, begun_s = meter(), perf_counter()
-        await asyncio.sleep(seconds)
+        while len(late) < most and not are_calm(late, enough):
+            seen.late_s, before = array("d"), ProcessorTimes.now()
+            await asyncio.sleep(1.0)
+            after = ProcessorTimes.now()
+            stolen_share = after.stolen_share(before) if after and before else 0.0
+            late.append((stolen_share, np.array(seen.late_s)))
+            events += len(seen.late_s)
         after_s, span_s = meter(), perf_counter() - begun_s
-        late_s, reads = np.array(seen.late_s), seen.reads
         if seen.problem or not all(one.open for one in found):
             raise HeadwayError(f"bench: not all of {count} streams were open: {seen.problem or 'some gave no answer'}")
         seen.closing = True
@@ -118,7 +125,8 @@ def streams(
             one.transport.abort()
         await asyncio.sleep(0.1)
         cpu_s = None if before_s is None or after_s is None else after_s - before_s
-        return Streamed(late_s, reads, span_s, cpu_s)
+        late_p99_s = percentile(np.concatenate(in_calmest(late, enough)), 99)
+        return Streamed(events, late_p99_s, seen.reads, span_s, cpu_s)
 
     with asyncio.Runner(loop_factory=fastest_loop) as runner:
         gc.collect()

@@ -180,6 +180,15 @@ def test_parallelism_that_the_heads_cannot_be_split_over_is_refused_and_never_pl
     assert parallelisms(context(spec), "a100-80gb") == (1, 2, 4)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"), [({"kv_heads": 5}, "kv_heads is 5 of 32 heads"), ({"parameters": 7}, "parameters")]
+)
+def test_figures_that_no_model_has_are_refused(change: dict[str, int], says: str) -> None:
+    figures = {"parameters": 8030000000, "layers": 32, "heads": 32, "kv_heads": 8, "head_dim": 128}
+    with pytest.raises(SpecError, match=says):
+        llm_spec(model={**figures, **change})
+
+
 def test_an_unknown_accelerator_is_named_with_those_that_are_known() -> None:
     spec = Spec.from_dict(
         {

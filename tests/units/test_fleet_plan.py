@@ -96,6 +96,26 @@ def test_a_promise_that_no_engine_keeps_is_refused_without_a_search() -> None:
     assert caught.value.to_dict()["promises"] == [refused.to_dict()]
 
 
+def test_a_small_class_that_the_promise_over_all_hides_is_named() -> None:
+    trace = chats(4.0, 60.0, seed=1)
+    few = np.zeros(trace.requests)
+    few[:2] = 1.0
+    trace = Trace.from_arrivals(trace.arrival_s, {**trace.columns, "class": few}, duration_s=trace.duration_s)
+    rare = {"chat": {"e2e": "60s"}, "batch": {"ttft": "1ms"}}
+    [short] = [each for each in planned(llm_spec(classes=rare), trace).reasons if each.code == "class_short"]
+    assert (short.stage, short.values) == ("answer", {"class": "batch", "kept_ratio": 0.0})
+    assert "class 'batch' keeps its promises for 0% of its requests; 99% is promised over all" in short.text
+    kept = planned(llm_spec(classes={**rare, "batch": {"ttft": "5s"}}), trace)
+    assert "class_short" not in {each.code for each in kept.reasons}
+
+
+def test_requests_that_no_engine_can_hold_are_what_stands_in_the_way() -> None:
+    trace = chats(4.0, 10.0, seed=1)
+    with pytest.raises(Infeasible, match=r"stage 'answer' does not answer all: .* requests rejected") as caught:
+        planned(llm_spec(kv_tokens=500), trace)
+    assert (caught.value.obstacle.code, caught.value.obstacle.stage) == ("rejected", "answer")
+
+
 def test_the_least_that_may_be_promised_is_the_least_that_requests_take_alone() -> None:
     trace = chats(4.0, 10.0, seed=1)
     spec = llm_spec(classes={"chat": {"ttft": "1s", "e2e": "30s"}, "batch": {"tpot": "1s"}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 from dataclasses import replace
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from headway.bench import BenchOptions
+from headway.bench.book import Book, Stamp
 from headway.bench.fleets import rack, rack_noise, rack_page, rack_reference, racksched
 from headway.bench.fleets.rack_cases import EQUAL, SYSTEMS, TYPED, UNEQUAL, WORKS, carried, p99_us
 from headway.bench.fleets.racksched import (
@@ -194,6 +196,19 @@ def test_the_page_tells_what_of_a_prototype_is_met_and_which_cells_are_not() -> 
     assert "**21 of 21 cells whose balancer draws nothing are equal" in body("prototype")
     assert body("outside").count("one central queue") == 3
     assert rack_page.body(some_results()[:1])("prototype") == NOT_COMPUTED
+
+
+def test_what_lies_beside_the_page_is_what_its_command_would_compute() -> None:
+    book = Book(Result, PAGE.with_suffix(".csv"))
+    missing: list[str] = []
+
+    def tell(text: str) -> None:
+        missing.append(text)
+        raise LookupError
+
+    with contextlib.suppress(LookupError):
+        racksched.compute(book, range(1, racksched.SEEDS + 1), racksched.REQUESTS, Stamp("", ""), tell)
+    assert missing == []
 
 
 def test_a_series_costs_what_its_windows_say() -> None:

@@ -10,7 +10,18 @@ import pytest
 from headway.errors import ProfileError
 from headway.fleet.all_reduce import all_reduce, all_reduces_s, link_efficiency, reductions
 from headway.fleet.datasheets import WEIGHT_BYTES, Gpu, Model, gpus, models
-from headway.fleet.roofline import MEMORY_SHARE, efficiency, error_on_other_gpus, fitted, prior, published, roofline
+from headway.fleet.roofline import (
+    FITTED,
+    LEFT_OUT,
+    MEMORY_SHARE,
+    best_fit,
+    efficiency,
+    error_on_other_gpus,
+    fitted,
+    prior,
+    published,
+    roofline,
+)
 from headway.fleet.step_time import StepTime, Timing, endpoint_timings, error_left_out, fit, read_timings
 
 
@@ -183,6 +194,18 @@ def test_a_bad_file_is_an_error_that_says_where(tmp_path: Path, text: str, says:
         read_timings(path)
 
 
+def test_constants_are_fitted_in_the_shape_that_predicts_what_is_left_out_and_say_on_what_they_err() -> None:
+    affine = [Timing(n, 0.0, 0.03 + n / 25_600) for n in (1, 512, 1024, 2048)]
+    floor = [Timing(n, 0.0, max(0.01, n / 10_000)) for n in (8, 512, 1024, 2048)]
+    for timings, overhead_s in ((affine, 0.03), (floor, 0.0)):
+        step, error_ratio, error_on = best_fit(timings)
+        assert (step.overhead_s, error_ratio) == pytest.approx((overhead_s, 0.0), abs=1e-9)
+        assert error_on == LEFT_OUT
+    step, error_ratio, error_on = best_fit([Timing(8, 0.0, 0.03), Timing(64, 0.0, 0.02), Timing(512, 0.0, 0.05)])
+    assert error_on == FITTED
+    assert 0.05 < error_ratio < 0.3
+
+
 def test_beyond_its_heads_keys_and_values_are_held_more_than_once() -> None:
     eight, sixteen = (roofline("llama-3-70b", "h100-80gb", ways) for ways in (8, 16))
     model, gpu = models()["llama-3-70b"], gpus()["h100-80gb"]
@@ -205,6 +228,12 @@ def test_what_is_not_known_or_does_not_fit_is_an_error_that_says_what_would_be()
         roofline("llama-2-7b", "a100-80gb", 3)
     with pytest.raises(ProfileError, match="two different numbers"):
         fit([Timing(8, 0, 0.01), Timing(8, 0, 0.02)])
+    with pytest.raises(ProfileError, match="the nearest is off by 416% on average"):
+        fit([Timing(1, 0, 0.5), Timing(512, 0, 0.01), Timing(2048, 0, 0.5)])
+    with pytest.raises(ProfileError, match=r"request 1 .* the first after nan s"):
+        endpoint_timings([9, 9], [0.1, float("nan")], [5, 5], [0.5, 0.6])
+    with pytest.raises(ProfileError, match=r"request 0 .* the first after 0\.7 s and the last after 0\.5 s"):
+        endpoint_timings([9], [0.7], [5], [0.5])
     with pytest.raises(ProfileError, match="different lengths"):
         endpoint_timings([1.0], [], [], [])
     with pytest.raises(ProfileError, match="below 0"):

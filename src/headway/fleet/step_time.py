@@ -16,6 +16,9 @@ import numpy as np
 from headway.errors import ProfileError
 from headway.fleet.datasheets import without_comments
 
+FARTHEST = 1.0
+"""How far off constants may be from the timings that they are fitted to, on average and relative to these."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
@@ -61,7 +64,8 @@ def fit(timings: Iterable[Timing], *, overhead: bool = False) -> tuple[StepTime,
     those above; the split with the least error counts. With `overhead`, so does one that adds to the time per token
     instead of a floor, as on processors, which compute where GPUs wait for memory. Times per token of context, and per
     pair of a prompt's token and one that it attends to, are fitted where these differ. Raises ProfileError for fewer
-    than two different numbers of tokens, or a time that is not above 0.
+    than two different numbers of tokens, a time that is not above 0, or timings that no constants come near to
+    (`FARTHEST`).
 
     >>> step, error = fit([Timing(8, 0, 0.01), Timing(64, 0, 0.01), Timing(1000, 0, 0.1), Timing(2000, 0, 0.2)])
     >>> round(step.floor_s, 6), round(step.token_s, 8), round(error, 6)
@@ -89,8 +93,11 @@ def fit(timings: Iterable[Timing], *, overhead: bool = False) -> tuple[StepTime,
             error = error_of(step, rows)
             if best is None or error < best[0]:
                 best = error, step
-    if best is None:
-        raise ProfileError("fit: no roofline passes near these timings; check that they are seconds of one iteration")
+    if best is None or best[0] > FARTHEST:
+        off = "" if best is None else f" (the nearest is off by {100 * best[0]:.0f}% on average)"
+        raise ProfileError(
+            f"fit: no roofline passes near these timings{off}; check that they are seconds of one iteration"
+        )
     return best[1], best[0]
 
 
@@ -142,7 +149,7 @@ def endpoint_timings(
     Requests of one `group` were sent together and had equally long prompts and outputs; without groups each was sent
     alone, one after another. A request that is alone has its prompt computed at once, then makes a token per iteration.
     Of several only the one whose first token came last says something: from then on all make tokens, each iteration one
-    for all of them. Raises ProfileError for columns of different lengths.
+    for all of them. Raises ProfileError for columns of different lengths, or a request with times that cannot be.
 
     >>> [timing.tokens for timing in endpoint_timings([9, 9], [0.1, 0.2], [5, 5], [0.5, 0.6], group=[1, 1])]
     [2.0]
@@ -151,6 +158,13 @@ def endpoint_timings(
     columns = (prompt_tokens, ttft_s, output_tokens, e2e_s, numbered)
     if len({len(column) for column in columns}) > 1:
         raise ProfileError("endpoint timings: the columns have different lengths; one value per request is needed")
+    for at, (prompt, first_s, output, end_s, _) in enumerate(zip(*columns, strict=True)):
+        if not (prompt > 0.0 and output >= 1.0 and 0.0 < first_s <= end_s < math.inf):
+            raise ProfileError(
+                f"endpoint timings: request {at} (from 0) has {prompt:g} tokens in its prompt, {output:g} in its "
+                f"answer, the first after {first_s:g} s and the last after {end_s:g} s; whole tokens and times "
+                "above 0 in this order are needed"
+            )
     together: dict[int, list[tuple[float, float, float, float]]] = {}
     for prompt, first_s, output, end_s, number in zip(*columns, strict=True):
         together.setdefault(int(number), []).append((prompt, first_s, output, end_s))

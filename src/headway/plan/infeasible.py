@@ -15,6 +15,7 @@ from headway.plan.config import Config, OwnPromise
 from headway.plan.contract import HoldsSupply, MakesPromises, NamesShortage, TakesTimeToBeRight
 from headway.plan.oracle import Oracle
 from headway.plan.promise import duration_text
+from headway.plan.rejected import rejected_text
 from headway.plan.smallest import (
     CLOSER,
     Smallest,
@@ -25,7 +26,7 @@ from headway.plan.smallest import (
     unlimited,
     without_waiting_s,
 )
-from headway.sim.outcome import number
+from headway.sim.outcome import StageOutcome, number
 
 SCHEMA = "headway.infeasible/1"
 
@@ -145,6 +146,8 @@ def _too_slow(oracle: Oracle, choices: list[dict[str, str]]) -> tuple[str, str] 
     alone = smallest_promise(free, choices)
     if alone is not None and (breaking := _breaking(free, alone.stages)) is not None:
         return _own_promises(oracle, breaking)
+    if alone is not None and math.isinf(alone.slo_s) and (refused := _rejecting(oracle, alone.stages)) is not None:
+        return refused
     if alone is not None and alone.slo_s > slo.latency_s and (times_s := without_waiting_s(free, alone.stages)):
         stage = max(times_s, key=lambda n: times_s[n])
         longest = f"up to {duration_text(times_s[stage])} for {slo.percentile:g}% of its items"
@@ -243,11 +246,23 @@ def over_budget(
     return Obstacle("budget", stage, text, smallest_s, cost)
 
 
+def _rejecting(oracle: Oracle, stages: Mapping[str, Config]) -> Obstacle | None:
+    """Say which stage rejects requests however many servers it has, and why."""
+    for name, stage in _simulated(oracle, stages).items():
+        if stage.told.get("rejected"):
+            text = f"whatever the supply, stage {name!r} does not answer all: {rejected_text(stage.told['rejected'])}"
+            return Obstacle("rejected", name, text)
+    return None
+
+
 def _busiest(oracle: Oracle, stages: Mapping[str, Config]) -> str:
+    found = _simulated(oracle, stages).items()
+    waits = {n: float(np.mean(s.queue_wait_s)) if s.queue_wait_s.size else 0.0 for n, s in found}
+    return max(waits, key=lambda n: waits[n])
+
+
+def _simulated(oracle: Oracle, stages: Mapping[str, Config]) -> Mapping[str, StageOutcome]:
     from headway.sim.simulation import simulate
 
-    outcome = simulate(
-        oracle.plan(stages), oracle.trace, seed=oracle.seed, mode="sampled" if oracle.sampled else "mean"
-    )
-    waits = {n: float(np.mean(s.queue_wait_s)) if s.queue_wait_s.size else 0.0 for n, s in outcome.stages.items()}
-    return max(waits, key=lambda n: waits[n])
+    mode = "sampled" if oracle.sampled else "mean"
+    return simulate(oracle.plan(stages), oracle.trace, seed=oracle.seed, mode=mode).stages

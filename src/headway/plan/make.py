@@ -284,6 +284,7 @@ def _plan(oracle: Oracle, found: Found, planner: str, tell: Progress, explained:
             told.append(reasons.headroom(ratio, first))
         frontier = _frontier(oracle, planner, found, frontier_budget, tell)
     told.append(reasons.judged_on(oracle, predicted.verdict))
+    told += reasons.short_classes(oracle, predicted.outcome.stages)
     told += reasons.evidence(oracle.plan(stages))
     told += reasons.against_current(oracle, found)
     plan = Plan(

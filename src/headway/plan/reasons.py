@@ -14,7 +14,7 @@ from headway.plan.oracle import Oracle, Verdict
 from headway.plan.plan import Plan, Reason
 from headway.plan.promise import duration_text
 from headway.sim import confidence
-from headway.sim.outcome import percentile
+from headway.sim.outcome import StageOutcome, percentile
 
 
 def optimality(oracle: Oracle, found: Found, planner: str, choice: Mapping[str, str]) -> Reason:
@@ -100,6 +100,22 @@ def judged_on(oracle: Oracle, verdict: Verdict) -> Reason:
         share = f"break the promise in at most {100 * broken:.3g}% of their windows"
     text = f"holds on {kept} of {traces} traces resampled in blocks of {oracle.block_s:.3g} s; 97% of them {share}"
     return Reason("judged", text, None, {"traces": traces, "kept": kept, "block_s": oracle.block_s})
+
+
+def short_classes(oracle: Oracle, stages: Mapping[str, StageOutcome]) -> list[Reason]:
+    """Return which classes of requests get less than is promised over all of them, small as these classes are."""
+    share, out = oracle.spec.slo.percentile / 100, []
+    for name, stage in stages.items():
+        for figure, kept in stage.figures.items():
+            who, _, what = figure.rpartition(".")
+            if who and what == "kept_ratio" and kept < share - 1e-9:
+                text = (
+                    f"{name}: class {who!r} keeps its promises for {100 * kept:.3g}% of its requests; "
+                    f"{100 * share:g}% is promised over all requests together, of which it is a part; to be sure of "
+                    "it, raise the percentile, or give the class a fleet of its own"
+                )
+                out.append(Reason("class_short", text, name, {"class": who, "kept_ratio": kept}))
+    return out
 
 
 def evidence(plan: Plan) -> list[Reason]:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headway.plan.rejected import rejected_text
 from headway.report import format as fmt
 from headway.report import words
 from headway.report.charts import legend
 from headway.report.markup import Markup, table, tag
-from headway.report.rejected import rejected_text
 from headway.report.sections import figure, section
 from headway.report.story import Story
 from headway.report.svg import Frame, dot, drawing, line, polyline, rect, stepped, text

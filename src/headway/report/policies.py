@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headway.domains.fleet.compare import Choice, Figures, Run
+from headway.plan.rejected import rejected_text
 from headway.report import format as fmt
-from headway.report.rejected import rejected_text
 from headway.report.tables import heading, line, pairs, table
 from headway.sim.estimate import Estimate
 from headway.sim.outcome import number

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from headway.plan.plan import Plan
+from headway.plan.rejected import rejected_text
 from headway.report import format as fmt
 from headway.report import words
 from headway.report.gearing import GEAR_COLUMNS, Gearing, gear_facts, gear_rows, gearings, use_facts
-from headway.report.rejected import rejected_text
 from headway.report.tables import heading, line, pairs, table, warnings
 from headway.sim.outcome import Outcome
 

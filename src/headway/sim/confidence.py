@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 MEAN_LIMIT = 0.9
 PEAK_LIMIT = 1.0
 PEAK_WINDOW_S = 10.0
+FAR_OFF = 0.2
+"""From which average error on times that do not rest on the profile's rows as they are say little."""
 BEYOND_CALIBRATED = 0.2
 """How much higher than when overheads were observed a stage's utilization may be before they are to be doubted."""
 
@@ -72,7 +74,7 @@ def low_confidence(plan: Plan, stages: Mapping[str, StageOutcome], columns: Coll
             reasons.append(f"{name}: its profile holds a prior, not a measurement")
         reasons += beyond_measured(plan, name)
         known = evidence(plan, name)
-        if known is not None and known.kind == "prior":
+        if known is not None and (known.kind == "prior" or (known.error_ratio or 0.0) > FAR_OFF):
             reasons.append(f"{name}: {known.text}")
         domain = load_domain(plan.spec.stages[name].kind)
         if stage.accuracy is not None and hasattr(domain, "doubts"):

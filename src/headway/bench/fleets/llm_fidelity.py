@@ -32,7 +32,7 @@ def llm_fidelity(options: BenchOptions) -> Iterator[Row]:
         yield Row(f"llm-fidelity/fit/{name}", each["error_ratio"], "mean error of the fit")
     for key, measured_s in told["measured"].items():
         simulated_s = told["simulated"][key]
-        ratio = abs(measured_s - simulated_s) / simulated_s
+        ratio = abs(simulated_s - measured_s) / measured_s
         bar = "<= 15%" if key in BARRED else None
         name = key.removesuffix("_s").replace("_", "-")
         yield Row(f"llm-fidelity/{name}", measured_s * 1e3, "ms", baseline=simulated_s * 1e3, ratio=ratio, bar=bar)

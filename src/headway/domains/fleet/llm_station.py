@@ -175,8 +175,7 @@ def llm_figures(station: LlmStation, outcome: LlmOutcome, kind: Ints) -> dict[st
     figures = {
         "ttft_mean_s": mean_answered(outcome.ttft_s),
         "ttft_p99_s": percentile(outcome.ttft_s, 99),
-        "tpot_mean_s": mean_answered(tpot_s) if tpot_s.size else 0.0,
-        "tpot_p99_s": percentile(tpot_s, 99) if tpot_s.size else 0.0,
+        **({"tpot_mean_s": mean_answered(tpot_s), "tpot_p99_s": percentile(tpot_s, 99)} if tpot_s.size else {}),
         "e2e_mean_s": mean_answered(outcome.e2e_s),
         "e2e_p99_s": percentile(outcome.e2e_s, 99),
         "per_token_mean_s": mean_answered(normalized_s),

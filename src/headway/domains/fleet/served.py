@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from headway.errors import nearest
 from headway.fleet import datasheets
@@ -16,11 +16,19 @@ from headway.spec.wording import listed, shown
 class ModelFigures(Strict):
     """What of a model decides its speed and its memory, where it is not known by name."""
 
-    parameters: float = Field(gt=0, examples=[8030000000], description="The number of its weights.")
+    parameters: float = Field(ge=1e6, examples=[8030000000], description="The number of its weights.")
     layers: int = Field(ge=1, examples=[32], description="Its layers.")
     heads: int = Field(ge=1, examples=[32], description="Attention heads of a layer.")
     kv_heads: int = Field(ge=1, examples=[8], description="Of these, heads with keys and values of their own.")
     head_dim: int = Field(ge=1, examples=[128], description="The dimension of a head.")
+
+    @model_validator(mode="after")
+    def _shares_heads(self) -> ModelFigures:
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"kv_heads is {self.kv_heads} of {self.heads} heads; as many heads share each, so it divides heads"
+            )
+        return self
 
 
 def _known_model(name: str) -> str:

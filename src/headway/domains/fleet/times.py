@@ -10,7 +10,7 @@ from headway.domains.fleet.served import ModelFigures, figures
 from headway.errors import PlanError, ProfileError
 from headway.fleet import datasheets, roofline
 from headway.fleet.roofline import Roofline
-from headway.fleet.step_time import Timing, error_left_out, fit
+from headway.fleet.step_time import Timing
 from headway.plan.config import StageContext
 from headway.profile import Row
 from headway.sim.station import Floats
@@ -99,7 +99,7 @@ def _times(
     shipped = _shipped(model, gpu, tensor_parallel, needed=not rows)
     if rows:
         timings = [Timing(row.batch_size, 0.0, row.mean_s) for row in rows]
-        step = fit(timings)[0]
+        step, error_ratio, error_on = roofline.best_fit(timings)
         if shipped is not None:
             step = replace(step, kv_token_s=shipped.step.kv_token_s, pair_s=shipped.step.pair_s)
         base = shipped or Roofline("", gpu or "", tensor_parallel, step, 0, float("inf"), "", None, "")
@@ -107,9 +107,9 @@ def _times(
             base,
             step=step,
             evidence=_evidence(rows),
-            error_ratio=error_left_out(timings),
+            error_ratio=error_ratio,
             source="rows of the profile",
-            error_on=roofline.LEFT_OUT,
+            error_on=error_on,
         )
     assert shipped is not None
     if kv_tokens is not None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from headway.report import format as fmt
-
 
 def rejected_text(told: Mapping[str, int]) -> str:
     """Return why requests were rejected, from what an outcome's stage tells of them.
@@ -15,8 +13,8 @@ def rejected_text(told: Mapping[str, int]) -> str:
     """
     first = f"request {told['first']} (from 0)"
     which = first if told["requests"] == 1 else f"the first, {first},"
+    many = "1 request" if told["requests"] == 1 else f"{told['requests']:,} requests"
     return (
-        f"{fmt.plural(told['requests'], 'request')} rejected: {which} may need "
-        f"{fmt.count(told['context_tokens'])} tokens, "
-        f"{fmt.count(told['input_tokens'])} in its prompt; an engine holds {fmt.count(told['kv_tokens'])}"
+        f"{many} rejected: {which} may need {told['context_tokens']:,} tokens, "
+        f"{told['input_tokens']:,} in its prompt; an engine holds {told['kv_tokens']:,}"
     )

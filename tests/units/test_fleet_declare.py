@@ -189,6 +189,19 @@ def test_figures_that_no_model_has_are_refused(change: dict[str, int], says: str
         llm_spec(model={**figures, **change})
 
 
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"step": {"floor": "10ms", "token": "60us"}}, "name one hardware and one tensor_parallel"),
+        ({"step": {"token": "60us"}, "hardware": "a100-80gb", "tensor_parallel": 1}, "takes no time; give floor"),
+        ({"step": {"floor": "10ms"}, "hardware": "a100-80gb", "tensor_parallel": 1}, r"step\.token"),
+    ],
+)
+def test_a_step_is_whole_and_of_one_kind_of_engine(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(SpecError, match=says):
+        llm_spec(**fields)
+
+
 def test_an_unknown_accelerator_is_named_with_those_that_are_known() -> None:
     spec = Spec.from_dict(
         {

@@ -15,10 +15,14 @@ from headway.cli import main
 from headway.domains.fleet import DOMAIN
 from headway.domains.fleet.config import CoresConfig, LlmConfig
 from headway.errors import HeadwayError, PlanError, TraceError
+from headway.fleet.engines import Engine, LlmFleet
+from headway.fleet.llm_run import LlmWork, simulate_llm
+from headway.fleet.step_time import StepTime
 from headway.plan import Infeasible, Plan
 from headway.plan.config import StageContext
 from headway.plan.make import make
 from headway.plan.oracle import Oracle
+from headway.policy.token_routing import token_router
 from headway.profile import Profile, Row
 from headway.report.terminal import outcome_view, plan_view
 from headway.sim.simulation import run_stages, simulate, workload
@@ -107,6 +111,27 @@ def test_a_small_class_that_the_promise_over_all_hides_is_named() -> None:
     assert "class 'batch' keeps its promises for 0% of its requests; 99% is promised over all" in short.text
     kept = planned(llm_spec(classes={**rare, "batch": {"ttft": "5s"}}), trace)
     assert "class_short" not in {each.code for each in kept.reasons}
+
+
+def test_what_was_fitted_to_an_engines_answers_is_planned_with_context_and_all() -> None:
+    fitted = StepTime(0.01, 6e-5, 6e-6)
+    declared = {"floor": "10ms", "token": "60us", "kv_token": "6us", "error": "4%"}
+    alone = {"hardware": "a100-80gb", "tensor_parallel": 1, "token_budget": 512, "most_running": 64}
+    trace = chats(2.0, 30.0, seed=1)
+    spec = llm_spec(step=declared, model=None, kv_tokens=80_000, **alone)
+    plan = planned(spec, trace)
+    assert DOMAIN.needs_no_profile(spec.stages["answer"])
+    config = plan.stages["answer"]
+    assert isinstance(config, LlmConfig)
+    engines = (Engine(fitted, 80_000, token_budget=512, most_running=64),) * config.replicas
+    fleet = LlmFleet(engines, token_router(config.routing), report_s=0.5)
+    mean_s = float(simulate_llm(fleet, LlmWork.of(trace)).e2e_s.mean())
+    assert plan.stage_predictions["answer"]["figures"]["e2e_mean_s"] == pytest.approx(mean_s, rel=0.02)
+    [known] = [each for each in plan.reasons if each.code == "evidence"]
+    assert known.values == {"evidence": "measured", "error_ratio": 0.04}
+    assert known.text.endswith("is measured, off by 4% on average as declared; the step that is declared")
+    light = {**declared, "kv_token": "0.1us"}
+    assert planned(llm_spec(step=light, kv_tokens=80_000, **alone), trace).predicted["p99_s"] < plan.predicted["p99_s"]
 
 
 def test_requests_that_no_engine_can_hold_are_what_stands_in_the_way() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import InitErrorDetails
 
-from headway.domains.fleet.served import ServedModel, figures
+from headway.domains.fleet.served import ServedModel, StepFigures, figures
 from headway.errors import ServeError, nearest
 from headway.fleet.engines import BATCHINGS
 from headway.policy.kv_admission import RULES
@@ -159,6 +159,12 @@ class FleetStage(Stage):
         description="The model of LLM engines: a name, or its figures where the name is not known; without it the "
         "profile says what iterations take, and `kv_tokens` what memory holds.",
     )
+    step: StepFigures | None = Field(
+        default=None,
+        examples=[{"floor": "10ms", "token": "60us", "kv_token": "0.3us", "error": "5%"}],
+        description="What an iteration of your engines takes, as fitted to their answers' times, on the one `hardware` "
+        "and the one `tensor_parallel` named; it comes before all that is shipped or profiled.",
+    )
     tensor_parallel: Counts = Field(
         default=[1, 2, 4, 8],
         examples=[1, [1, 2]],
@@ -285,6 +291,7 @@ class FleetStage(Stage):
             *self._foreign(),
             *self._unknown_policies(),
             *self._unsplit(),
+            *self._measured(),
             *self._handed_over(),
             *self._classes(),
         ]
@@ -306,6 +313,12 @@ class FleetStage(Stage):
             for at, ways in enumerate(self.tensor_parallel):
                 if (text := figures(self.model).unsplit(ways)) is not None:
                     yield line_error(["tensor_parallel", at], text, ways)
+
+    def _measured(self) -> Iterator[InitErrorDetails]:
+        """A step of engines that are not all of one kind."""
+        if self.step is not None and not (len(self.hardware_names or ()) == len(self.tensor_parallel) == 1):
+            text = "is what one kind of engine takes; name one hardware and one tensor_parallel beside it"
+            yield line_error(["step"], text, None)
 
     def _handed_over(self) -> Iterator[InitErrorDetails]:
         """What cannot be where some engines only compute prompts."""
@@ -363,7 +376,7 @@ def policies_of(servers: str) -> dict[str, tuple[str, ...]]:
 
 
 LLM_FIELDS = frozenset(
-    ("model", "tensor_parallel", "token_budget", "most_running", "order", "admission", "batching", "prefix_cache",
-     "prefill_engines", "transfer_token_s", "max_wait_s", "kv_tokens", "max_output_tokens")
+    ("model", "step", "tensor_parallel", "token_budget", "most_running", "order", "admission", "batching",
+     "prefix_cache", "prefill_engines", "transfer_token_s", "max_wait_s", "kv_tokens", "max_output_tokens")
 )  # fmt: skip
 CORES_FIELDS = frozenset(("quantum_s", "switch_s", "queues", "network_s", "report_loss", "affinity"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from headway.domains.fleet.config import CoresConfig, FleetConfig, LlmConfig, parse_config
 from headway.domains.fleet.declare import CORES, LIVE, LLM, FleetStage
-from headway.domains.fleet.times import engine_times, fleet_stage, parallelisms, service_table
+from headway.domains.fleet.times import DECLARED, engine_times, fleet_stage, parallelisms, service_table
 from headway.errors import PlanError, ProfileError
 from headway.plan.config import Evidence, OwnPromise, StageContext
 from headway.profile import Profile
@@ -51,7 +51,9 @@ class FleetDomain:
 
     def needs_no_profile(self, stage: Stage) -> bool:
         """Whether shipped figures, or the trace, say how long work takes."""
-        return isinstance(stage, FleetStage) and (stage.servers == CORES or stage.model is not None)
+        if not isinstance(stage, FleetStage):
+            return False
+        return stage.servers == CORES or stage.model is not None or stage.step is not None
 
     def parse_config(self, value: Mapping[str, Any], where: str) -> FleetConfig:
         """Return the configuration that a mapping describes, as written under `current:` or found in a plan."""
@@ -244,9 +246,10 @@ class FleetDomain:
         of = f"what iterations take of {known.model or 'the model'} on {where}"
         wrong = ""
         if known.error_ratio is not None:
-            wrong = (
-                f", off by {100 * known.error_ratio:.2g}% on average {known.error_on}; without context and attention"
-            )
+            wrong = f", off by {100 * known.error_ratio:.2g}% on average {known.error_on}"
+            wrong += "; without context and attention" * (known.source != DECLARED)
+        elif known.source == DECLARED:
+            wrong = ", how far off is not said"
         text = f"{of} is {'a ' * (known.evidence == 'prior')}{known.evidence}{wrong}; {known.source}"
         return Evidence(known.evidence, text, known.error_ratio)
 

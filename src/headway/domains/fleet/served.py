@@ -1,4 +1,4 @@
-"""The model that LLM engines serve, as it is declared: by a known name, or by the figures that decide its speed."""
+"""What LLM engines serve, as it is declared: a model by name or by its figures, and what an iteration takes of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from headway.errors import nearest
 from headway.fleet import datasheets
+from headway.fleet.step_time import StepTime
 from headway.spec.base import Strict
+from headway.spec.units import Duration, Share
 from headway.spec.wording import listed, shown
 
 
@@ -28,6 +30,46 @@ class ModelFigures(Strict):
             raise ValueError(
                 f"kv_heads is {self.kv_heads} of {self.heads} heads; as many heads share each, so it divides heads"
             )
+        return self
+
+
+class StepFigures(Strict):
+    """What an iteration of an engine takes, as `fit` returns it of measured ones.
+
+    >>> StepFigures(floor="10ms", token="60us").step.seconds(tokens=512)
+    0.03072
+    """
+
+    floor_s: Duration = Field(default=0.0, alias="floor", examples=["10ms"], description="The least, for few tokens.")
+    token_s: Duration = Field(alias="token", examples=["60us"], description="For each token, where that is longer.")
+    kv_token_s: Duration = Field(
+        default=0.0, alias="kv_token", examples=["0.3us"], description="More for each token of context that decodes."
+    )
+    pair_s: Duration = Field(
+        default=0.0,
+        alias="pair",
+        examples=["0.002us"],
+        description="More for each pair of a prompt's token and one that it attends to.",
+    )
+    overhead_s: Duration = Field(
+        default=0.0, alias="overhead", examples=["2ms"], description="More for each iteration, as on processors."
+    )
+    error_ratio: Share | None = Field(
+        default=None,
+        alias="error",
+        examples=["5%"],
+        description="How far off it is on average; without it nobody knows, and plans say so.",
+    )
+
+    @property
+    def step(self) -> StepTime:
+        """What an iteration takes."""
+        return StepTime(self.floor_s, self.token_s, self.kv_token_s, self.pair_s, self.overhead_s)
+
+    @model_validator(mode="after")
+    def _takes_time(self) -> StepFigures:
+        if self.floor_s + self.overhead_s <= 0.0:
+            raise ValueError("an iteration with few tokens takes no time; give floor, or overhead, as fit returned it")
         return self
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from headway.domains.fleet.declare import FleetStage
-from headway.domains.fleet.served import ModelFigures, figures
+from headway.domains.fleet.served import ModelFigures, StepFigures, figures
 from headway.errors import PlanError, ProfileError
 from headway.fleet import datasheets, roofline
 from headway.fleet.roofline import Roofline
@@ -35,9 +35,9 @@ def variant_of(tensor_parallel: int) -> str:
 def engine_times(context: StageContext, hardware: str, tensor_parallel: int) -> Roofline:
     """Return what an engine's iterations take, the memory it has for context, and what both rest on.
 
-    Rows of the profile come first: `batch_size` tokens in `mean_s`, of the variant `tp4` for four accelerators; what
-    context adds, and memory, then are those of the model on the accelerator, as far as both are known. Raises
-    ProfileError where something is not known, or the model does not fit.
+    What the stage declares comes first, then rows of the profile: `batch_size` tokens in `mean_s`, of the variant `tp4`
+    for four accelerators; what context adds, and memory, then are those of the model on the accelerator, as far as both
+    are known. Raises ProfileError where something is not known, or the model does not fit.
     """
     stage = fleet_stage(context)
     known = stage.model
@@ -48,7 +48,7 @@ def engine_times(context: StageContext, hardware: str, tensor_parallel: int) -> 
         if (row.stage, row.hardware, row.variant) == (context.name, hardware, variant_of(tensor_parallel))
     )
     try:
-        found = _times(model, accelerator(context, hardware), tensor_parallel, rows, stage.kv_tokens)
+        found = _times(model, accelerator(context, hardware), tensor_parallel, rows, stage.kv_tokens, stage.step)
     except ProfileError as error:
         raise ProfileError(f"stages.{context.name}: on {hardware!r}: {error}") from None
     if found.kv_tokens < LEAST_KV_TOKENS:
@@ -58,6 +58,9 @@ def engine_times(context: StageContext, hardware: str, tensor_parallel: int) -> 
         )
     return found
 
+
+DECLARED = "the step that is declared"
+"""Where constants come from that a stage says itself."""
 
 LEAST_KV_TOKENS = 16
 """One block of memory: with less no request fits."""
@@ -95,9 +98,20 @@ def _times(
     tensor_parallel: int,
     rows: tuple[Row, ...],
     kv_tokens: int | None,
+    declared: StepFigures | None,
 ) -> Roofline:
-    shipped = _shipped(model, gpu, tensor_parallel, needed=not rows)
-    if rows:
+    shipped = _shipped(model, gpu, tensor_parallel, needed=not rows and declared is None)
+    if declared is not None:
+        base = shipped or Roofline("", gpu or "", tensor_parallel, declared.step, 0, float("inf"), "", None, "")
+        shipped = replace(
+            base,
+            step=declared.step,
+            evidence="measured",
+            error_ratio=declared.error_ratio,
+            source=DECLARED,
+            error_on="as declared",
+        )
+    elif rows:
         timings = [Timing(row.batch_size, 0.0, row.mean_s) for row in rows]
         step, error_ratio, error_on = roofline.best_fit(timings)
         if shipped is not None:
@@ -127,7 +141,9 @@ def _shipped(
         if not needed:
             return None
         if model is None:
-            raise ProfileError("what iterations take is not known; give model, or rows in the profile with kv_tokens")
+            raise ProfileError(
+                "what iterations take is not known; give model, or step or rows in the profile with kv_tokens"
+            )
         raise ProfileError(
             "no accelerator is known by this name; give supply's hardware a device that is: "
             f"{', '.join(datasheets.gpus())}; or rows in the profile with kv_tokens"

@@ -11,7 +11,7 @@ from headway.fleet.engines import BATCHINGS, Engine, LlmFleet
 from headway.fleet.llm_run import LlmWork
 from headway.fleet.step_time import StepTime
 from headway.policy.kv_admission import RULES, admission
-from headway.policy.scheduling import MLFQ, ORDERS, order
+from headway.policy.scheduling import MLFQ, ORDERS, VTC, order
 from headway.policy.token_routing import TOKEN_ROUTERS, token_router
 from headway.trace import Trace
 from headway.trace.prompts import PROMPT, Prompts
@@ -56,6 +56,12 @@ def mlfq_fleet(rng: np.random.Generator) -> LlmFleet:
     """Return random engines that take what waits by `mlfq`, the one order in which what runs gives way."""
     fleet = random_fleet(rng)
     return dataclasses.replace(fleet, order=fleet.order._replace(code=MLFQ))
+
+
+def lone_vtc(rng: np.random.Generator) -> LlmFleet:
+    """Return one random engine that is fair to tenants: what it owes them must be known whenever one comes."""
+    fleet = random_fleet(rng, engines=1)
+    return dataclasses.replace(fleet, order=fleet.order._replace(code=VTC, max_wait_s=math.inf))
 
 
 def random_work(rng: np.random.Generator, requests: int, rate_per_s: float = 12.0) -> LlmWork:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.laws.llm_oracle import Oracle
-from tests.laws.llm_systems import STEP, mlfq_fleet, random_fleet, random_work
+from tests.laws.llm_systems import STEP, lone_vtc, mlfq_fleet, random_fleet, random_work
 
 from headway.fleet import llm_kernel
 from headway.fleet.engines import Engine, LlmFleet
@@ -26,7 +26,7 @@ from headway.trace import Trace
 SEEDS = st.integers(0, 2**32 - 1)
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 Fleets = Callable[[np.random.Generator], LlmFleet]
-ALL_FLEETS = pytest.mark.parametrize("fleet_of", [random_fleet, mlfq_fleet])
+ALL_FLEETS = pytest.mark.parametrize("fleet_of", [random_fleet, mlfq_fleet, lone_vtc])
 
 
 @settings(max_examples=120, deadline=None)
@@ -236,8 +236,8 @@ def test_only_what_no_engine_can_hold_is_refused(seed: int, split: bool) -> None
     held = np.array([engine.kv_tokens // fleet.block_tokens for engine in engines])
     fits = blocks <= held.max()
     if split:
-        # An answer of one token is there with its prompt, and goes nowhere.
-        fits = (blocks <= held[:2].max()) & ((blocks <= held[2:].max()) | (work.requests.output == 1))
+        prompts = -(-work.requests.prompt // fleet.block_tokens)
+        fits = (prompts <= held[:2].max()) & (blocks <= held[2:].max())
     assert np.array_equal(np.isfinite(outcome.done_s), fits)
 
 

@@ -98,6 +98,16 @@ def test_equal_levels_run_in_order_of_arrival() -> None:
     assert two.preemptions == 0
 
 
+def test_of_equal_levels_who_came_first_goes_first_preempted_or_not() -> None:
+    # 0.02 s: the third, short, goes before the second, and is at the second's level when the fourth takes its place.
+    trace = Trace.from_arrivals(
+        [0.0, 0.005, 0.006, 0.13], {"input_tokens": [50, 800, 50, 50], "output_tokens": [2, 1, 100, 1]}
+    )
+    outcome = simulate_llm(LlmFleet((ONE_AT_ONCE,), order=order("mlfq")), LlmWork.of(trace))
+    assert outcome.preempted[2] > 0
+    assert outcome.start_s[1] == pytest.approx(outcome.done_s[3])
+
+
 def test_a_maximum_wait_bounds_what_short_work_starves() -> None:
     n = 4_000
     prompt = np.where(np.arange(n) == 50, 400.0, 40.0)

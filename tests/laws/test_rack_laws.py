@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.laws.rack_systems import digest, digests, random_case
 
 from headway.fleet import rack_codes as code
-from headway.fleet.rack_run import RackSetup, simulate_rack
+from headway.fleet.rack_run import Change, RackSetup, simulate_rack
 from headway.policy import routing
 from headway.policy.routing import (
     ROUTERS,
@@ -242,6 +242,35 @@ def test_a_gateway_with_the_same_books_would_have_decided_the_same(seed: int, na
         stretched[job] = stretch(servers, chosen)
         note_sent(servers, chosen, 1.0)
         sent[chosen].append(job)
+
+
+@pytest.mark.parametrize("every_s", [0.0, 0.05])
+@pytest.mark.parametrize("signal", ["reported+sent", "work+sent"])
+@pytest.mark.parametrize("dead", [True, False])
+def test_a_server_that_failed_is_as_good_as_any_once_it_is_back(every_s: float, signal: str, dead: bool) -> None:
+    rng = np.random.default_rng(0)
+    arrival_s = np.cumsum(rng.exponential(1 / 2000, 20_000))
+    changes = (Change(1.0, "fail", 0), *([Change(1.5, "declare-dead", 0)] * dead), Change(2.0, "join", 0))
+    setup = RackSetup(
+        (4, 4), router=routing.router("least-loaded"), send_s=1e-3, reply_s=1e-3, changes=changes,
+        report_every_s=every_s, signal=signal,
+    )  # fmt: skip
+    out = simulate_rack(setup, arrival_s, rng.exponential(0.0028, arrival_s.size))
+    assert np.mean(out.where[arrival_s > 4.0] == 0) == pytest.approx(0.5, abs=0.03)
+
+
+def test_sessions_leave_a_server_that_lost_them_and_keep_to_those_that_hold_their_type() -> None:
+    arrival_s = np.arange(2_000.0)
+    session = np.arange(arrival_s.size) % 5
+    changes = (Change(100.2, "fail", 0), Change(100.25, "join", 0))
+    setup = RackSetup((2, 2), router=routing.router("random"), changes=changes)
+    out = simulate_rack(setup, arrival_s, np.full(arrival_s.size, 0.3), session=session)
+    for one in range(5):
+        assert 0.3 < np.mean(out.where[(arrival_s > 300.0) & (session == one)] == 0) < 0.7
+    kind = (np.arange(arrival_s.size) // 3 % 2).astype(np.int32)
+    apart = RackSetup((2, 2), router=routing.router("least-loaded"), slo_s=(1.0, 1.0), holds=((0,), (1,)))
+    out = simulate_rack(apart, arrival_s / 4, np.full(arrival_s.size, 0.9), kind=kind, session=session)
+    assert np.array_equal(out.where, kind)
 
 
 def mean_latency_s(setup: RackSetup, load: float, name: str, requests: int = 40_000) -> float:

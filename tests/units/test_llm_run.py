@@ -163,6 +163,33 @@ def test_a_decode_engine_takes_over_from_when_it_is_ready_until_it_is_stopped() 
     assert alone.done_s.min() == pytest.approx(3.0 + 19 * 0.01)
 
 
+def test_an_engine_with_a_larger_budget_is_as_fast_as_one_with_a_smaller() -> None:
+    step = StepTime(floor_s=0.01, token_s=1e-4)
+    engines = [Engine(step, kv_tokens=100_000, token_budget=budget, most_running=64) for budget in (512, 2048)]
+    rows = [(0.05 * at, 400, 20) for at in range(400)]
+    outcome = serve(rows, *engines, router=token_router("weighted-round-robin"))
+    assert np.bincount(outcome.engine).tolist() == [200, 200]
+
+
+@pytest.mark.parametrize("rule", ["optimistic", "reserve", "headroom", "peak"])
+def test_an_engine_for_prompts_alone_needs_memory_for_prompts_alone(rule: str) -> None:
+    prefill = dataclasses.replace(ENGINE, role="prefill", kv_tokens=320)
+    decode = dataclasses.replace(ENGINE, role="decode", kv_tokens=100_000)
+    made = LlmFleet((prefill, decode), admission=admission(rule, watermark=0.0), transfer_token_s=1e-5)
+    outcome = simulate_llm(made, work([(0.001 * at, 150, 60) for at in range(4)]))
+    assert outcome.answered == 4
+    # Two prompts are held at once.
+    assert outcome.start_s[1] < outcome.first_s[0] + 1e-9
+
+
+def test_tenants_are_called_what_one_likes_as_long_as_they_are_numbered() -> None:
+    columns = {"input_tokens": [9.0, 9.0], "output_tokens": [2.0, 2.0]}
+    many = LlmWork.of(Trace.from_arrivals([0.0, 1.0], {**columns, "tenant": [1e12, 7.0]}))
+    assert many.requests.tenant.tolist() == [1, 0]
+    with pytest.raises(TraceError, match="between two whole numbers"):
+        LlmWork.of(Trace.from_arrivals([0.0, 1.0], {**columns, "tenant": [0.2, 0.7]}))
+
+
 def test_a_replica_serves_from_when_it_is_ready_until_it_is_stopped() -> None:
     engines = dataclasses.replace(ENGINE, ready_s=2.0), dataclasses.replace(ENGINE, stop_s=5.0)
     outcome = serve([(0.2 * at, 100, 20) for at in range(50)], *engines, router=token_router("round-robin"))
@@ -278,7 +305,7 @@ def test_traces_without_what_is_needed_are_refused() -> None:
         LlmWork.of(below)
     for column, value, says in (
         ("input_tokens", 1e20, r"'input_tokens' has the value 1e\+20 in request 0"),
-        ("tenant", 1e20, "'tenant' has a value below 0 or above"),
+        ("tenant", 1e20, "'tenant' has a value below 0, above"),
     ):
         huge = Trace.from_arrivals([0.0], {"input_tokens": [1], "output_tokens": [1], column: [value]})
         with pytest.raises(TraceError, match=says):

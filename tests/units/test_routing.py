@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -194,13 +195,14 @@ def test_an_older_report_is_not_news_and_answers_never_exceed_what_was_sent() ->
         ("jbsq", {"deep": 3}, "no parameter is called 'deep'; choices, depth"),
         ("jbsq", {"code": 3}, "no parameter is called 'code'"),
         ("power-of-d", {"choices": 0}, "choices from 1"),
+        ("prequal", {"hot": "x"}, "hot is 'x'; a number"),
         ("power-of-d", {"choices": 2.5}, "choices is 2.5; a whole number"),
         ("random", {"explore": 1.5}, "explore and hot from 0 to 1"),
         ("consistent-hash", {"bound": 0.5}, "bound from 1"),
         ("random", {"stale_s": 0.0}, "stale_s above 0"),
     ],
 )
-def test_what_is_not_known_is_named(name: str, parameters: dict[str, float], said: str) -> None:
+def test_what_is_not_known_is_named(name: str, parameters: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         routing.router(name, **parameters)
 

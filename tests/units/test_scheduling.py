@@ -79,7 +79,7 @@ def test_a_tenant_that_returns_does_not_collect_what_it_did_not_ask_for() -> Non
         ("short", {}, "order is 'short'; valid: fcfs"),
         ("sjf", {"max_wait_s": 0.0}, "above 0"),
         ("sjf", {"reach_tokens": math.inf}, "above 0"),
-        ("sjf", {"bypass": -1}, "at least 0"),
+        ("sjf", {"bypass": -1}, "whole one from 0"),
     ],
 )
 def test_invalid_orders_are_refused(name: str, knobs: dict[str, float], says: str) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headway.fleet.compiled import policies
-from headway.fleet.llm_memory import Cache, Lines, blocks_of
-from headway.fleet.llm_state import DECODE, Balance, Engines, Requests, Rules
+from headway.fleet.llm_memory import Cache, Lines, most_blocks
+from headway.fleet.llm_state import DECODE, PREFILL, Balance, Engines, Requests, Rules
 from headway.policy import routing, scheduling, token_routing
 from headway.policy.routing import PREQUAL, ROUND_ROBIN, Servers
 from headway.policy.scheduling import MLFQ, Backlog, Order, Waiting
@@ -59,7 +59,8 @@ def scan(
     small_late = False
     least = math.inf
     small_least = math.inf
-    again = order.code == MLFQ and lines.back[e] >= 0
+    mixed = order.code == MLFQ and lines.back[e] >= 0
+    again = mixed
     r = int(lines.back[e] if again else lines.head[e])
     while r >= 0:
         came_s = requests.arrival_s[r]
@@ -71,13 +72,14 @@ def scan(
                 came_s, float(work[r]), float(total[r]), left, account[e, requests.tenant[r]], float(made[r])
             )  # fmt: skip
             value = rank(order, seen, backlog, now_s)
-        if top < 0 or (late and not top_late) or (late == top_late and value < least):
+        # Lines are in order of arrival, but those that were preempted are in one of their own.
+        sooner = value < least or (mixed and value == least and came_s < requests.arrival_s[top])
+        if top < 0 or (late and not top_late) or (late == top_late and sooner):
             top = r
             top_late = late
             least = value
-        if total[r] <= most_tokens and (
-            small < 0 or (late and not small_late) or (late == small_late and value < small_least)
-        ):
+        sooner = value < small_least or (mixed and value == small_least and came_s < requests.arrival_s[small])
+        if total[r] <= most_tokens and (small < 0 or (late and not small_late) or (late == small_late and sooner)):
             small = r
             small_late = late
             small_least = value
@@ -165,7 +167,8 @@ def assign(
     for at in range(u.size):
         u[at] = draw(rules.key, r * u.size + at, 30) * _UNIT
     begin = requests.first_block[r]
-    need = blocks_of(requests.prompt[r] + requests.limit[r], rules.block_tokens)
+    # All that are asked here compute prompts, and either all of them answer too or none does.
+    need = most_blocks(requests.prompt[r], requests.limit[r], rules.block_tokens, engines.role[0] != PREFILL)
     some_fit = False
     for e in range(engines.capacity.size):
         alive = engines.role[e] != DECODE and engines.ready_s[e] <= now_s < engines.stop_s[e]

@@ -204,7 +204,7 @@ def complete(engines: Engines, rules: Rules, requests: Requests, state: State, e
     before = cache.free[e] + cache.evictable[e]
     for at in range(gone):
         r = state.leaving[at]
-        drop(rules, requests, state, e, r, requests.prompt[r] + state.made[r] - 1)
+        drop(engines, rules, requests, state, e, r, requests.prompt[r] + state.made[r] - 1)
         if not lone(engines, rules):
             note_answered(state.balance.servers, e)
         if state.made[r] >= requests.output[r]:
@@ -236,7 +236,9 @@ def settle(engines: Engines, rules: Rules, requests: Requests, state: State, e: 
         end_s = end_after(begin_s, step_s, growth_s, count)
         whole = end_s <= now_s
         if not whole:
-            if not split or count == 1 or (lone(engines, rules) and stands(engines, rules, state, e)):
+            # A tenant that comes is set beside what others were served up to now.
+            told = rules.order.code == VTC or not lone(engines, rules)
+            if not split or count == 1 or (not told and stands(engines, rules, state, e)):
                 return
             count = over_by(begin_s, step_s, growth_s, count, now_s)
             if count == 0:

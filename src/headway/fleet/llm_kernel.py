@@ -13,7 +13,7 @@ import numpy as np
 from headway.fleet.compiled import policies
 from headway.fleet.llm_decide import assign, come_back, emptiest, look
 from headway.fleet.llm_iterations import lone, settle, stands
-from headway.fleet.llm_memory import blocks_of, end_after, line_up, matched
+from headway.fleet.llm_memory import blocks_of, end_after, line_up, matched, most_blocks
 from headway.fleet.llm_running import cacheable
 from headway.fleet.llm_state import (
     ANSWERED,
@@ -22,6 +22,7 @@ from headway.fleet.llm_state import (
     HELD_TO,
     MOVES,
     NEXT,
+    PREFILL,
     REFUSED,
     WAITING,
     Engines,
@@ -46,7 +47,7 @@ def advance(engines: Engines, rules: Rules, requests: Requests, state: State, un
     counters, held, move_s, move, report_at_s = state.counters, state.held, state.move_s, state.move, state.report_at_s
     report_s, arrival_s = rules.report_s, requests.arrival_s
     n, size = arrival_s.size, engines.capacity.size
-    last_s = -np.inf
+    last_s = state.last_s[0]
     while True:
         now_s = arrival_s[counters[NEXT]] if counters[NEXT] < n else np.inf
         if counters[HELD_FROM] < counters[HELD_TO]:
@@ -65,6 +66,7 @@ def advance(engines: Engines, rules: Rules, requests: Requests, state: State, un
                 final = False
             settle(engines, rules, requests, state, e, now_s, not final)
         if final:
+            state.last_s[0] = last_s
             return int(counters[ANSWERED])
         last_s = now_s
         reports = reports and report_at_s[0] <= now_s
@@ -115,13 +117,27 @@ def next_change_s(engines: Engines, state: State, last_s: float) -> float:
 
 
 @step
+def is_held(engines: Engines, rules: Rules, requests: Requests, e: int, r: int) -> bool:
+    """Return whether a request fits into an engine's memory; after one for prompts also into some that decodes."""
+    prompt, limit, block_tokens = requests.prompt[r], requests.limit[r], rules.block_tokens
+    held = most_blocks(prompt, limit, block_tokens, engines.role[e] != PREFILL) <= engines.capacity[e]
+    if engines.role[e] != PREFILL:
+        return bool(held)
+    most = 0
+    for other in range(engines.capacity.size):
+        if engines.role[other] == DECODE:
+            most = max(most, engines.capacity[other])
+    return bool(held and most_blocks(prompt, limit, block_tokens, True) <= most)
+
+
+@step
 def enqueue(engines: Engines, rules: Rules, requests: Requests, state: State, e: int, r: int, now_s: float) -> None:
     """Let a request wait at an engine; one that could never fit is refused."""
     total, span, prompt = state.total, state.span, requests.prompt[r]
     state.engine[r] = e
     if not state.loaded[r]:
         total[r] = prompt
-    if blocks_of(prompt + requests.limit[r], rules.block_tokens) > engines.capacity[e]:
+    if not is_held(engines, rules, requests, e, r):
         state.status[r] = REFUSED
         if not lone(engines, rules):
             note_answered(state.balance.servers, e)

@@ -70,6 +70,16 @@ def blocks_of(tokens: int, block_tokens: int) -> int:
 
 
 @borrowing
+def most_blocks(prompt: int, limit: int, block_tokens: int, answers: bool) -> int:
+    """Return how many blocks a request may ever hold on an engine; one that only computes prompts makes no answers.
+
+    >>> most_blocks(16, 16, 16, True), most_blocks(16, 16, 16, False)
+    (2, 1)
+    """
+    return int(blocks_of(prompt + limit if answers else prompt, block_tokens))
+
+
+@borrowing
 def unlist(cache: Cache, e: int, b: int, hash_blocks: int) -> None:
     """Take a block out of the list of those that nobody uses."""
     before = cache.preceding[e, b]

@@ -83,7 +83,8 @@ class LlmWork:
             output=output,
             limit=limit,
             predicted=_tokens(trace, "predicted_tokens", expected_output_tokens),
-            tenant=_numbers(trace, "tenant", np.zeros(n)),
+            # What tenants are called takes no memory: their accounts are numbered as they are sorted.
+            tenant=np.unique(_numbers(trace, "tenant", np.zeros(n)), return_inverse=True)[1].astype(np.int64),
             session=_numbers(trace, "session", np.arange(n)),
             first_block=chosen.first,
             blocks=chosen.blocks,
@@ -258,8 +259,9 @@ def _check_blocks(trace: Trace, prompts: Prompts, prompt: Longs) -> None:
 
 def _numbers(trace: Trace, column: str, default: Floats | Longs) -> Longs:
     values = trace.columns.get(column, default)
-    if values.size and not (values.min() >= 0 and values.max() <= LARGEST_NUMBER):
+    if values.size and not (values.min() >= 0 and values.max() <= LARGEST_NUMBER and np.all(values == np.rint(values))):
         raise TraceError(
-            f"trace {trace.name!r}: column {column!r} has a value below 0 or above {LARGEST_NUMBER}; number from 0"
+            f"trace {trace.name!r}: column {column!r} has a value below 0, above {LARGEST_NUMBER} or between two whole "
+            "numbers; number from 0"
         )
     return values.astype(np.int64)

@@ -12,6 +12,7 @@ from headway.fleet.llm_memory import (
     evict,
     leave_line,
     matched,
+    most_blocks,
     put_back,
     remove,
     reuse,
@@ -25,6 +26,7 @@ from headway.fleet.llm_state import (
     MOVES,
     MOVING,
     PREEMPTIONS,
+    PREFILL,
     PREFILLING,
     SWAPPED,
     SWAPS,
@@ -125,11 +127,12 @@ def has_room(
     if hash_blocks > 0 and not state.loaded[r]:
         first = requests.first_block[r]
         need -= matched(cache, e, requests.blocks, first, cacheable(rules, requests, r), True) * hash_blocks
-    most = blocks_of(requests.prompt[r] + requests.limit[r], block_tokens)
-    peak = peak_with(requests, state, e, r, gone) / block_tokens if rules.admission.code == PEAK else 0.0
+    answers = engines.role[e] != PREFILL
+    most = most_blocks(requests.prompt[r], requests.limit[r], block_tokens, answers)
+    peak = peak_with(requests, state, e, r, gone, answers) / block_tokens if rules.admission.code == PEAK else 0.0
     reserved = state.reserved[e]
     if gone >= 0:
-        reserved -= blocks_of(requests.prompt[gone] + requests.limit[gone], block_tokens)
+        reserved -= most_blocks(requests.prompt[gone], requests.limit[gone], block_tokens, answers)
     memory = Memory(
         float(engines.capacity[e]), float(cache.free[e] + cache.evictable[e] + gained), float(reserved),
         state.headroom[e] / block_tokens, peak, state.running[e] - (gone >= 0),
@@ -138,7 +141,7 @@ def has_room(
 
 
 @step
-def peak_with(requests: Requests, state: State, e: int, r: int, gone: int) -> float:
+def peak_with(requests: Requests, state: State, e: int, r: int, gone: int, answers: bool) -> float:
     """Return the most tokens that what runs is predicted to hold, without `gone`, together with one more request."""
     used, remaining = state.used, state.remaining
     at = 0
@@ -149,10 +152,10 @@ def peak_with(requests: Requests, state: State, e: int, r: int, gone: int) -> fl
         decodes = state.status[other] == DECODING
         since = state.it[e] - state.entered[other] if decodes else 0
         used[at] = state.context[other] + since if decodes else state.total[other]
-        remaining[at] = max(1, requests.predicted[other] - state.made[other] - since)
+        remaining[at] = max(1, requests.predicted[other] - state.made[other] - since) if answers else 1
         at += 1
     used[at] = state.total[r]
-    remaining[at] = max(1, requests.predicted[r] - state.made[r])
+    remaining[at] = max(1, requests.predicted[r] - state.made[r]) if answers else 1
     return float(predicted_peak(used, remaining, at + 1))
 
 
@@ -173,7 +176,7 @@ def admit(engines: Engines, rules: Rules, requests: Requests, state: State, e: i
     evict(cache, e, need, hash_blocks)
     cache.free[e] -= need
     state.shared[r] = found
-    state.reserved[e] += blocks_of(requests.prompt[r] + requests.limit[r], block_tokens)
+    state.reserved[e] += most_blocks(requests.prompt[r], requests.limit[r], block_tokens, engines.role[e] != PREFILL)
     known = found * hash_blocks * block_tokens
     state.todo[r] = 0 if state.loaded[r] else total - known
     state.queued[e] += state.todo[r] - state.work[r]
@@ -210,14 +213,16 @@ def forget(rules: Rules, requests: Requests, state: State, e: int, r: int, place
 
 
 @step
-def drop(rules: Rules, requests: Requests, state: State, e: int, r: int, tokens: int) -> None:
+def drop(engines: Engines, rules: Rules, requests: Requests, state: State, e: int, r: int, tokens: int) -> None:
     """Give back the memory of a request with so many tokens in it; what is shared stays cached."""
     shared = state.shared[r]
     state.cache.free[e] += blocks_of(tokens, rules.block_tokens) - shared * rules.hash_blocks
     if shared > 0:
         unshare(state.cache, e, requests.blocks, requests.first_block[r], shared, rules.hash_blocks)
         state.shared[r] = 0
-    state.reserved[e] -= blocks_of(requests.prompt[r] + requests.limit[r], rules.block_tokens)
+    state.reserved[e] -= most_blocks(
+        requests.prompt[r], requests.limit[r], rules.block_tokens, engines.role[e] != PREFILL
+    )
     state.running[e] -= 1
     last = state.run[e, state.running[e]]
     state.run[e, state.slot[r]] = last
@@ -251,7 +256,7 @@ def preempt(engines: Engines, rules: Rules, requests: Requests, state: State, e:
             state.pre[e, later] = state.pre[e, later + 1]
         state.queued[e] -= todo[r]
     again = state.shared[r] * rules.hash_blocks * rules.block_tokens
-    drop(rules, requests, state, e, r, kept)
+    drop(engines, rules, requests, state, e, r, kept)
     state.tally[e, PREEMPTIONS] += 1
     state.preempted[r] += 1
     total[r] = requests.prompt[r] + state.made[r]

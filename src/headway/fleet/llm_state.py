@@ -133,6 +133,7 @@ class State(NamedTuple):
     """
 
     counters: Longs
+    last_s: Floats
     report_at_s: Floats
     held: Longs
     move_s: Floats
@@ -203,7 +204,8 @@ class State(NamedTuple):
             engines.budget.astype(np.float64), full_s, engines.kv_token_s,
             engines.capacity.astype(np.float64) * rules.block_tokens,
         )  # fmt: skip
-        servers = Servers.of(full_s.min() / full_s, engines.most_running)
+        per_token_s = full_s / engines.budget
+        servers = Servers.of(per_token_s.min() / per_token_s, engines.most_running)
         width = draws(rules.router)
         per: dict[str, Any] = {
             **{name: _longs(n) for name in (
@@ -222,6 +224,7 @@ class State(NamedTuple):
         }  # fmt: skip
         return cls(
             counters=_longs(6),
+            last_s=np.full(1, -np.inf),
             report_at_s=np.zeros(1),
             move_s=np.zeros(n),
             move=_longs(n),

@@ -90,6 +90,10 @@ def advance(
             workers, alive[kind[job] if alive.shape[0] > 1 else 0],
         )  # fmt: skip
 
+    def name_of(job: int) -> int:
+        """Return what keeps requests together: their session, of one type where types have servers of their own."""
+        return int(session[job] if alive.shape[0] == 1 else session[job] * alive.shape[0] + kind[job])
+
     def lose(job: int) -> None:
         fate[job] = code.LOST
         counters[code.LOSSES] += 1
@@ -221,7 +225,7 @@ def advance(
         server = where[job]
         by = balancer[job]
         if session.size > 0 and session[job] >= 0:
-            at = place_of(place_key, bits, session[job])
+            at = place_of(place_key, bits, name_of(job))
             if at >= 0:
                 # With the last that is under way the session leaves the table.
                 place_open[at] -= 1
@@ -241,7 +245,7 @@ def advance(
         name = job
         free = -1
         if session.size > 0 and session[job] >= 0:
-            name = session[job]
+            name = name_of(job)
             place = place_of(place_key, bits, name)
             if place >= 0:
                 place_open[place] += 1
@@ -300,12 +304,13 @@ def advance(
     def deliver(job: int, now_s: float) -> None:
         """A request reaches its server; where that has failed it is lost."""
         server = where[job]
+        # What finds nobody there is owed nothing either, once a report says what came.
+        received[ledger[job], server] += work[job]
         if not works[server]:
             lose(job)
             if signal == code.EXACT:
                 reported[ledger[job], server] -= 1.0
             return
-        received[ledger[job], server] += work[job]
         unfinished[row[job], server] += work[job]
         reached_s[job] = now_s
         remaining_s[job] = service_s[job] / pace[server]

@@ -87,6 +87,7 @@ class Outside:
     def _join(self, server: int) -> None:
         if not self.state.works[server] or server in self._unreachable:
             self._clear(np.array([server]))
+            self.sessions.key[self.sessions.server == server] = -1
         self._unreachable.discard(server)
         self.state.works[server] = True
         books = self.books

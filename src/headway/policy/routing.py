@@ -9,7 +9,7 @@ better of two servers, by what the balancer itself has sent to them and has not 
 from __future__ import annotations
 
 import math
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from headway.policy.routing_state import (
@@ -93,6 +93,9 @@ def router(name: str, **parameters: Any) -> Router:
     if unknown:
         raise ValueError(f"router {name!r}: no parameter is called {unknown[0]!r}; {', '.join(Router._fields[1:])}")
     made = ROUTERS[name]._replace(**parameters)
+    for each in ("depth", "explore", "hot", "bound", "stale_s"):
+        if not isinstance(getattr(made, each), Real):
+            raise ValueError(f"router {name!r}: {each} is {getattr(made, each)!r}; a number is needed")
     if not isinstance(made.choices, Integral):
         raise ValueError(f"router {name!r}: choices is {made.choices!r}; a whole number from 1 is needed")
     if not (made.choices >= 1 and made.depth > 0 and 0 <= made.explore <= 1 and 0 <= made.hot <= 1):

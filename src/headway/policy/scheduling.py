@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import NamedTuple
 
 FCFS, SJF, HRRN, AGED, SRPT, MLFQ, VTC, LARRY, LARRY_BACKLOG = range(9)
@@ -88,9 +89,10 @@ def order(name: str, *, max_wait_s: float = math.inf, reach_tokens: float = REAC
     """
     if name not in ORDERS:
         raise ValueError(f"order is {name!r}; valid: {', '.join(ORDERS)}")
-    if not (max_wait_s > 0.0 and 0.0 < reach_tokens < math.inf and bypass >= 0):
+    numbers = isinstance(max_wait_s, Real) and isinstance(reach_tokens, Real) and isinstance(bypass, Integral)
+    if not (numbers and max_wait_s > 0.0 and 0.0 < reach_tokens < math.inf and bypass >= 0):
         raise ValueError(
-            f"order {name!r}: max_wait_s and reach_tokens are above 0 and bypass is at least 0; it has "
+            f"order {name!r}: max_wait_s and reach_tokens are numbers above 0 and bypass is a whole one from 0; it has "
             f"{max_wait_s!r}, {reach_tokens!r} and {bypass!r}"
         )
     return Order(ORDERS[name], float(max_wait_s), float(reach_tokens), int(bypass))

@@ -52,6 +52,10 @@ def test_it_takes_every_policy_without_a_warning(name: str, tmp_path: Path) -> N
         for policy in (*ROUTERS, *TOKEN_ROUTERS)
         for attempts in (1, 3)
     }
+    odd = GatewayOptions(
+        port=18_000, open_s=0.5, connect_s=0.25, stall_s=1.5, first_token_s=0.1, timeout_s=0.3, slow_start_s=0.0
+    )
+    texts.add(export(name, fleet, odd).text)
     if Path(ROOTS).exists():
         tls = (Upstream("https://127.0.0.1:3", kind="hosted"),)
         texts.add(export(name, tls, GatewayOptions(host="::1", port=18_000)).text)
@@ -135,6 +139,47 @@ def test_what_one_upstream_cannot_do_another_one_does(name: str, tmp_path: Path)
 
         async with proxy(name, [Scripted(unable), Scripted()], tmp_path, policy="round-robin") as port:
             assert {(await ask(port)).status for _ in range(10)} == {200}
+
+    play(scene)
+
+
+@each
+def test_requests_that_break_an_engine_do_not_take_it_from_others(name: str, tmp_path: Path) -> None:
+    async def scene() -> None:
+        async def behave(asked: Asked) -> None:
+            await asked.reply(ANSWER, 500 if asked.json.get("poison") else 200)
+
+        upstreams = [Scripted(behave, kind="vllm") for _ in range(2)]
+        async with proxy(name, upstreams, tmp_path, failures=2, policy="round-robin", health_every_s=60.0) as port:
+            assert {(await ask(port, body={"poison": True})).status for _ in range(12)} == {500}
+            found = [await ask(port) for _ in range(6)]
+            assert {one.status for one in found} == {200}
+            assert len({one.upstream for one in found}) == 2
+
+    play(scene)
+
+
+@each
+def test_engines_are_asked_for_nothing_but_completions_and_models_and_see_no_secret_of_clients(
+    name: str, tmp_path: Path
+) -> None:
+    async def scene() -> None:
+        upstream = Scripted()
+        async with proxy(name, [upstream], tmp_path) as port:
+
+            async def status(path: str) -> int:
+                client = await Client.open(port)
+                await client.ask(path, extra="authorization: Bearer geheim\r\n")
+                found = (await client.head()).status
+                client.close()
+                return found
+
+            for path in ("/v1/chat/completions", "/v1/completions?x=1", "/v1/models", "/v1/models/org/small"):
+                assert await status(path) == 200
+            for path in ("/sleep", "/v1/load_lora_adapter", "/", "/metrics", "/v1/chat/completions/more"):
+                assert await status(path) == 404, path
+            assert len(upstream.asked) == 3
+            assert not any("authorization" in asked.headers for asked in upstream.asked)
 
     play(scene)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from headway.export.rules import (
     BUSY,
+    PATHS,
     ROOTS,
     ROUTE_HEADER,
     SESSION_HEADER,
@@ -111,14 +112,21 @@ def _route(found: Rules, options: GatewayOptions) -> dict[str, Any]:
     if found.balance is Balance.HASH:
         route["hash_policy"] = [{"header": {"header_name": SESSION_HEADER}}]
     said = {"key": ROUTE_HEADER, "value": f"%UPSTREAM_HOST%; {_POLICIES[found.balance][0]}"}
-    return {"match": {"prefix": "/"}, "route": route, "response_headers_to_add": [{"header": said}]}
+    return {
+        "match": {"safe_regex": {"regex": PATHS}},
+        "route": route,
+        "request_headers_to_remove": ["authorization"],
+        "response_headers_to_add": [{"header": said}],
+    }
 
 
 def _cluster(found: Rules, options: GatewayOptions) -> dict[str, Any]:
     in_flight = [server.in_flight for server in found.servers]
     ejection = {
-        "consecutive_5xx": options.failures,
+        # That a request breaks an engine (500) says nothing of the others' requests: 502, 503 and 504 count alone.
+        "enforcing_consecutive_5xx": 0,
         "consecutive_gateway_failure": options.failures,
+        "enforcing_consecutive_gateway_failure": 100,
         "base_ejection_time": span(options.open_s, "s"),
         "max_ejection_time": span(options.open_most_s, "s"),
         "max_ejection_percent": 100,

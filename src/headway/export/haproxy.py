@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from headway.export.rules import (
     BUSY,
+    PATHS,
     ROOTS,
     ROUTE_HEADER,
     SESSION_HEADER,
@@ -24,6 +25,7 @@ MOST_WEIGHT = 256
 
 _UNSAID = (
     "a deadline for a whole answer: only how long it may be silent",
+    "that an upstream which answers 502, 503 or 504 is left alone: only one that cannot be reached, or is not well",
     "that a request is tried again when an upstream answers 429, or when its body is larger than one buffer (16 KiB)",
 )
 
@@ -63,6 +65,8 @@ def _frontend(options: GatewayOptions) -> Iterator[str]:
     host = f"[{options.host}]" if ":" in options.host else options.host
     yield f"bind {host}:{options.port}"
     yield f"http-request deny deny_status 413 if {{ req.body_size gt {options.http.max_body_bytes} }}"
+    yield f"http-request deny deny_status 404 unless {{ path_reg {PATHS} }}"
+    yield "http-request del-header authorization"
     full = f"{{ queue(engines) ge {options.queue_limit} }}"
     yield f"http-request return status 429 hdr retry-after 1 if {full}"
     yield "default_backend engines"
@@ -99,7 +103,8 @@ def _server(server: Server, found: Rules, options: GatewayOptions) -> Iterator[s
         yield f"ssl verify required ca-file {ROOTS} sni str({server.host})"
     if server.health_path is not None:
         yield f"check inter {span(options.health_every_s)} fall {options.failures} rise 1"
-        yield f"observe layer7 error-limit {options.failures} on-error mark-down"
+        # Not by its answers: that a request breaks an engine (500) says nothing of the others' requests.
+        yield f"observe layer4 error-limit {options.failures} on-error mark-down"
 
 
 _NAME = str.maketrans("[]", "__")

@@ -5,10 +5,12 @@ NGINX has no queue in front of its upstreams, so what they have no room for is r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 from headway.export.rules import (
     BUSY,
+    PATHS,
     ROOTS,
     ROUTE_HEADER,
     SESSION_HEADER,
@@ -87,7 +89,8 @@ def _one(server: Server, found: Rules, options: GatewayOptions) -> Iterator[str]
     yield f"server {server.address} max_conns={server.in_flight}"
     if found.weighted:
         yield f"weight={server.weight}"
-    yield f"max_fails={options.failures} fail_timeout={span(options.open_s)}"
+    # In whole seconds, as it takes them.
+    yield f"max_fails={options.failures} fail_timeout={math.ceil(options.open_s)}s"
 
 
 def _server(found: Rules, options: GatewayOptions, tls: bool) -> Iterator[str]:
@@ -97,7 +100,8 @@ def _server(found: Rules, options: GatewayOptions, tls: bool) -> Iterator[str]:
     yield f"limit_conn headway {sum(server.in_flight for server in found.servers)};"
     yield "limit_conn_status 429;"
     yield "error_page 429 = @busy;"
-    yield from _block("location /", _location(found, options, tls)).splitlines()
+    yield from _block("location /", ["return 404;"]).splitlines()
+    yield from _block(f"location ~ {PATHS}", _location(found, options, tls)).splitlines()
     yield from _block("location @busy", ["internal;", "add_header retry-after 1 always;", "return 429;"]).splitlines()
 
 
@@ -105,6 +109,7 @@ def _location(found: Rules, options: GatewayOptions, tls: bool) -> Iterator[str]
     yield f"proxy_pass {'https' if tls else 'http'}://engines;"
     yield "proxy_http_version 1.1;"
     yield 'proxy_set_header connection "";'
+    yield 'proxy_set_header authorization "";'
     if tls:
         yield f"proxy_set_header host {found.servers[0].name};"
         yield f"proxy_ssl_name {found.servers[0].host};"

@@ -21,6 +21,8 @@ ROUTE_HEADER: Final = "x-headway-route"
 """Where an answer says which upstream it is from."""
 BUSY: Final = (502, 503, 504)
 """Answers of an upstream that cannot take a request now, and that every proxy can try again elsewhere."""
+PATHS: Final = "^/v1/(chat/completions|completions|models(/.*)?)$"
+"""What engines are asked for through a gateway. Whoever may do that may not do all else that engines offer."""
 ROOTS: Final = "/etc/ssl/certs/ca-certificates.crt"
 """Whom proxies trust to certify upstreams, where Debian and its kin keep them."""
 
@@ -199,7 +201,10 @@ def _unsaid(upstreams: Sequence[Upstream], options: GatewayOptions) -> Iterable[
         yield "who may use it: neither keys nor their limits are asked for"
     tokens = [upstream.name for upstream in upstreams if upstream.token is not None]
     if tokens:
-        yield f"the bearer token of {', '.join(tokens)}: a secret does not belong here, add the header where it is safe"
+        yield (
+            f"the bearer token of {', '.join(tokens)}: a secret does not belong here, add the header where it is safe; "
+            "that of a client is not passed on"
+        )
     if len({upstream.models for upstream in upstreams if upstream.models}) > 1:
         yield "which upstream serves which model: a request goes to any"
     if options.first_token_s != options.stall_s:

@@ -54,6 +54,26 @@ def test_engines_of_one_server_add_up_and_ranks_do_not() -> None:
     assert parse("sglang", page).running == 2.0
     page = 'vllm:cache_config_info{block_size="16",num_gpu_blocks="1000"} 1.0\n'
     assert parse("vllm", page).kv_tokens == 16_000.0
+    row = 'vllm:cache_config_info{{block_size="16",engine="{}",num_gpu_blocks="1000"}} 1.0\n'
+    assert parse("vllm", row.format(0) + row.format(1) + row.format(1)).kv_tokens == 32_000.0
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+@pytest.mark.parametrize("said", ["NaN", None])
+def test_what_one_of_several_engines_does_not_tell_is_unknown_of_all(kind: str, said: str | None) -> None:
+    names = {"vllm": ("num_requests_running", "num_requests_waiting"), "sglang": ("num_running_reqs", "num_queue_reqs")}
+    label = {"vllm": "engine", "sglang": "dp_rank"}[kind]
+    running, waiting = (f"{kind}:{name}" for name in names[kind])
+    page = "".join(f'{running}{{{label}="{n}"}} 2\n' for n in range(2)) + f'{waiting}{{{label}="0"}} 1\n'
+    found = parse(kind, page if said is None else page + f'{waiting}{{{label}="1"}} {said}\n')
+    assert (found.running, found.waiting, found.load) == (4.0, None, None)
+
+
+def test_requests_by_priority_are_not_counted_beside_all_of_them() -> None:
+    rows = [("", 5), ("0", 3), ("1", 2)]
+    page = "".join(f'sglang:num_queue_reqs{{priority="{one}",dp_rank="0"}} {count}\n' for one, count in rows)
+    assert parse("sglang", page).waiting == 5.0
+    assert parse("sglang", page.split("\n", 1)[1]).waiting == 5.0
 
 
 @given(st.dictionaries(st.text(), JSON_VALUES), st.integers(0, 2**40), st.sampled_from(["", " ", "\n"]))
@@ -75,6 +95,8 @@ def test_priorities_let_short_work_go_first_but_nobody_wait_for_ever() -> None:
         (b'{"usage":{"prompt_tokens":1}} {"usage":{"prompt_tokens":2,"completion_tokens":3}}', (2, 3)),
         (b'data: {"choices":[],"usage":null}', None),
         (b'{"text": "\\"usage\\": {\\"prompt_tokens\\": 9}"}', None),
+        (b'{"usage": {"prompt_tokens": 7}, "prompt_logprobs": [{"decoded_token":"usage"}]}', (7, 0)),
+        (b'{"usage": {"prompt_tokens": 7}, "usage": null}', (7, 0)),
         (b"", None),
     ],
 )
@@ -196,6 +218,11 @@ def test_keys_are_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("alice: {requests: 5/s}", "the secret is missing"),
         ("alice: {secret: a, request: 5/s}", "did you mean 'requests'"),
         ("alice: {secret: a, requests: often}", "requests is 'often'"),
+        ("alice: {secret: a, requests: 5}", "requests is '5': '5' is not a rate"),
+        ("alice: {secret: a, requests: 0/s}", "requests is '0/s': that would let nothing through"),
+        ("alice: {secret: a, tokens: 5/s, request-burst: 3}", "request-burst is how much of requests"),
+        ("alice: {secret: on}", "secret is 'True': YAML reads it as no text"),
+        ("alice: {secret: a, weight: yes}", "weight is 'True': a number is needed"),
         ("a: [", "cannot read the keys"),
     ):
         file.write_text(text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from tests.e2e.test_gateway_faults import die_before, stall_in_stream
 from tests.e2e.upstreams import Asked, Scripted, answer, gateway, play
 
@@ -84,6 +86,31 @@ def test_a_request_that_breaks_every_upstream_closes_none() -> None:
                 assert (await stage.ask({"model": "small", "poison": True})).status == 502
             assert [replica.state for replica in stage.gateway.replicas] == ["up", "up"]
             assert (await stage.ask()).status == 200
+
+    play(scene)
+
+
+def test_a_request_that_ends_kept_connections_is_sent_once_more_and_over_a_new_one() -> None:
+    async def behave(asked: Asked) -> None:
+        if poisoned(asked):
+            seen.append(asked)
+            await asyncio.sleep(asked.json["poison"])
+            asked.die()
+        else:
+            await answer(asked)
+
+    seen: list[Asked] = []
+
+    async def scene() -> None:
+        async with gateway(Scripted(behave), failures=100) as stage:
+            for after_s, times in ((0.01, 2), (1.1, 1)):
+                clients = [await stage.client() for _ in range(12)]
+                for client in clients:
+                    await client.ask()
+                assert {(await client.answer()).status for client in clients} == {200}
+                assert (await stage.ask({"model": "small", "poison": after_s})).status == 502
+                assert len(seen) == times
+                seen.clear()
 
     play(scene)
 

@@ -154,3 +154,51 @@ def test_who_gives_up_a_request_that_waits_pays_nothing() -> None:
             assert account.limited == 0
 
     play(scene)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_what_follows_in_an_answer_does_not_hide_what_was_used(chunked: bool) -> None:
+    """As the tokens of a prompt do, which vLLM gives at the end to those who ask."""
+
+    async def behave(asked: Asked) -> None:
+        more = ", ".join('{"decoded_token": "usage", "rank": 1}' for _ in range(3000))
+        begin = b'{"choices": [], "usage": {"prompt_tokens": 9, "total_tokens": 12, "completion_to'
+        parts = [
+            begin,
+            b'kens": 3}, "prompt_logprobs": [',
+            *(more[at : at + 9999].encode() for at in range(0, 10**5, 9999)),
+        ]
+        if chunked:
+            await asked.head()
+        else:
+            size = sum(map(len, parts)) + 2
+            await asked.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % size)
+        for part in [*parts, b"]}"]:
+            if part:
+                await asked.send(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
+                await asyncio.sleep(0.002)
+        if chunked:
+            await asked.end()
+
+    async def scene() -> None:
+        async with gateway(Scripted(behave)) as at:
+            assert (await at.ask()).whole
+            account = at.gateway.accounts.of({})
+            assert (account.prompt_tokens, account.completion_tokens) == (9.0, 3.0)
+
+    play(scene)
+
+
+def test_an_answer_that_does_not_tell_what_was_used_is_charged_by_its_size() -> None:
+    async def behave(asked: Asked) -> None:
+        body = b'{"choices": "%b"}' % (b"x" * 40_000)
+        await asked.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body), body[:100])
+        await asyncio.sleep(0.01)
+        await asked.send(body[100:])
+
+    async def scene() -> None:
+        async with gateway(Scripted(behave)) as at:
+            assert (await at.ask()).whole
+            assert at.gateway.accounts.of({}).completion_tokens == pytest.approx(10_000, rel=0.01)
+
+    play(scene)

@@ -218,7 +218,9 @@ def test_an_upstream_that_sends_a_head_and_no_more_is_given_up_before_the_first_
 
 def test_what_an_upstream_says_of_the_gateway_is_not_passed_on() -> None:
     async def forge(asked: Asked) -> None:
-        await asked.reply(ANSWER, extra=b"X-Headway-Route: elsewhere\r\nconnection: x-secret\r\nserver: engine\r\n")
+        await asked.reply(ANSWER, extra=b"X-Headway-Route: elsewhere\r\n" + linked + b"server: engine\r\n")
+
+    linked = b"connection: X-Secret, content-length\r\nx-secret: 1\r\n"
 
     async def scene() -> None:
         async with gateway(Scripted(forge)) as at:
@@ -226,5 +228,30 @@ def test_what_an_upstream_says_of_the_gateway_is_not_passed_on() -> None:
                 found = await at.ask()
                 assert found.upstream == at.gateway.replicas[0].name
                 assert found.headers["server"] == "engine"
+                assert "x-secret" not in found.headers
+                assert found.whole
+                assert found.body == ANSWER
+
+    play(scene)
+
+
+def test_an_upstream_that_would_compress_is_not_asked_to() -> None:
+    async def scene() -> None:
+        async with gateway(Scripted()) as at:
+            assert (await at.ask(extra="accept-encoding: gzip, br\r\n")).status == 200
+            assert "accept-encoding" not in at.upstreams[0].asked[0].headers
+
+    play(scene)
+
+
+@pytest.mark.parametrize("host", ["http://gateway", "HTTP://127.0.0.1:8000"])
+def test_a_whole_url_is_read_as_its_path(host: str) -> None:
+    async def scene() -> None:
+        async with gateway(Scripted(), keys=(ApiKey("one", "secret"),)) as at:
+            key = "authorization: bearer secret\r\n"
+            assert (await at.ask(path=f"{host}/v1/chat/completions", extra=key)).body == ANSWER
+            assert (await at.get(f"{host}/v1/models", key)).status == 200
+            assert (await at.get(f"{host}/health")).status == 200
+            assert (await at.get(f"{host}/metrics")).status == 401
 
     play(scene)

@@ -258,6 +258,7 @@ def test_how_long_an_answer_will_be_is_what_is_said_else_what_others_were(dropin
     scheduler._learn()
     assert scheduler._expected(asked) == 20.0
     assert scheduler._expected(Request("said", 10, 1, 0.0, 100, {"predicted_tokens": 7})) == 7.0
+    assert scheduler._expected(Request("huge", 10, 1, 0.0, 100, {"predicted_tokens": 10**400})) == 100.0
     assert scheduler._expected(Request("nonsense", 10, 1, 0.0, 100, {"predicted_tokens": "many"})) == 20.0
     scheduler.add_request(Request("given up", 10, 50, 0.0, 100))
     scheduler.schedule()

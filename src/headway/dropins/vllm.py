@@ -231,8 +231,8 @@ class PolicyScheduler(AsyncScheduler):  # type: ignore[misc]
         """Return how many more tokens are expected: as was said of it, else as answers were, else the most."""
         said = _said(request).get("predicted_tokens")
         known = said if isinstance(said, int | float) and said >= 0 else self._answer_tokens
-        most = float(request.max_tokens)
-        return max(1.0, (most if known is None else min(float(known), most)) - float(request.num_output_tokens))
+        most = request.max_tokens
+        return max(1.0, float(most if known is None else min(known, most)) - float(request.num_output_tokens))
 
     def _settle(self, plan: Any) -> None:
         """Take note of whom an iteration preempts, and of what it computes for whom."""

@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
             failures=given.failures,
             priority=given.priority,
             decision_log=given.decision_log,
-            http=HttpLimits(max_body_bytes=given.max_body * 2**20),
+            http=HttpLimits(max_body_bytes=_positive("--max-body", given.max_body) * 2**20),
             seed=given.seed,
             keys=keys,
             **times,
@@ -113,6 +113,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _positive(option: str, value: int) -> int:
+    if value < 1:
+        raise ServeError(f"{option} is {value}; it must be at least 1")
+    return value
 
 
 def _seconds(option: str, text: str) -> float:

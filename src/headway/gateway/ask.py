@@ -10,6 +10,8 @@ from headway.serve.infer import Headers, Refused
 
 BYTES_PER_TOKEN: Final = 4.0
 """Of English text, about; the size of a prompt is estimated from the body's, since no tokenizer is at hand."""
+MOST_TOKENS: Final = 2**31
+"""No answer is longer; a request may name a number that is."""
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -46,8 +48,9 @@ class Ask(msgspec.Struct):
 
     @property
     def most_tokens(self) -> int | None:
-        """The most tokens that may be generated, where the request says so."""
-        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        """The most tokens that may be generated, where the request says so with a number that an engine could mean."""
+        most = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        return None if most is None else min(max(1, most), MOST_TOKENS)
 
 
 _decode: Final = msgspec.json.Decoder(Ask).decode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from headway.gateway.front import GatewayFront
     from headway.gateway.relay import Relay
     from headway.serve.front import Front
+
+log = logging.getLogger(__name__)
 
 
 class ClientConnection(Connection):
@@ -120,10 +123,21 @@ class ClientConnection(Connection):
             self._exchange = Exchange(self, message)
             self._front.run(self._exchange)
         else:
-            self._reply(message, *self._gateway_front.page(message))
+            try:
+                page = self._gateway_front.page(message)
+            except Exception:
+                log.exception("a page of the gateway failed in a way that is not foreseen")
+                self.refuse(message, Refused(500, "the gateway failed; its log says why"))
+                return
+            self._reply(message, *page)
 
     def _submit(self, message: Message, head: Head) -> None:
-        relay = self._gateway.submit(self, message, head)
+        try:
+            relay = self._gateway.submit(self, message, head)
+        except Exception:
+            log.exception("a request failed in the gateway in a way that is not foreseen")
+            self.refuse(message, Refused(500, "the gateway failed; its log says why"))
+            return
         if message is self._current:
             self._relay = relay
 

@@ -68,6 +68,8 @@ class GatewayFront(Front):
     def page(self, message: Message) -> Page:
         """Return what is answered here: status, body and headers."""
         path, _, query = message.url.partition(b"?")
+        if path in PATHS and message.method == b"POST":
+            return _refusal(400, f"leave out the query of {path.decode()}: it would not be passed on")
         if path in PATHS:
             return _refusal(405, f"{message.method.decode()} is not possible here; POST is")
         make = _PAGES.get(_MODEL if path.startswith(_MODEL) else path)
@@ -127,7 +129,7 @@ def _metrics(gateway: Gateway, query: bytes, asking: Account) -> Page:
 
 def _decisions(gateway: Gateway, query: bytes, asking: Account) -> Page:
     asked = parse_qs(query.decode("latin-1")).get("last", [str(_LAST)])[0]
-    if not asked.isdigit() or len(asked) > 9:
+    if not (asked.isascii() and asked.isdecimal()) or len(asked) > 9:
         return _refusal(400, f"last is {asked[:40]!r}; it must be a number of decisions")
     # What others ask is none of the business of one of several keys; the operator has the token.
     own = asking.name if gateway.options.keys and asking is not gateway.accounts.operator else None

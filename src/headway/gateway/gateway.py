@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from headway.errors import nearest
 from headway.gateway.ask import ApiError, read, with_priority
 from headway.gateway.choose import Chooser
 from headway.gateway.declare import GatewayOptions, Lineup, Upstream, checked
 from headway.gateway.heads import Head, Known
 from headway.gateway.journal import Journal
 from headway.gateway.keys import Accounts, retry_after
+from headway.gateway.models import Models
 from headway.gateway.relay import Asker, Relay
 from headway.gateway.replica import Replica
 from headway.gateway.reports import Report
@@ -34,8 +34,8 @@ _NOBODY: Final = "no upstream is up that could take this request"
 _ENDING: Final = "the gateway is shutting down"
 _LOOKS: Final = 20
 """How often a request is looked at in the time that it may stall."""
-_UNSEEN: Final = 8
-"""How often a request is sent again because its kept connection had just been closed."""
+_UNSEEN_S: Final = 1.0
+"""How soon it shows that a kept connection had just been closed, and that nobody saw what was sent over it."""
 
 
 class Gateway:
@@ -59,7 +59,7 @@ class Gateway:
         self.draining = False
         self.active: dict[int, Relay] = {}
         self.splice = Splice(self.active)
-        self._barred: dict[str | None, tuple[int, ...]] = {None: ()}
+        self.models = Models(self.replicas)
         self._by_number = self.seats.by_number
         self._priority = any(replica.kind.priority for replica in self.replicas) and options.priority
         self._tasks: set[asyncio.Task[None]] = set()
@@ -77,9 +77,7 @@ class Gateway:
             if self.draining:
                 raise ApiError(503, _ENDING, retry_after(1.0))
             ask = read(message.body)
-            barred = self._barred.get(ask.model)
-            if barred is None:
-                barred = self._barred_for(ask.model)
+            barred = self.models.barred(ask.model)
             within_s = head.within_s or self.options.timeout_s
             relay = Relay(self, client, message, head, ask, self.counts.offered, now_s, now_s + within_s)
             if account.bounded:
@@ -88,13 +86,15 @@ class Gateway:
                 relay.barred = barred
             self.accounts.come(account)
             self.active[relay.number] = relay
-            if self.queue.size:
-                self._enqueue(relay)
-                self.serve_waiting(now_s)
-            elif (number := self.chooser(relay, now_s)) >= 0:
+            # Others that wait go first, but where they fill the queue it is not for what this one could have.
+            waits = 0 < self.queue.size < self.options.queue_limit
+            number = -1 if waits else self.chooser(relay, now_s)
+            if number >= 0:
                 self._send(relay, self._by_number[number], now_s)
             else:
                 self._enqueue(relay)
+                if waits:
+                    self.serve_waiting(now_s)
         except Refused as error:
             self.counts.by_status["rejected"] += 1
             self.stats.finished(now_s, math.inf)
@@ -103,23 +103,12 @@ class Gateway:
             return None
         return relay
 
-    def _barred_for(self, model: str | None) -> tuple[int, ...]:
-        """Return the upstreams that do not serve a model. Raises ApiError when none does."""
-        barred = tuple(r.number for r in self.replicas if r.models is not None and model not in r.models)
-        if all(r.number in barred for r in self.replicas if r.used):
-            known = sorted(set().union(*(r.models or () for r in self.replicas if r.used)))
-            text = f"no upstream serves the model {model!r}{nearest(model or '', known)}; valid: {', '.join(known)}"
-            raise ApiError(404, text, code="model_not_found")
-        if len(self._barred) < 1024:
-            self._barred[model] = barred
-        return barred
-
     def models_changed(self) -> None:
         """Take note that an upstream serves other models than before, for those that wait too."""
-        self._barred = {None: ()}
+        self.models.forget()
         for relay in self.queue.all:
             try:
-                barred = self._barred_for(relay.ask.model) if relay.ask.model is not None else ()
+                barred = self.models.barred(relay.ask.model)
             except ApiError:
                 barred = tuple(range(len(self._by_number)))
             relay.barred = tuple(sorted({*relay.tried, *barred}))
@@ -159,7 +148,7 @@ class Gateway:
             waited_s = relay.arrival_s - self.started_s
             body = with_priority(body, priority(waited_s, relay.tokens, self.options.max_wait_s))
         frame = b"".join((replica.prefix[head.url], head.lines, b"%d\r\n\r\n" % len(body), body))
-        line = replica.take()
+        line = None if relay.again else replica.take()
         if line is not None:
             line.send(relay, frame)
         else:
@@ -245,8 +234,9 @@ class Gateway:
         assert replica is not None
         retry = self.may_retry(relay)
         self._release(relay)
-        if unseen and relay.again < _UNSEEN:
-            relay.again += 1
+        if unseen and not relay.again and now_s - relay.sent_s < _UNSEEN_S:
+            # Once, and over a connection of its own: what ends that one too has been seen.
+            relay.again = True
             relay.attempts -= 1
             self._send(relay, replica, now_s)
             return

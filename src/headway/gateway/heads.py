@@ -27,9 +27,11 @@ _DROPPED: Final = frozenset(
         b"host", b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"proxy-connection",
         b"proxy-authorization", b"te", b"trailer", b"upgrade", b"expect", b"authorization", b"x-request-timeout",
         b"x-headway-route",
+        # What was used could not be read of an answer that is compressed.
+        b"accept-encoding",
     }
 )  # fmt: skip
-"""Headers that are for the gateway alone."""
+"""Headers that are for the gateway alone, or that upstreams must not go by."""
 T = TypeVar("T")
 _NOTHING: Final = b"\0"
 """No message begins so."""

@@ -104,9 +104,9 @@ class Accounts:
         self._by_digest: dict[bytes, Account] = {}
         named = [*keys, *([ApiKey("token", token)] if token is not None else [])]
         for key in named:
-            self._by_digest[_digest(b"Bearer " + key.secret.encode())] = Account(key, now_s)
+            self._by_digest[_digest(key.secret.encode())] = Account(key, now_s)
         self.active = bool(named)
-        self.operator = None if token is None else self._by_digest[_digest(b"Bearer " + token.encode())]
+        self.operator = None if token is None else self._by_digest[_digest(token.encode())]
         """Who shows the gateway's own token, beside keys."""
         self._anyone = Account(ApiKey("anyone", "-"), now_s)
         self.all = list(self._by_digest.values()) if named else [self._anyone]
@@ -137,7 +137,8 @@ class Accounts:
 
     def _found(self, headers: Mapping[bytes, bytes]) -> Account | None:
         # By digest, so that how long the look-up takes tells nothing of the secrets.
-        return self._by_digest.get(_digest(headers.get(b"authorization", b"")))
+        scheme, _, secret = headers.get(b"authorization", b"").partition(b" ")
+        return self._by_digest.get(_digest(secret.strip())) if scheme.lower() == b"bearer" else None
 
 
 def retry_after(wait_s: float) -> tuple[tuple[bytes, bytes]]:

@@ -27,6 +27,8 @@ _HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"te", b"trailer", b"upgrade"}
 )
 _HOP_LINE: Final = re.compile(rb"\r\n(?:%b|x-headway-[^:\r\n]*):[^\r\n]*" % b"|".join(sorted(_HOP)), re.I)
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"close", b"keep-alive", b""})
+"""What no upstream can have taken for itself by naming it in its header `connection`."""
 _CODING_LINE: Final = re.compile(rb"\r\ntransfer-encoding:[^\r\n]*", re.I)
 
 
@@ -48,6 +50,7 @@ class Line(asyncio.Protocol):
     def _begin(self) -> None:
         self._pass: Callable[[bytes], None] | None = None
         self._raw = b""
+        self._linked: set[bytes] = set()
         self._skipped = 0
         self._headed = self._framed = self._chunked = self._hop = False
         self._complete = self._excess = self._keep = self._looked_up = False
@@ -156,6 +159,9 @@ class Line(asyncio.Protocol):
             self._framed = self._chunked = True
         elif name in _HOP or name.startswith(b"x-headway-"):
             self._hop = True
+            if name == b"connection":
+                self._linked.update(one.strip() for one in value.lower().split(b","))
+                self._linked -= _FRAMING
 
     def on_headers_complete(self) -> None:
         self._headed = self._parser.get_status_code() >= 200
@@ -244,7 +250,8 @@ class Line(asyncio.Protocol):
                 self._transport.abort()
             relay.broken(f"it answered {status}", status)
             return
-        if self._looked_up and self._complete and self._keep and not (self._chunked or self._skipped or status in BUSY):
+        whole = self._complete and self._keep and not (self._chunked or self._skipped)
+        if self._looked_up and whole and not (self._linked or status in BUSY):
             self._replica.heads.learn((status, self._hop))
         head, body = self._parts()
         if self._chunked and not relay.speaks_chunks:
@@ -267,6 +274,8 @@ class Line(asyncio.Protocol):
         head = raw[begin:end]
         if self._hop:
             head = _HOP_LINE.sub(b"", head)
+        for name in self._linked:
+            head = re.sub(rb"\r\n%b:[^\r\n]*" % re.escape(name), b"", head, flags=re.I)
         if not head.startswith(b"HTTP/1.1"):
             head = b"HTTP/1.1" + head[8:]
         return head, raw[end + 4 :]

@@ -24,6 +24,11 @@ _SICK: Final = frozenset({502, 503, 504})
 TAIL_BYTES: Final = 4096
 """Of each piece of an answer that are kept: the last pieces say what was used."""
 TAIL_PIECES: Final = 4
+_USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
+_USAGE_BYTES: Final = 512
+"""Within how many bytes of its name what was used is told."""
+_CHUNK_LINE: Final = re.compile(rb"\r\n[0-9a-fA-F]{1,8}\r\n")
+"""What may stand between two parts of a number, where answers are passed on in chunks as they came."""
 _PROMPT: Final = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,12})')
 _COMPLETION: Final = re.compile(rb'"completion_tokens"\s*:\s*(\d{1,12})')
 
@@ -63,7 +68,8 @@ class Relay:
 
     `barred`: upstreams that it may not go to, by number; of these `tried` have failed it. `tokens`: about how many its
     prompt has. `stretched`: what the `stretch` of its upstream was as it was sent. `look_s`: before then, time alone
-    brings nothing about. `pieces`: reads of the answer after the first; `events`: those of a stream that have passed.
+    brings nothing about. `pieces`: reads of the answer after the first; `events`: those of a stream that have passed;
+    `passed_bytes`: of its body. `used`: what it said last of what was used, and what comes right behind that.
     """
 
     line: Line | None = None
@@ -75,10 +81,12 @@ class Relay:
     attempts = 0
     pieces = 0
     events = 0
+    passed_bytes = 0
+    used = b""
     seen_pieces = -1
     seen_s = 0.0
     look_s = 0.0
-    again = 0
+    again = False
     begun = False
     over = False
     tail: Sequence[bytes] = ()
@@ -180,9 +188,13 @@ class Relay:
         write: Callable[[bytes], None] = self.client.transport.write
         write(b"".join((head, b"\r\n", gateway.began(self, replica, gateway.clock()), b"\r\n", body)))
         self.events = events_in(body)
+        self.passed_bytes = len(body)
+        self._read_usage(body)
 
         def passed(data: bytes) -> None:
             self.events += events_in(data)
+            self.passed_bytes += len(data)
+            self._read_usage(data)
             write(data)
 
         return passed
@@ -196,6 +208,7 @@ class Relay:
         self.status = status
         self.tail = (body,)
         self.events = events_in(body)
+        self.passed_bytes = len(body)
         lines = gateway.began(self, replica, now_s)
         self.client.transport.write(b"".join((head, b"\r\n", lines, b"\r\n", body)))
         gateway.completed(self, now_s)
@@ -211,10 +224,18 @@ class Relay:
         if not self.over:
             self._gateway.broken(self, why, status, unseen)
 
+    def _read_usage(self, data: bytes) -> None:
+        """Keep what a piece of an answer says of what was used: much may follow that, such as what its prompt was."""
+        place = place_of_usage(data)
+        if place >= 0:
+            self.used = data[place : place + _USAGE_BYTES]
+        elif 0 < len(self.used) < _USAGE_BYTES:
+            self.used += data[: _USAGE_BYTES - len(self.used)]
+
     def usage(self) -> tuple[int, int] | None:
-        """Return the tokens of prompt and completion as the end of the answer tells them; None where it does not."""
+        """Return the tokens of prompt and completion as the answer tells them; None where it does not."""
         tail = self.tail
-        return usage_of(tail[0] if len(tail) == 1 else b"".join(tail))
+        return usage_of(tail[0] if len(tail) == 1 else b"".join(tail)) or usage_of(self.used)
 
     def settle(self, cancelled: bool = False) -> float | None:
         """Charge what its client got to its key, once; return the tokens of the answer where that tells them.
@@ -230,9 +251,11 @@ class Relay:
         if told is not None:
             prompt, completion = told
         elif self.begun and self.status < 400:
-            # What is not told is about one token for each event of a stream; an engine that refuses computes nothing.
+            # What is not told is about one token for each event of a stream, and of another answer as many as a text of
+            # its size has; an engine that refuses computes nothing.
             said = any(b"data: [DONE]" in piece for piece in self.tail)
-            prompt, completion = estimated, float(max(0, (self.events or self.pieces) - said))
+            whole = max(float(self.pieces), self.passed_bytes / BYTES_PER_TOKEN)
+            prompt, completion = estimated, float(max(0, self.events - said)) if self.events else whole
         elif cancelled:
             prompt = estimated
         account.settle(estimated, float(prompt), float(completion))
@@ -248,13 +271,27 @@ def events_in(data: bytes) -> int:
     return data.count(b"\ndata:") + data.startswith(b"data:")
 
 
+def place_of_usage(data: bytes) -> int:
+    """Return where a part of an answer begins to tell for the last time what was used; -1 where it does not.
+
+    >>> place_of_usage(b'{"usage": {"prompt_tokens": 9}, "prompt_logprobs": [{"decoded_token": "usage"}]}')
+    1
+    """
+    # Rarely there, and found fast.
+    if b'"usage"' not in data:
+        return -1
+    return max((found.start() for found in _USAGE.finditer(data)), default=-1)
+
+
 def usage_of(tail: bytes) -> tuple[int, int] | None:
     """Return the tokens of prompt and completion that the end of an answer tells; None where it tells none.
 
     >>> usage_of(b'data: {"usage": {"prompt_tokens": 9, "total_tokens": 13, "completion_tokens": 4}}')
     (9, 4)
     """
-    place = tail.rfind(b'"usage"')
+    if b"\r\n" in tail:
+        tail = _CHUNK_LINE.sub(b"", tail)
+    place = place_of_usage(tail)
     if place < 0:
         return None
     prompt = _PROMPT.search(tail, place)

@@ -20,14 +20,36 @@ _UPSTREAM: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "budget": ("token_budget", float),
     "iteration": ("iteration_s", duration_s),
 }
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("YAML reads it as no text; put it in quotes")
+    return value
+
+
+def _limit_per_s(value: Any) -> float:
+    found = rate_per_s(str(value))
+    if not found:
+        raise ValueError("that would let nothing through; leave it out where there is no limit")
+    return found
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise ValueError("a number is needed")
+    return float(value)
+
+
 _KEY: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
-    "secret": ("secret", str),
-    "requests": ("requests_per_s", rate_per_s),
-    "request-burst": ("request_burst", float),
-    "tokens": ("tokens_per_s", rate_per_s),
-    "token-burst": ("token_burst", float),
-    "weight": ("weight", float),
+    "secret": ("secret", _text),
+    "requests": ("requests_per_s", _limit_per_s),
+    "request-burst": ("request_burst", _number),
+    "tokens": ("tokens_per_s", _limit_per_s),
+    "token-burst": ("token_burst", _number),
+    "weight": ("weight", _number),
 }
+_BURSTS: Final = {"request-burst": "requests", "token-burst": "tokens"}
 
 
 def _secret(variable: str, where: str) -> str:
@@ -81,6 +103,9 @@ def _key(name: str, value: Any, where: str) -> ApiKey:
         else:
             field, read = _known(str(what), _KEY, where, "secret-env")
             given[field] = _read(read, item, f"{where}: {what}")
+    for burst, rate in _BURSTS.items():
+        if burst in value and rate not in value:
+            raise ServeError(f"{where}: {burst} is how much of {rate} may come at once; say their rate too")
     if "secret" not in given:
         raise ServeError(f"{where}: the secret is missing; name the environment variable that holds it as secret-env")
     return ApiKey(name, **given)

@@ -14,7 +14,7 @@ import httptools
 from headway.serve.app import CLOSE
 from headway.serve.asgi import Exchange
 from headway.serve.infer import JSON, Headers, Refused
-from headway.serve.message import Message, head
+from headway.serve.message import Message, head, origin_form
 from headway.serve.walk import Request
 
 if TYPE_CHECKING:
@@ -171,6 +171,7 @@ class Connection(asyncio.Protocol):
         self._in_head = False
         self._size = 0
         self._partial_s = math.inf
+        self._url = origin_form(self._url)
         named = self._named = dict(self._headers)
         declared = named.get(b"content-length", b"")
         if declared.isdigit() and int(declared) > self._limits.max_body_bytes:

@@ -26,6 +26,17 @@ class Message:
     refused: Refused | None = None
 
 
+def origin_form(url: bytes) -> bytes:
+    """Return what a URL asks of this server: clients that take it for a proxy send a whole one (RFC 9112, 3.2.2).
+
+    >>> origin_form(b"http://127.0.0.1:8000/v1/models"), origin_form(b"http://localhost"), origin_form(b"/v1/models")
+    (b'/v1/models', b'/', b'/v1/models')
+    """
+    if not url.lower().startswith((b"http://", b"https://")):
+        return url
+    return b"/" + url.partition(b"//")[2].partition(b"/")[2]
+
+
 def head(status: int, headers: Iterable[tuple[bytes, bytes]], http_version: str, keep: bool) -> bytes:
     r"""Return the status line and headers of an answer, with what the client must know of the connection.
 

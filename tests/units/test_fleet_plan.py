@@ -100,6 +100,13 @@ def test_a_promise_that_no_engine_keeps_is_refused_without_a_search() -> None:
     assert caught.value.to_dict()["promises"] == [refused.to_dict()]
 
 
+def test_what_is_declared_is_named_where_it_bounds_how_many_a_stage_serves() -> None:
+    classes = {"chat": {"ttft": "400ms"}, "batch": {"e2e": "60s"}}
+    with pytest.raises(Infeasible, match="when alone; it is what is declared of the stage that bounds") as caught:
+        planned(llm_spec(classes=classes, prefill_engines=1), chats(60.0, 10.0, seed=1))
+    assert not any(each.beyond for each in caught.value.obstacle.promises)
+
+
 def test_a_small_class_that_the_promise_over_all_hides_is_named() -> None:
     trace = chats(4.0, 60.0, seed=1)
     few = np.zeros(trace.requests)

@@ -281,6 +281,8 @@ def test_invalid_fleets_are_refused() -> None:
         ({"report_s": math.nan}, "report_s is nan"),
         ({"transfer_token_s": math.nan}, "transfer_token_s is nan"),
         ({"block_tokens": 1.5}, "block_tokens is 1.5"),
+        ({"router": "sal"}, r"router is 'sal'; a policy is needed, such as token_router\('sal'\)"),
+        ({"admission": "reserve"}, "admission is 'reserve'"),
     ):
         with pytest.raises(HeadwayError, match=says):
             LlmFleet((ENGINE,), **more)  # type: ignore[arg-type]

@@ -70,7 +70,12 @@ def simulate(
     ] = Mode.SAMPLED,
     drop_after: Annotated[
         float | None,
-        typer.Option("--drop-after", parser=duration, metavar="TIME", help="Give requests up this long after arrival."),
+        typer.Option(
+            "--drop-after",
+            parser=duration,
+            metavar="TIME",
+            help="Give requests up this long after arrival. Engines of a fleet finish them: nobody tells them.",
+        ),
     ] = None,
     format: Format = None,
     skip_bad: SkipBad = False,

@@ -91,6 +91,12 @@ class LlmFleet:
     transfer_token_s: float = 0.0
 
     def __post_init__(self) -> None:
+        for name, kind, maker in (
+            ("router", Router, "token_router"), ("order", Order, "order"), ("admission", Admission, "admission"),
+        ):  # fmt: skip
+            if not isinstance(getattr(self, name), kind):
+                said = getattr(self, name)
+                raise HeadwayError(f"LLM fleet: {name} is {said!r}; a policy is needed, such as {maker}({said!r})")
         roles = [engine.role for engine in self.engines]
         if not roles:
             raise HeadwayError("LLM fleet: it has no engine; at least one is needed")

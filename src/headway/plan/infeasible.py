@@ -128,14 +128,17 @@ def _own_promises(oracle: Oracle, stage: str) -> Obstacle:
     said: list[OwnPromise] = []
     if isinstance(domain, MakesPromises):
         said = list(domain.promises(oracle.contexts[stage], oracle.trace, sampled=oracle.sampled))
-    said = [each for each in said if each.beyond] or said
+    beyond = [each for each in said if each.beyond]
+    said = beyond or said
     share = f"{oracle.spec.slo.percentile:g}%"
     why = "; ".join(
         f"{each.name}: {each.means} is promised within {duration_text(each.promised_s)}, and {share} of these requests "
-        f"take {duration_text(each.least_s, up=True)} even alone"
+        f"take {duration_text(each.least_s, up=True)} {'even' if beyond else 'when'} alone"
         for each in said
     )
     text = f"whatever the supply, stage {stage!r} breaks promises of its own{f': {why}' if why else ''}"
+    if said and not beyond:
+        text += "; it is what is declared of the stage that bounds how many it serves, such as a number of engines"
     return Obstacle("slo_below_service_time", stage, text, promises=tuple(said))
 
 

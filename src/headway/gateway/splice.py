@@ -31,6 +31,10 @@ CROWD: Final = 128
 """Requests at a time from which on streams are passed on so: what it takes is loaded then, in a second, 120 MiB."""
 EVENTS: Final = 256
 """The most that are seen to in one go."""
+MANY: Final = 4
+PAUSE_S: Final = 0.001
+"""Where so many come at a time, it is looked so often what has come: to be woken by each few takes a tenth as long as
+what is done for them."""
 BUFFER_BYTES: Final = 256 * 2**10
 KEPT, KEPT_BYTES = TAIL_PIECES, TAIL_BYTES
 EPOLL, EVENTS_AT, WORDS, BUFFER_AT, ZERO_AT, NEXT, COUNT, DESCRIPTOR, CAME, SENT, PLACES = range(11)
@@ -81,6 +85,8 @@ class Splice:
         self._loading: threading.Thread | None = None
         self._epoll: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._next: asyncio.TimerHandle | None = None
+        """When it is looked again; None where the event loop says when something has come."""
         self._desk = np.zeros(PLACES, np.int64)
         self._events = np.zeros(4 * EVENTS, np.uint32)
         self._buffer = np.zeros(0, np.uint8)
@@ -161,12 +167,30 @@ class Splice:
 
     def close(self) -> None:
         """Watch nothing any more; all streams have ended."""
-        if self._loop is not None:
+        if self._next is not None:
+            self._next.cancel()
+        elif self._loop is not None:
             self._loop.remove_reader(self._epoll.fileno())
         if self._epoll is not None:
             self._epoll.close()
 
     def _see(self) -> None:
+        try:
+            self._pass_on()
+        finally:
+            self._look_again(often=self._desk[COUNT] >= MANY)
+
+    def _look_again(self, often: bool) -> None:
+        """Look again soon, whatever comes, or else as soon as something has come."""
+        loop = self._loop
+        assert loop is not None
+        if often and self._next is None:
+            loop.remove_reader(self._epoll.fileno())
+        elif not often and self._next is not None:
+            loop.add_reader(self._epoll.fileno(), self._see)
+        self._next = loop.call_later(PAUSE_S, self._see) if often else None
+
+    def _pass_on(self) -> None:
         pump, desk = self._pump, self._desk
         assert pump is not None
         while pump(desk, self._events, self._buffer, self._table):

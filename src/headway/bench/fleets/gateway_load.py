@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import statistics
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,20 +28,16 @@ _MARK: Final = b'"sent_s":'
 class Streamed:
     """What was seen of streams over `span_s`: how many events came, and how many reads brought some.
 
-    `late_p99_s`: the P99 of the seconds from sending an event to seeing it, in the calmest windows. `cpu_s`: what the
-    proxy took meanwhile, None where that is not known.
+    In the calmest windows, `late_p99_s`: the P99 of the seconds from sending an event to seeing it, the median of such
+    windows; `cpu_us`: what the proxy took per event, None where that is not known. Its time is counted by a clock that
+    goes on while the host has the processor.
     """
 
     events: int
     late_p99_s: float
     reads: int
     span_s: float
-    cpu_s: float | None
-
-    @property
-    def cpu_us(self) -> float | None:
-        """CPU time of the proxy per event, in microseconds."""
-        return None if self.cpu_s is None else 1e6 * self.cpu_s / max(1, self.events)
+    cpu_us: float | None
 
 
 class _Stream(asyncio.Protocol):
@@ -108,25 +105,27 @@ def streams(
             await asyncio.sleep(0.05)
         await asyncio.sleep(settle_s)
         seen.reads, events = 0, 0
-        late: list[tuple[float, NDArray[np.float64]]] = []
-        before_s, begun_s = meter(), perf_counter()
-        while len(late) < most and not are_calm(late, enough):
-            seen.late_s, before = array("d"), ProcessorTimes.now()
+        watched: list[tuple[float, tuple[NDArray[np.float64], float | None]]] = []
+        begun_s = perf_counter()
+        while len(watched) < most and not are_calm(watched, enough):
+            seen.late_s, before, before_s = array("d"), ProcessorTimes.now(), meter()
             await asyncio.sleep(1.0)
-            after = ProcessorTimes.now()
+            after, after_s = ProcessorTimes.now(), meter()
             stolen_share = after.stolen_share(before) if after and before else 0.0
-            late.append((stolen_share, np.array(seen.late_s)))
+            cpu_s = None if before_s is None or after_s is None else after_s - before_s
+            watched.append((stolen_share, (np.array(seen.late_s), cpu_s)))
             events += len(seen.late_s)
-        after_s, span_s = meter(), perf_counter() - begun_s
+        span_s = perf_counter() - begun_s
         if seen.problem or not all(one.open for one in found):
             raise HeadwayError(f"bench: not all of {count} streams were open: {seen.problem or 'some gave no answer'}")
         seen.closing = True
         for one in found:
             one.transport.abort()
         await asyncio.sleep(0.1)
-        cpu_s = None if before_s is None or after_s is None else after_s - before_s
-        late_p99_s = percentile(np.concatenate(in_calmest(late, enough)), 99)
-        return Streamed(events, late_p99_s, seen.reads, span_s, cpu_s)
+        late, took = zip(*in_calmest(watched, enough), strict=True)
+        late_p99_s = statistics.median(percentile(late_s, 99) for late_s in late)
+        cpu_us = None if None in took else 1e6 * sum(took) / max(1, sum(map(len, late)))
+        return Streamed(events, late_p99_s, seen.reads, span_s, cpu_us)
 
     with asyncio.Runner(loop_factory=fastest_loop) as runner:
         gc.collect()

@@ -122,6 +122,8 @@ SYSTEMS: Mapping[str, System] = {
     "proactive": _system("Proactive: least own count, 1/4 random", "least-outstanding", "counted", explore=0.25),
     "clients": _system("Client(100): power of 2 in each of 100 clients", "power-of-d", balancers=100),
     "jbsq": _system("JBSQ(2), as R2P2", "jbsq", "counted", knows_speed=True),
+    "jiq": _system("JIQ: an idle server, else any", "jiq", "counted", knows_speed=True),
+    "prequal": _system("Prequal: the quickest that is not hot, reports + sent since", "prequal", "reported+sent"),
     "central": _system("one central queue, no way to it", "random", pooled=True),
 }
 """By name. Those that do not know the workers compare bare counts, as RackSched's switch does."""

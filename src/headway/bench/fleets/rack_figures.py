@@ -36,7 +36,10 @@ Lines = Mapping[str, Sequence[Point]]
 
 
 def latencies(found: Found) -> Markup:
-    """Return P99 against load for figures 10 and 11: workloads side by side, equal servers above unequal ones."""
+    """Return P99 against load for figures 10 and 11: workloads side by side, equal servers above unequal ones.
+
+    Of the systems that have a colour; tables hold the others.
+    """
     parts, top = _legend(list(COLORS))
     for row, (number, what) in enumerate((("10", "8 servers x 7 workers"), ("11", "4 x 7 and 4 x 4 workers"))):
         figure = FIGURES[number]
@@ -45,6 +48,7 @@ def latencies(found: Found) -> Markup:
             lines = {
                 system: _known((at, found.estimate("p99_us", "load", *where, system, at)) for at in LOADS)
                 for system in figure.systems
+                if system in COLORS
             }
             inner = [text(0, 14, WORKS[workload].title, "strong"), text(0, 30, what, "tick"), *_against_load(lines)]
             parts.append(placed(inner, _PANEL.width * column, top + _PANEL.height * row))

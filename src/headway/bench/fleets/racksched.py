@@ -77,10 +77,10 @@ class Figure:
 FIGURES = {
     "10": Figure(("exp", "bimodal", "halves", "trimodal"), (EQUAL,), ("random", "racksched", "headway", "central")),
     "11": Figure(("exp", "bimodal", "halves", "trimodal"), (UNEQUAL,),
-                 ("random", "weighted-random", "racksched", "racksched-speed", "headway")),
+                 ("random", "weighted-random", "racksched", "racksched-speed", "prequal", "headway")),
     "12": Figure(("bimodal",), tuple((7,) * servers for servers in SERVERS), ("random", "racksched", "headway")),
     "13": Figure(("gets", "scans"), (EQUAL,), ("random", "racksched", "headway")),
-    "14": Figure(("exp", "halves"), (EQUAL,), ("racksched", "jbsq", "clients", "headway")),
+    "14": Figure(("exp", "halves"), (EQUAL,), ("racksched", "jbsq", "jiq", "prequal", "clients", "headway")),
     "15": Figure(("exp", "halves"), (EQUAL,), ("round-robin", "shortest", "racksched", "pow4")),
     "16": Figure(("exp", "halves"), (EQUAL,), ("racksched", "int2", "int3", "proactive", "least-sent")),
 }  # fmt: skip

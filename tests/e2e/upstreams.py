@@ -176,7 +176,7 @@ async def read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> As
     """Read one request."""
     raw = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     first, *lines = raw.split("\r\n")[:-2]
-    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     method, path, _ = first.split(" ")
     body = await reader.readexactly(int(headers.get("content-length", 0)))
     return Asked(method, path, headers, body, reader, writer)
@@ -219,7 +219,7 @@ class Client:
     async def head(self) -> Answer:
         raw = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         status, *lines = raw.split("\r\n")[:-2]
-        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         return Answer(int(status.split()[1]), headers, b"")
 
     async def chunk(self) -> bytes:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.e2e.streams import chunk, needs_splice, reset, spliced, told
 from tests.e2e.upstreams import Asked, Scripted, gateway
 
-from headway.gateway.relay import events_in
+from headway.gateway.relay import events_in, place_of_usage
 
 USAGE = b'data: {"usage": {"prompt_tokens": 9, "completion_tokens": 3}}\n\n'
 ENDS = (
@@ -56,6 +56,8 @@ def die(asked: Asked) -> None:
 @settings(max_examples=40)
 @given(bodies(), st.sampled_from([die, reset]))
 @example([chunk(USAGE), chunk(b"a") + chunk(b"b"), b"0\r\n\r\n"], die)
+@example([chunk(USAGE[:19]), chunk(USAGE[19:]) + chunk(bytes(5000)), *6 * [chunk(b"x")], b"0\r\n\r\n"], die)
+@example([chunk(USAGE) + chunk(bytes(5000)), b"0\r\n\r\n"], die)
 @example([chunk(USAGE), b"10\r\n0123", b"456789abcdef\r", b"\n0\r\n\r\n"], die)
 @example([b"10\r\n0123456789abcde", b"f", b"\r\n0\r\n\r\n"], die)
 @example([chunk(b"x"), b"40\r\n" + b"y" * 30, b"y" * 30], reset)
@@ -101,13 +103,19 @@ def test_what_a_chunk_has_left_is_what_a_parser_finds(contents: list[bytes], cut
 
 @needs_splice
 @settings(max_examples=200)
-@given(st.lists(st.sampled_from([b"data:", b"data", b"\n", b":", b"a", b'{"data:'])).map(b"".join))
+@given(
+    st.lists(
+        st.sampled_from([b"data:", b"data", b"\n", b":", b"a", b'{"data:', b'"usage"', b'"usage":{', b" ", b"\v", b"{"])
+    ).map(b"".join)
+)
 @example(b"\ndata:data:")
-def test_events_are_counted_alike_whoever_passes_a_stream_on(piece: bytes) -> None:
-    from headway.gateway.pump import events_in as compiled
+@example(b'"usage" \t: {"usage":')
+def test_what_a_piece_tells_is_read_alike_whoever_passes_a_stream_on(piece: bytes) -> None:
+    from headway.gateway.pump import told_in
 
-    found = sum(line.startswith(b"data:") for line in piece.split(b"\n"))
-    assert events_in(piece) == compiled(np.frombuffer(piece, np.uint8), len(piece)) == found
+    events = sum(line.startswith(b"data:") for line in piece.split(b"\n"))
+    assert told_in(np.frombuffer(piece, np.uint8), len(piece)) == (events, place_of_usage(piece))
+    assert events_in(piece) == events
 
 
 def parsed(body: bytes) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from numba.core.types import ExternalFunction, int32, intp
 
+from headway.gateway.relay import USAGE_BYTES
 from headway.gateway.splice import (
     BUFFER_AT,
     BUFFER_BYTES,
@@ -29,6 +30,8 @@ from headway.gateway.splice import (
     SENT,
     TAIL_AT,
     TOLD,
+    USED,
+    USED_AT,
     WORDS,
     ZERO_AT,
 )
@@ -42,7 +45,7 @@ _PATIENT_PIECES: Final = 64
 """How often the system is asked to acknowledge later, not piece by piece, which costs more than to read."""
 _CR, _LF = 13, 10
 _MOST_DIGITS: Final = 7
-_D, _A, _T, _COLON = b"dat:"
+_D, _A, _T, _COLON, _QUOTE, _U, _S, _G, _E, _BRACE = b'dat:"usge{'
 
 _epoll_wait: Any = ExternalFunction("epoll_wait", int32(int32, intp, int32, int32))
 _recv: Any = ExternalFunction("recv", intp(int32, intp, intp, int32))
@@ -89,21 +92,42 @@ def left_after(data: Any, size: int, left: int) -> int:
 
 
 @step
-def events_in(data: Any, size: int) -> int:
-    """Return how many events begin in `size` bytes of a stream: its lines that begin with `data:`.
+def _is_space(byte: int) -> bool:
+    return bool(byte == 32 or 9 <= byte <= 13)
+
+
+@step
+def told_in(data: Any, size: int) -> tuple[int, int]:
+    """Return how many events begin in `size` bytes of a stream, and where they last tell what was used.
+
+    The same as `headway.gateway.relay`'s `events_in` and `place_of_usage`, in one look.
 
     >>> import numpy as np
-    >>> piece = b"6\\r\\ndata: the data: of\\n\\n\\r\\n"
-    >>> events_in(np.frombuffer(piece, np.uint8), len(piece))
-    1
+    >>> piece = b'data: the data: of\\n\\ndata: {"usage": {}}'
+    >>> told_in(np.frombuffer(piece, np.uint8), len(piece))
+    (2, 27)
     """
-    found = 0
-    for at in range(size - 4):
+    events, place = 0, -1
+    for at in range(4, size):
         # The colon is rare, so that most places are looked at once.
-        if data[at + 4] != _COLON or (at > 0 and data[at - 1] != _LF):
+        if data[at] != _COLON:
             continue
-        found += int(data[at] == _D and data[at + 1] == _A and data[at + 2] == _T and data[at + 3] == _A)
-    return found
+        if data[at - 4] == _D and data[at - 3] == _A and data[at - 2] == _T and data[at - 1] == _A:
+            events += int(at == 4 or data[at - 5] == _LF)
+            continue
+        end = at - 1
+        while end > 5 and _is_space(data[end]):
+            end -= 1
+        if end < 6 or data[end] != _QUOTE or data[end - 1] != _E or data[end - 2] != _G or data[end - 3] != _A:
+            continue
+        if data[end - 4] != _S or data[end - 5] != _U or data[end - 6] != _QUOTE:
+            continue
+        begin = at + 1
+        while begin < size and _is_space(data[begin]):
+            begin += 1
+        if begin < size and data[begin] == _BRACE:
+            place = end - 6
+    return events, place
 
 
 @borrowing
@@ -142,7 +166,15 @@ def pump(desk: Any, events: Any, buffer: Any, table: Any) -> bool:
             return True
         sent = _send(row[DOWN], at, size, _NOW | _QUIETLY)
         row[LEFT] = left
-        row[TOLD] += events_in(buffer, size)
+        begun, usage = told_in(buffer, size)
+        row[TOLD] += begun
+        if usage >= 0:
+            row[USED] = 0
+        if usage >= 0 or 0 < row[USED] < USAGE_BYTES:
+            begin = max(0, usage)
+            more = min(USAGE_BYTES - row[USED], size - begin)
+            _copy(row[USED_AT] + row[USED], at + begin, more)
+            row[USED] += more
         place = row[PIECES] % KEPT
         kept = min(size, KEPT_BYTES)
         _copy(row[TAIL_AT] + place * KEPT_BYTES, at + size - kept, kept)

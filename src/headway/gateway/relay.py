@@ -25,7 +25,7 @@ TAIL_BYTES: Final = 4096
 """Of each piece of an answer that are kept: the last pieces say what was used."""
 TAIL_PIECES: Final = 4
 _USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
-_USAGE_BYTES: Final = 512
+USAGE_BYTES: Final = 512
 """Within how many bytes of its name what was used is told."""
 _CHUNK_LINE: Final = re.compile(rb"\r\n[0-9a-fA-F]{1,8}\r\n")
 """What may stand between two parts of a number, where answers are passed on in chunks as they came."""
@@ -228,9 +228,9 @@ class Relay:
         """Keep what a piece of an answer says of what was used: much may follow that, such as what its prompt was."""
         place = place_of_usage(data)
         if place >= 0:
-            self.used = data[place : place + _USAGE_BYTES]
-        elif 0 < len(self.used) < _USAGE_BYTES:
-            self.used += data[: _USAGE_BYTES - len(self.used)]
+            self.used = data[place : place + USAGE_BYTES]
+        elif 0 < len(self.used) < USAGE_BYTES:
+            self.used += data[: USAGE_BYTES - len(self.used)]
 
     def usage(self) -> tuple[int, int] | None:
         """Return the tokens of prompt and completion as the answer tells them; None where it does not."""

@@ -174,11 +174,27 @@ def test_engines_are_asked_for_nothing_but_completions_and_models_and_see_no_sec
                 client.close()
                 return found
 
-            for path in ("/v1/chat/completions", "/v1/completions?x=1", "/v1/models", "/v1/models/org/small"):
+            for path in (
+                "/v1/chat/completions",
+                "/v1/completions?x=1",
+                "/v1/models",
+                "/v1/models/org/small",
+                "/v1/models/org%2FS-3.1",
+            ):
                 assert await status(path) == 200
-            for path in ("/sleep", "/v1/load_lora_adapter", "/", "/metrics", "/v1/chat/completions/more"):
-                assert await status(path) == 404, path
-            assert len(upstream.asked) == 3
+            for path in (
+                "/sleep",
+                "/v1/load_lora_adapter",
+                "/",
+                "/metrics",
+                "/v1/chat/completions/more",
+                "/v1/models/../../sleep",
+                "/v1/models/%2e%2e/sleep",
+                "/v1/models/..%2f..%2fsleep",
+                "/v1/models/a/../../../sleep",
+            ):
+                assert await status(path) in (400, 404), path
+            assert len(upstream.asked) == 4
             assert not any("authorization" in asked.headers for asked in upstream.asked)
 
     play(scene)

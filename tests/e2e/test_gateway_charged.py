@@ -10,6 +10,8 @@ from tests.e2e.streams import needs_splice, spliced
 from tests.e2e.upstreams import Asked, Scripted, Stage, gateway, play
 
 from headway.gateway.declare import ApiKey
+from headway.gateway.line import Line
+from headway.gateway.replica import Replica
 
 EVENTS = 30
 ENDS = ("client", "dies", "stalls", "deadline", "drain", "whole")
@@ -133,6 +135,27 @@ def test_who_gives_up_a_request_that_is_worked_on_is_charged_its_prompt(by_deadl
     play(scene)
 
 
+def test_who_gives_up_a_request_while_it_is_connected_pays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(replica: Replica) -> Line:
+        await asyncio.sleep(60.0)
+        raise AssertionError
+
+    async def scene() -> None:
+        async with gateway(Scripted()) as at:
+            monkeypatch.setattr(Replica, "connect", never)
+            for extra in ("", "x-request-timeout: 0.2s\r\n"):
+                client = await at.client()
+                await client.ask(extra=extra)
+                await at.until(lambda: len(at.gateway.active) == 1)
+                if not extra:
+                    client.close()
+                await at.until(lambda: not at.gateway.active)
+            account = at.gateway.accounts.of({})
+            assert (account.prompt_tokens, account.completion_tokens) == (0.0, 0.0)
+
+    play(scene)
+
+
 def test_who_gives_up_a_request_that_waits_pays_nothing() -> None:
     async def scene() -> None:
         body = b'{"model": "small"}'
@@ -156,8 +179,10 @@ def test_who_gives_up_a_request_that_waits_pays_nothing() -> None:
     play(scene)
 
 
-@pytest.mark.parametrize("chunked", [False, True])
-def test_what_follows_in_an_answer_does_not_hide_what_was_used(chunked: bool) -> None:
+@pytest.mark.parametrize(
+    ("chunked", "crowd"), [(False, False), (True, False), pytest.param(True, True, marks=needs_splice)]
+)
+def test_what_follows_in_an_answer_does_not_hide_what_was_used(chunked: bool, crowd: bool) -> None:
     """As the tokens of a prompt do, which vLLM gives at the end to those who ask."""
 
     async def behave(asked: Asked) -> None:
@@ -182,6 +207,8 @@ def test_what_follows_in_an_answer_does_not_hide_what_was_used(chunked: bool) ->
 
     async def scene() -> None:
         async with gateway(Scripted(behave)) as at:
+            if crowd:
+                await spliced(at)
             assert (await at.ask()).whole
             account = at.gateway.accounts.of({})
             assert (account.prompt_tokens, account.completion_tokens) == (9.0, 3.0)
@@ -189,16 +216,44 @@ def test_what_follows_in_an_answer_does_not_hide_what_was_used(chunked: bool) ->
     play(scene)
 
 
-def test_an_answer_that_does_not_tell_what_was_used_is_charged_by_its_size() -> None:
+@pytest.mark.parametrize("crowd", [False, pytest.param(True, marks=needs_splice)])
+def test_an_answer_that_does_not_tell_what_was_used_is_charged_by_its_size(crowd: bool) -> None:
     async def behave(asked: Asked) -> None:
-        body = b'{"choices": "%b"}' % (b"x" * 40_000)
-        await asked.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body), body[:100])
-        await asyncio.sleep(0.01)
-        await asked.send(body[100:])
+        await asked.head()
+        for _ in range(20):
+            await asked.send(b"7d0\r\n%b\r\n" % (b"x" * 2000))
+            await asyncio.sleep(0.002)
+        await asked.end()
 
     async def scene() -> None:
         async with gateway(Scripted(behave)) as at:
+            if crowd:
+                await spliced(at)
             assert (await at.ask()).whole
             assert at.gateway.accounts.of({}).completion_tokens == pytest.approx(10_000, rel=0.01)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("crowd", [False, pytest.param(True, marks=needs_splice)])
+@pytest.mark.parametrize("cut", [20, 45, 60, 61])
+def test_what_was_told_before_an_event_that_is_cut_off_is_charged(crowd: bool, cut: int) -> None:
+    async def behave(asked: Asked) -> None:
+        await asked.head()
+        for number in range(EVENTS):
+            await asked.event(told(number + 1))
+            await asyncio.sleep(0.001)
+        last = f"data: {told(EVENTS + 70)}\n\n".encode()
+        await asked.send(b"%x\r\n%b" % (len(last), last[:cut]))
+        await asyncio.sleep(0.05)
+        asked.die()
+
+    async def scene() -> None:
+        async with gateway(Scripted(behave)) as at:
+            if crowd:
+                await spliced(at)
+            await end_of(at, "dies")
+            account = at.gateway.accounts.of({})
+            assert (account.prompt_tokens, account.completion_tokens) == (9.0, EVENTS)
 
     play(scene)

@@ -97,6 +97,8 @@ def test_priorities_let_short_work_go_first_but_nobody_wait_for_ever() -> None:
         (b'{"text": "\\"usage\\": {\\"prompt_tokens\\": 9}"}', None),
         (b'{"usage": {"prompt_tokens": 7}, "prompt_logprobs": [{"decoded_token":"usage"}]}', (7, 0)),
         (b'{"usage": {"prompt_tokens": 7}, "usage": null}', (7, 0)),
+        (b'{"usage": {"prompt_tokens": 7, "completion_tokens": 4}} {"usage": {"prompt_tokens": 7, "comp', (7, 4)),
+        (b'{"usage": {"prompt_tokens": 7, "details": {"cached": 1}, "completion_tokens": 4}}', (7, 4)),
         (b"", None),
     ],
 )
@@ -240,3 +242,12 @@ def test_a_share_that_grows_ends_where_it_should() -> None:
     assert shares == sorted(shares)
     assert math.isclose(shares[20], 0.5)
     assert shares[-1] == 1.0
+
+
+def test_nobody_is_taken_for_whoever_runs_the_gateway() -> None:
+    for key in (ApiKey("a", "geheim"), ApiKey("token", "other")):
+        with pytest.raises(ServeError, match="the secret of the gateway's own token, or the name 'token'"):
+            GatewayOptions(token="geheim", keys=(key,))
+    with pytest.raises(ServeError, match="a model has no name"):
+        upstream_of("http://127.0.0.1:1,models=")
+    assert read(b'{"max_tokens": 5.0}').most_tokens == 5

@@ -29,7 +29,7 @@ from headway.gateway.declare import GatewayOptions, Upstream
 MOST_WEIGHT = 100
 
 _UNSAID = (
-    "a queue: what its upstreams have no room for is refused with 429 at once",
+    "a queue: what its upstreams have no room for is refused with 429 at once, or with 502 while one of them is down",
     "health checks: an upstream is left alone after requests have failed there",
     "slow starts: an upstream that is back gets its full share at once",
     "a deadline for a whole answer: only how long it may be silent",

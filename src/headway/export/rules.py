@@ -21,8 +21,10 @@ ROUTE_HEADER: Final = "x-headway-route"
 """Where an answer says which upstream it is from."""
 BUSY: Final = (502, 503, 504)
 """Answers of an upstream that cannot take a request now, and that every proxy can try again elsewhere."""
-PATHS: Final = "^/v1/(chat/completions|completions|models(/.*)?)$"
-"""What engines are asked for through a gateway. Whoever may do that may not do all else that engines offer."""
+PATHS: Final = "^/v1/(chat/completions|completions|models((/|%2[Ff])[A-Za-z0-9_-][A-Za-z0-9._:-]*)*)$"
+"""What engines are asked for through a gateway. Whoever may do that may not do all else that engines offer: no part of
+a model's name begins with a dot, or leads out of where it stands.
+"""
 ROOTS: Final = "/etc/ssl/certs/ca-certificates.crt"
 """Whom proxies trust to certify upstreams, where Debian and its kin keep them."""
 

@@ -41,8 +41,8 @@ class Ask(msgspec.Struct):
 
     model: str | None = None
     stream: bool | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    max_tokens: int | float | None = None
+    max_completion_tokens: int | float | None = None
     user: str | None = None
     prompt_cache_key: str | None = None
 
@@ -50,7 +50,7 @@ class Ask(msgspec.Struct):
     def most_tokens(self) -> int | None:
         """The most tokens that may be generated, where the request says so with a number that an engine could mean."""
         most = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        return None if most is None else min(max(1, most), MOST_TOKENS)
+        return None if most is None else int(min(max(1, most), MOST_TOKENS))
 
 
 _decode: Final = msgspec.json.Decoder(Ask).decode

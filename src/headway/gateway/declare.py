@@ -13,6 +13,9 @@ from headway.errors import ServeError, nearest
 from headway.serve.app import HttpLimits
 from headway.serve.run import MAX_CONNECTIONS
 
+OPERATOR: Final = "token"
+"""Under which name whoever runs the gateway is counted, who shows its own token."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -75,6 +78,10 @@ class Upstream:
         for name in ("speed", "token_budget", "iteration_s"):
             if not 0.0 < getattr(self, name) < math.inf:
                 raise ServeError(f"upstream {self.name}: {name} is {getattr(self, name):g}; it must be above 0")
+        if "" in self.models:
+            raise ServeError(
+                f"upstream {self.name}: a model has no name; leave models out to ask the upstream for them"
+            )
         if any(ord(c) < 33 or ord(c) > 126 for c in self.token or ""):
             raise ServeError(f"upstream {self.name}: the token holds characters that a header cannot")
 
@@ -190,6 +197,10 @@ class GatewayOptions:
         for what in ("name", "secret"):
             if len({getattr(key, what) for key in self.keys}) < len(self.keys):
                 raise ServeError(f"gateway: two keys have the same {what}")
+        if self.token is not None and any(key.secret == self.token or key.name == OPERATOR for key in self.keys):
+            raise ServeError(
+                f"gateway: a key has the secret of the gateway's own token, or the name {OPERATOR!r} that stands for it"
+            )
 
 
 class Lineup(NamedTuple):

@@ -272,7 +272,7 @@ class Gateway:
 
     def _drop(self, relay: Relay, cancelled: bool) -> None:
         line, relay.line = relay.line, None
-        cancelled = cancelled and relay.replica is not None
+        cancelled = cancelled and line is not None
         self.queue.discard(relay)
         if line is not None:
             line.abort()
@@ -346,7 +346,9 @@ class Gateway:
         """Send an upstream nothing more, or send to it again; what it has is finished. Raises ServeError."""
         replica = self.seats.named(name)
         replica.draining = draining
-        replica.check(self.clock())
+        now_s = self.clock()
+        replica.check(now_s)
+        self.serve_waiting(now_s)
 
     # Upstreams that come and go (`headway.gateway.lineup`)
 

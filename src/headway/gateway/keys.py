@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from headway.gateway.ask import ApiError
-from headway.gateway.declare import ApiKey
+from headway.gateway.declare import OPERATOR, ApiKey
 from headway.policy.scheduling import INPUT_WEIGHT, OUTPUT_WEIGHT, returning
 
 OPEN_PATHS: Final = frozenset({"/health", "/healthz", "/ready"})
@@ -102,7 +102,7 @@ class Accounts:
 
     def __init__(self, keys: Iterable[ApiKey], token: str | None, now_s: float) -> None:
         self._by_digest: dict[bytes, Account] = {}
-        named = [*keys, *([ApiKey("token", token)] if token is not None else [])]
+        named = [*keys, *([ApiKey(OPERATOR, token)] if token is not None else [])]
         for key in named:
             self._by_digest[_digest(key.secret.encode())] = Account(key, now_s)
         self.active = bool(named)

@@ -11,8 +11,10 @@ from numba.core.types import ExternalFunction, int32, intp
 
 from headway.gateway.relay import USAGE_BYTES
 from headway.gateway.splice import (
+    BEFORE,
     BUFFER_AT,
     BUFFER_BYTES,
+    BYTES,
     CAME,
     COUNT,
     DESCRIPTOR,
@@ -97,17 +99,17 @@ def _is_space(byte: int) -> bool:
 
 
 @step
-def told_in(data: Any, size: int) -> tuple[int, int]:
-    """Return how many events begin in `size` bytes of a stream, and where they last tell what was used.
+def told_in(data: Any, size: int) -> tuple[int, int, int]:
+    """Return how many events begin in `size` bytes of a stream, and the last two places where they tell what was used.
 
-    The same as `headway.gateway.relay`'s `events_in` and `place_of_usage`, in one look.
+    The same as `headway.gateway.relay`'s `events_in` and `places_of_usage`, in one look; -1 stands for no place.
 
     >>> import numpy as np
     >>> piece = b'data: the data: of\\n\\ndata: {"usage": {}}'
     >>> told_in(np.frombuffer(piece, np.uint8), len(piece))
-    (2, 27)
+    (2, -1, 27)
     """
-    events, place = 0, -1
+    events, before, place = 0, -1, -1
     for at in range(4, size):
         # The colon is rare, so that most places are looked at once.
         if data[at] != _COLON:
@@ -126,8 +128,8 @@ def told_in(data: Any, size: int) -> tuple[int, int]:
         while begin < size and _is_space(data[begin]):
             begin += 1
         if begin < size and data[begin] == _BRACE:
-            place = end - 6
-    return events, place
+            before, place = place, end - 6
+    return events, before, place
 
 
 @borrowing
@@ -166,14 +168,18 @@ def pump(desk: Any, events: Any, buffer: Any, table: Any) -> bool:
             return True
         sent = _send(row[DOWN], at, size, _NOW | _QUIETLY)
         row[LEFT] = left
-        begun, usage = told_in(buffer, size)
+        begun, usage_before, usage = told_in(buffer, size)
         row[TOLD] += begun
-        if usage >= 0:
-            row[USED] = 0
-        if usage >= 0 or 0 < row[USED] < USAGE_BYTES:
-            begin = max(0, usage)
-            more = min(USAGE_BYTES - row[USED], size - begin)
-            _copy(row[USED_AT] + row[USED], at + begin, more)
+        row[BYTES] += size
+        for begin in (usage_before, usage):
+            if begin >= 0:
+                _copy(row[USED_AT] + USAGE_BYTES, row[USED_AT], row[USED])
+                row[BEFORE] = row[USED]
+                row[USED] = min(USAGE_BYTES, size - begin)
+                _copy(row[USED_AT], at + begin, row[USED])
+        if usage < 0 < row[USED] < USAGE_BYTES:
+            more = min(USAGE_BYTES - row[USED], size)
+            _copy(row[USED_AT] + row[USED], at, more)
             row[USED] += more
         place = row[PIECES] % KEPT
         kept = min(size, KEPT_BYTES)

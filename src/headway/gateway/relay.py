@@ -25,8 +25,10 @@ TAIL_BYTES: Final = 4096
 """Of each piece of an answer that are kept: the last pieces say what was used."""
 TAIL_PIECES: Final = 4
 _USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
-USAGE_BYTES: Final = 512
+USAGE_BYTES: Final = 1024
 """Within how many bytes of its name what was used is told."""
+_OBJECT: Final = re.compile(rb"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
+"""One that is not cut off, with at most one level of others within."""
 _CHUNK_LINE: Final = re.compile(rb"\r\n[0-9a-fA-F]{1,8}\r\n")
 """What may stand between two parts of a number, where answers are passed on in chunks as they came."""
 _PROMPT: Final = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,12})')
@@ -69,7 +71,8 @@ class Relay:
     `barred`: upstreams that it may not go to, by number; of these `tried` have failed it. `tokens`: about how many its
     prompt has. `stretched`: what the `stretch` of its upstream was as it was sent. `look_s`: before then, time alone
     brings nothing about. `pieces`: reads of the answer after the first; `events`: those of a stream that have passed;
-    `passed_bytes`: of its body. `used`: what it said last of what was used, and what comes right behind that.
+    `passed_bytes`: of its body. `used`: what it said last of what was used, and what comes right behind that;
+    `used_before`: the same of the time before, as the last may be cut off.
     """
 
     line: Line | None = None
@@ -82,7 +85,7 @@ class Relay:
     pieces = 0
     events = 0
     passed_bytes = 0
-    used = b""
+    used = used_before = b""
     seen_pieces = -1
     seen_s = 0.0
     look_s = 0.0
@@ -226,16 +229,17 @@ class Relay:
 
     def _read_usage(self, data: bytes) -> None:
         """Keep what a piece of an answer says of what was used: much may follow that, such as what its prompt was."""
-        place = place_of_usage(data)
-        if place >= 0:
-            self.used = data[place : place + USAGE_BYTES]
-        elif 0 < len(self.used) < USAGE_BYTES:
+        places = places_of_usage(data)
+        for place in places[-2:]:
+            self.used_before, self.used = self.used, data[place : place + USAGE_BYTES]
+        if not places and 0 < len(self.used) < USAGE_BYTES:
             self.used += data[: USAGE_BYTES - len(self.used)]
 
     def usage(self) -> tuple[int, int] | None:
         """Return the tokens of prompt and completion as the answer tells them; None where it does not."""
         tail = self.tail
-        return usage_of(tail[0] if len(tail) == 1 else b"".join(tail)) or usage_of(self.used)
+        told = usage_of(self.used) or usage_of(self.used_before)
+        return told or usage_of(tail[0] if len(tail) == 1 else b"".join(tail))
 
     def settle(self, cancelled: bool = False) -> float | None:
         """Charge what its client got to its key, once; return the tokens of the answer where that tells them.
@@ -271,31 +275,30 @@ def events_in(data: bytes) -> int:
     return data.count(b"\ndata:") + data.startswith(b"data:")
 
 
-def place_of_usage(data: bytes) -> int:
-    """Return where a part of an answer begins to tell for the last time what was used; -1 where it does not.
+def places_of_usage(data: bytes) -> list[int]:
+    """Return where a part of an answer begins to tell what was used.
 
-    >>> place_of_usage(b'{"usage": {"prompt_tokens": 9}, "prompt_logprobs": [{"decoded_token": "usage"}]}')
-    1
+    >>> places_of_usage(b'{"usage": {"prompt_tokens": 9}, "prompt_logprobs": [{"decoded_token": "usage"}]}')
+    [1]
     """
     # Rarely there, and found fast.
     if b'"usage"' not in data:
-        return -1
-    return max((found.start() for found in _USAGE.finditer(data)), default=-1)
+        return []
+    return [found.start() for found in _USAGE.finditer(data)]
 
 
-def usage_of(tail: bytes) -> tuple[int, int] | None:
-    """Return the tokens of prompt and completion that the end of an answer tells; None where it tells none.
+def usage_of(data: bytes) -> tuple[int, int] | None:
+    """Return the tokens of prompt and completion that a part of an answer last tells as a whole; None if it tells none.
 
     >>> usage_of(b'data: {"usage": {"prompt_tokens": 9, "total_tokens": 13, "completion_tokens": 4}}')
     (9, 4)
     """
-    if b"\r\n" in tail:
-        tail = _CHUNK_LINE.sub(b"", tail)
-    place = place_of_usage(tail)
-    if place < 0:
-        return None
-    prompt = _PROMPT.search(tail, place)
-    if prompt is None:
-        return None
-    completion = _COMPLETION.search(tail, place)
-    return int(prompt[1]), 0 if completion is None else int(completion[1])
+    if b"\r\n" in data:
+        data = _CHUNK_LINE.sub(b"", data)
+    for place in reversed(places_of_usage(data)):
+        whole = _OBJECT.search(data, place)
+        prompt = whole and _PROMPT.search(whole[0])
+        if whole and prompt:
+            completion = _COMPLETION.search(whole[0])
+            return int(prompt[1]), 0 if completion is None else int(completion[1])
+    return None

@@ -43,12 +43,13 @@ EPOLL, EVENTS_AT, WORDS, BUFFER_AT, ZERO_AT, NEXT, COUNT, DESCRIPTOR, CAME, SENT
 `WORDS`: how many an event has, the last but one the descriptor's. `CAME`: bytes read; `SENT`: those of them that the
 client took, -1 where it was not asked.
 """
-DOWN, LEFT, PIECES, TOLD, USED, USED_AT, TAIL_AT, LENGTHS = range(8)
+DOWN, LEFT, PIECES, TOLD, BYTES, USED, BEFORE, USED_AT, TAIL_AT, LENGTHS = range(10)
 """Columns of the table, in which each upstream's descriptor has a row.
 
 `DOWN`: the client's descriptor, -1 where nothing is to be passed on. `LEFT`: bytes of a chunk that are to come, 0
-between two. `TOLD`: events that have passed. `USED` bytes at `USED_AT` say what was used, as `Relay.used` does.
-`TAIL_AT`: where the last pieces are kept; from `LENGTHS` on: how much of each is.
+between two. `TOLD`: events that have passed, `BYTES` of body. `USED` bytes at `USED_AT` say what was used, as
+`Relay.used` does, and `BEFORE` bytes that are `USAGE_BYTES` behind those what `Relay.used_before` does. `TAIL_AT`:
+where the last pieces are kept; from `LENGTHS` on: how much of each is.
 """
 _ROWS: Final = 1024
 # Only this processor's events are without a gap.
@@ -139,10 +140,11 @@ class Splice:
             self._loop.add_reader(self._epoll.fileno(), self._see)
         if up >= len(self._table):
             self._more_rows(up)
-        tail = np.empty(USAGE_BYTES + KEPT * KEPT_BYTES, np.uint8)
-        used, at = len(relay.used), tail.ctypes.data
+        tail = np.empty(2 * USAGE_BYTES + KEPT * KEPT_BYTES, np.uint8)
+        used, before, at = len(relay.used), len(relay.used_before), tail.ctypes.data
         tail[:used] = np.frombuffer(relay.used, np.uint8)
-        self._table[up, :LENGTHS] = down, 0, 0, 0, used, at, at + USAGE_BYTES
+        tail[USAGE_BYTES : USAGE_BYTES + before] = np.frombuffer(relay.used_before, np.uint8)
+        self._table[up, :LENGTHS] = down, 0, 0, 0, relay.passed_bytes, used, before, at, at + 2 * USAGE_BYTES
         self._streams[up] = _Stream(line, relay, relay.pieces, tail)
         # That there is something is told once, and not until it has been read: to ask again costs as much each time.
         self._epoll.register(up, READABLE | _GONE | _EDGE)
@@ -157,10 +159,12 @@ class Splice:
         passed = row[PIECES]
         stream.relay.pieces = stream.before + passed
         stream.relay.events += row[TOLD]
+        stream.relay.passed_bytes = row[BYTES]
         stream.relay.used = stream.tail[: row[USED]].tobytes()
+        stream.relay.used_before = stream.tail[USAGE_BYTES : USAGE_BYTES + row[BEFORE]].tobytes()
         for number in range(max(0, passed - KEPT), passed):
             place = number % KEPT
-            begin = USAGE_BYTES + place * KEPT_BYTES
+            begin = 2 * USAGE_BYTES + place * KEPT_BYTES
             stream.relay.note(stream.tail[begin : begin + row[LENGTHS + place]].tobytes())
 
     def count(self, up: int) -> None:

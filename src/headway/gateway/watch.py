@@ -96,7 +96,9 @@ class Watch:
 
     def healthy(self, reply: Reply, asked_s: float) -> None:
         """Take in the answer to a health check; one who has no such page, or guards it, is there at least."""
-        self._replica.checked(0 < reply.status < 500, self._gateway.clock())
+        now_s = self._gateway.clock()
+        self._replica.checked(0 < reply.status < 500, now_s)
+        self._gateway.serve_waiting(now_s)
 
     def reported(self, reply: Reply, asked_s: float) -> None:
         """Take in a page of metrics; what cannot be read is no report, and the last one grows old."""

@@ -15,6 +15,7 @@ from headway.serve.app import CLOSE
 from headway.serve.asgi import Exchange
 from headway.serve.infer import JSON, Headers, Refused
 from headway.serve.message import Message, head, origin_form
+from headway.serve.system import untaken
 from headway.serve.walk import Request
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class Connection(asyncio.Protocol):
         self._partial_s = math.inf
         self._idle_s = math.inf
         self._stalled_s = math.inf
+        # Of what was sent to the client, how many bytes it has not taken: as long as these grow fewer, it reads.
+        self._untaken = math.inf
 
     # What the event loop calls
 
@@ -93,6 +96,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._stalled_s = self._loop.time()
+        self._untaken = math.inf
         self._listen()
 
     def resume_writing(self) -> None:
@@ -313,7 +317,7 @@ class Connection(asyncio.Protocol):
 
     def check(self, now_s: float) -> None:
         """Close the connection when its client has taken too long for what it is at."""
-        if now_s - self._stalled_s > self._limits.body_timeout_s:
+        if self._stalled_s != math.inf and self._is_stuck(now_s):
             self._transport.abort()
         elif self._transport.is_closing():
             return
@@ -323,6 +327,13 @@ class Connection(asyncio.Protocol):
             self._refuse(Refused(408, text, CLOSE))
         elif now_s - self._idle_s > self._limits.keep_alive_s:
             self._transport.close()
+
+    def _is_stuck(self, now_s: float) -> bool:
+        """Whether a client has taken nothing for too long of what was sent to it."""
+        before, self._untaken = self._untaken, untaken(self._transport)
+        if self._untaken < before:
+            self._stalled_s = now_s
+        return now_s - self._stalled_s > self._limits.body_timeout_s
 
     def finish(self) -> None:
         """Close the connection, after the answer if there is one to come."""

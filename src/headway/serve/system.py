@@ -10,7 +10,7 @@ import selectors
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 RESERVE = 32
 """File descriptors left to everything but connections."""
@@ -43,6 +43,19 @@ if sys.platform == "linux":
                 return super().select(timeout)
             select.select([self.fileno()], [], [], timeout)
             return super().select(0)
+
+
+def untaken(transport: Any) -> int:
+    """Return how many bytes written to a transport the other side has not taken yet, as far as the system tells."""
+    held, found = int(transport.get_write_buffer_size()), transport.get_extra_info("socket")
+    try:
+        import fcntl
+        import termios
+
+        queued = fcntl.ioctl(found.fileno(), termios.TIOCOUTQ, bytes(4))
+    except (ImportError, AttributeError, OSError):
+        return held
+    return held + int.from_bytes(queued, sys.byteorder)
 
 
 @contextlib.contextmanager

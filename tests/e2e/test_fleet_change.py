@@ -105,6 +105,7 @@ def test_a_plan_put_in_the_place_of_another_loses_no_request() -> None:
                 after = fleet_plan(named(slow, quick), most_running=2, order="sjf", routing="sal", replicas=2)
                 status, change = await at.put(after)
                 assert (status, change["state"], change["to"]) == (200, "kept", after.hash)
+                assert {"upstreams", "routing", "order"} <= {each["field"] for each in change["changes"]}
                 while len(quick.asked) < 1:
                     await asyncio.sleep(0.005)
                 gate.set()

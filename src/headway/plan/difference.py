@@ -78,7 +78,7 @@ def diff(before: Plan, after: Plan) -> dict[str, Any]:
         )
     changes = promise_changes(before.spec, after.spec)
     for name in after.stages:
-        old, new = before.stages[name].to_dict(), after.stages[name].to_dict()
+        old, new = _all_of(before, name), _all_of(after, name)
         changes += [
             {"stage": name, "field": field, "from": old.get(field), "to": new.get(field)}
             for field in dict.fromkeys([*new, *old])
@@ -95,6 +95,11 @@ def diff(before: Plan, after: Plan) -> dict[str, Any]:
         "risks": _risks(before, after),
         "evidence": _evidence(before, after),
     }
+
+
+def _all_of(plan: Plan, name: str) -> dict[str, Any]:
+    """Return what a plan says of a stage: what it chooses, and what is declared of it beyond that."""
+    return {**plan.spec.stages[name].model_dump(mode="json", by_alias=True), **plan.stages[name].to_dict()}
 
 
 def promise_changes(before: Spec, after: Spec) -> list[dict[str, Any]]:

@@ -55,9 +55,10 @@ def test_the_predicted_peak_equals_counting_step_by_step() -> None:
 
 
 def test_the_cheaper_way_to_preempt() -> None:
-    assert swaps(500.0, token_s=1e-4, swap_token_s=4e-5)
-    assert not swaps(500.0, token_s=1e-4, swap_token_s=6e-5)
-    assert not swaps(500.0, token_s=1e-4, swap_token_s=math.inf)
+    assert swaps(500.0, 500.0, token_s=1e-4, swap_token_s=4e-5)
+    assert not swaps(500.0, 500.0, token_s=1e-4, swap_token_s=6e-5)
+    assert not swaps(500.0, 500.0, token_s=1e-4, swap_token_s=math.inf)
+    assert not swaps(500.0, 300.0, token_s=1e-4, swap_token_s=4e-5)
 
 
 @pytest.mark.parametrize(

@@ -315,3 +315,27 @@ def test_traces_without_what_is_needed_are_refused() -> None:
     short = Trace.from_arrivals([0.0], {"input_tokens": [1], "output_tokens": [1], PROMPT: [3]})
     with pytest.raises(TraceError, match="goes beyond"):
         LlmWork.of(short, Prompts.of([[1]], 16))
+
+
+def test_what_others_keep_cached_is_computed_again_and_not_copied() -> None:
+    """Computing the few tokens anew that are a request's own is cheaper than to copy all of them out and back."""
+    requests, blocks = 30, 50
+    arrival_s, answers = 0.05 * np.arange(requests), np.full(requests, 100.0)
+    columns = {
+        "input_tokens": np.full(requests, 16.0 * (blocks + 1)),
+        "output_tokens": answers,
+        "max_tokens": answers,
+        PROMPT: np.arange(float(requests)),
+    }
+
+    def served(common: bool, swap_token_s: float) -> LlmOutcome:
+        rows = [[*range(blocks), 10**6 + n] if common else list(range(n * 100, n * 100 + 51)) for n in range(requests)]
+        load = LlmWork.of(Trace.from_arrivals(arrival_s, columns), Prompts.of(rows, 16))
+        kv_tokens = 16 * (blocks + 60 if common else 6 * blocks + 20)
+        engine = Engine(StepTime(0.01, 6e-5, 2e-7), kv_tokens, token_budget=512, swap_token_s=swap_token_s)
+        return simulate_llm(LlmFleet((engine,), prefix_cache=True, admission=admission("optimistic")), load)
+
+    alone, copied = served(True, math.inf), served(True, 2e-5)
+    assert copied.preemptions > copied.swapped == 0
+    assert np.array_equal(alone.done_s, copied.done_s)
+    assert served(False, 2e-5).swapped > 0

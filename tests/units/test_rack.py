@@ -307,3 +307,14 @@ def test_whole_numbers_and_lists_are_times_too() -> None:
 def test_parameters_of_a_policy_may_be_given_as_whole_numbers() -> None:
     setup = RackSetup((1, 1), routing.router("jbsq", depth=2, stale_s=1))
     assert run(setup, [0.0, 0.0], [1.0, 1.0]).answered == 2
+
+
+@pytest.mark.parametrize(("service_us", "quantum_us"), [(500, 100), (300, 100), (70, 10), (900, 300)])
+def test_what_is_a_multiple_of_the_quantum_takes_so_many_slices(service_us: int, quantum_us: int) -> None:
+    arrival_s, service_s = 1e-6 * np.arange(3.0), np.full(3, 1e-6 * service_us)
+    found = simulate_rack(RackSetup((1,), quantum_s=1e-6 * quantum_us, switch_s=1e-5), arrival_s, service_s)
+    slices = service_us // quantum_us
+    assert found.preemptions == 3 * (slices - 1)
+    # The last round ends with the slices of all three, one after the other.
+    ends_us = 3 * service_us + 3 * (slices - 1) * 10 - (quantum_us + 10) * np.array([2.0, 1.0, 0.0])
+    np.testing.assert_allclose(1e6 * found.latency_s, ends_us - np.arange(3.0), atol=1e-3)

@@ -117,6 +117,15 @@ def matched(cache: Cache, e: int, blocks: Ints, begin: int, most: int, only_used
 
 
 @borrowing
+def used_by_others(cache: Cache, e: int, blocks: Ints, begin: int, count: int) -> int:
+    """Return how many of a prompt's first blocks, which one request uses, others use too."""
+    used = 0
+    while used < count and cache.ref[e, blocks[begin + used]] > 1:
+        used += 1
+    return used
+
+
+@borrowing
 def reuse(cache: Cache, e: int, blocks: Ints, begin: int, count: int, hash_blocks: int) -> None:
     """Let one more request use a prompt's first blocks, which are cached."""
     for at in range(begin, begin + count):

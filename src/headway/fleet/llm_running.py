@@ -17,6 +17,7 @@ from headway.fleet.llm_memory import (
     remove,
     reuse,
     unshare,
+    used_by_others,
 )
 from headway.fleet.llm_state import (
     ADMITTED,
@@ -245,7 +246,9 @@ def preempt(engines: Engines, rules: Rules, requests: Requests, state: State, e:
         forget(rules, requests, state, e, r, place_in_heap)
         lost = state.context[r]
         kept = lost
-        if swaps(float(lost), engines.token_s[e], engines.swap_token_s[e]):
+        stay = used_by_others(state.cache, e, requests.blocks, requests.first_block[r], state.shared[r])
+        anew = lost - stay * rules.hash_blocks * rules.block_tokens
+        if swaps(float(lost), float(anew), engines.token_s[e], engines.swap_token_s[e]):
             loaded[r] = SWAPPED
     else:
         at = 0

@@ -30,6 +30,7 @@ consistent_hash: Callable[..., int] = policies(routing).consistent_hash
 
 _UNIT = 1.0 / 4294967296.0
 _SESSION_KEY = 0x2545F491
+_RESIDUE = 1e-9
 
 
 @borrowing
@@ -141,6 +142,9 @@ def advance(
         """Let a worker run a request for a quantum, or for what is left of it."""
         slice_s = min(quantum_s, remaining_s[job])
         remaining_s[job] -= slice_s
+        if remaining_s[job] < _RESIDUE * slice_s:
+            # What rounding leaves of a time that is a multiple of the quantum is no slice of its own.
+            remaining_s[job] = 0.0
         seq = counters[code.SLICES]
         counters[code.SLICES] = seq + 1
         end_s = now_s + (extra_s + slice_s)

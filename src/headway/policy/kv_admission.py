@@ -130,12 +130,13 @@ def predicted_peak(used: Floats, remaining: Floats, requests: int) -> float:
     return peak
 
 
-def swaps(tokens: float, token_s: float, swap_token_s: float) -> bool:
+def swaps(tokens: float, anew: float, token_s: float, swap_token_s: float) -> bool:
     """Return whether a preempted request's KV memory is copied out and back rather than computed anew: the cheaper.
 
+    Of its `tokens` so many would be computed `anew`: those of a prefix that others use too stay cached.
     `swap_token_s`: seconds that a token's keys and values take to copy one way; infinite where there is no room.
 
-    >>> swaps(1000.0, token_s=6e-5, swap_token_s=2e-5), swaps(1000.0, 6e-5, math.inf)
+    >>> swaps(1000.0, 1000.0, token_s=6e-5, swap_token_s=2e-5), swaps(1000.0, 100.0, 6e-5, 2e-5)
     (True, False)
     """
-    return 2.0 * swap_token_s * tokens < token_s * tokens
+    return 2.0 * swap_token_s * tokens < token_s * anew

@@ -99,7 +99,8 @@ def diff(before: Plan, after: Plan) -> dict[str, Any]:
 
 def _all_of(plan: Plan, name: str) -> dict[str, Any]:
     """Return what a plan says of a stage: what it chooses, and what is declared of it beyond that."""
-    return {**plan.spec.stages[name].model_dump(mode="json", by_alias=True), **plan.stages[name].to_dict()}
+    chosen, declared = plan.stages[name].to_dict(), plan.spec.stages[name].model_dump(mode="json", by_alias=True)
+    return {**chosen, **{field: value for field, value in declared.items() if field not in chosen}}
 
 
 def promise_changes(before: Spec, after: Spec) -> list[dict[str, Any]]:
